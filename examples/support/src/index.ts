@@ -1,0 +1,3 @@
+export * from "./server.ts";
+export * as variables from "./variables.ts";
+export { commonVariables } from "./variables.ts";

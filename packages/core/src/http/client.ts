@@ -1,0 +1,382 @@
+import { createFetch } from "ofetch";
+import pRetry, { AbortError } from "p-retry";
+import * as v from "valibot";
+import { systemClock } from "../clock.ts";
+import {
+  ApiError,
+  BlockedError,
+  ConfigError,
+  type Outcome,
+  RequestError,
+  ResponseShapeError,
+  SdkError,
+} from "../errors.ts";
+import type { Clock, Logger } from "../ports.ts";
+import { readLimited } from "./handler.ts";
+import { redactingLogger, silentLogger } from "./logger.ts";
+import type { RateLimiter } from "./rate-limiter.ts";
+
+/** An answer as it came, before any schema. */
+export interface HttpAnswer {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly text: string;
+}
+
+/** What a vendor's own table says about an answer. */
+export interface Refusal {
+  readonly vendorCode: string;
+  readonly outcome: Outcome;
+  /** Repeat the call after a pause, whatever its kind; only together with `not-executed`. */
+  readonly retry?: boolean;
+  /** Pause of the whole budget. @defaultValue the `Retry-After` header */
+  readonly retryAfterMs?: number;
+  /** The vendor shut the account out: store it and stop. */
+  readonly block?: boolean;
+}
+
+export interface HttpClientOptions {
+  /** For messages: `kaspi`, `amocrm`, `bitrix`, … */
+  readonly vendor: string;
+  /** Origin and base path, e.g. `https://kaspi.kz/shop/api/v2`. */
+  readonly baseUrl: string;
+  /** Headers of every request; a function is asked anew for each attempt. */
+  readonly headers?: Readonly<Record<string, string>> | (() => Promise<Readonly<Record<string, string>>>);
+  /** Left out: calls are not paced. */
+  readonly limiter?: RateLimiter;
+  /** @defaultValue globalThis.fetch */
+  readonly fetch?: typeof fetch;
+  readonly clock?: Clock;
+  readonly logger?: Logger;
+  /** One deadline over connect, head and body of an attempt, in milliseconds. @defaultValue 30_000 */
+  readonly timeoutMs?: number;
+  /** Further attempts after the first. @defaultValue 3 */
+  readonly retries?: number;
+  /** First pause between attempts; doubles, with jitter. @defaultValue 500 */
+  readonly minDelayMs?: number;
+  /** @defaultValue 30_000 */
+  readonly maxDelayMs?: number;
+  /** Largest answer that is read, in bytes. @defaultValue 10_485_760 */
+  readonly maxResponseBytes?: number;
+  /**
+   * The vendor's table of refusals. Asked for every answer, also a 2xx; `undefined` leaves the judgement to the HTTP
+   * status: 2xx executed, 429 not executed and repeated, 4xx refused, 5xx unknown.
+   */
+  readonly readRefusal?: (answer: HttpAnswer) => Refusal | undefined;
+}
+
+export interface HttpCall<Schema extends v.GenericSchema | undefined = undefined> {
+  /** For messages and the journal: the vendor's name of the method. Never holds an id or a secret. */
+  readonly name: string;
+  readonly method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+  /** Joined to `baseUrl`; parts must be percent-encoded by the caller. */
+  readonly path: string;
+  /** Sent as written; the order is kept. */
+  readonly query?: URLSearchParams | string;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Sent as JSON. */
+  readonly json?: unknown;
+  /** Sent as `application/x-www-form-urlencoded`. */
+  readonly form?: URLSearchParams;
+  /** Sent as it is; set `content-type` in `headers`. */
+  readonly text?: string;
+  /** Shape of a JSON answer. Left out: the answer comes back unread. */
+  readonly schema?: Schema;
+  /** The call changes nothing, or may run twice: repeat it also after an unknown outcome. @defaultValue method is GET */
+  readonly safe?: boolean;
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface HttpClient {
+  /** Sends with retries and gives the answer as it came; anything but a 2xx that `readRefusal` accepts throws. */
+  send(call: HttpCall): Promise<HttpAnswer>;
+  /** Sends with retries and gives the JSON answer, checked by `schema`. An empty body gives `undefined`. */
+  request<Schema extends v.GenericSchema>(
+    call: HttpCall<Schema> & { readonly schema: Schema },
+  ): Promise<v.InferOutput<Schema> | undefined>;
+}
+
+/**
+ * The one way out to vendors: retry → limiter → ofetch → schema. Every attempt takes its own slot.
+ *
+ * Redirects are never followed. A call is repeated by itself only when it was not executed, or when it is `safe`;
+ * every other unknown outcome goes to the caller, who must look first.
+ *
+ * @throws {RequestError} no answer; {@link ApiError} a no; {@link ResponseShapeError} an answer that is not understood;
+ *   {@link BlockedError} the account is shut out.
+ */
+export function createHttpClient(options: HttpClientOptions): HttpClient {
+  const {
+    vendor,
+    limiter,
+    clock = systemClock,
+    timeoutMs = 30_000,
+    retries = 3,
+    minDelayMs = 500,
+    maxDelayMs = 30_000,
+    maxResponseBytes = 10_485_760,
+  } = options;
+  if (!URL.canParse(options.baseUrl)) throw new ConfigError(`${vendor}: baseUrl must be an absolute address`);
+  const logger = redactingLogger(options.logger ?? silentLogger);
+  const base = options.baseUrl.replace(/\/+$/, "");
+  const ofetch = createFetch({
+    fetch: options.fetch ?? ((...request: Parameters<typeof fetch>) => globalThis.fetch(...request)),
+    Headers,
+    AbortController,
+  });
+
+  async function attempt(call: HttpCall<v.GenericSchema | undefined>): Promise<HttpAnswer> {
+    const { name, method = "GET", signal } = call;
+    await limiter?.slot(signal);
+    const headers = new Headers(
+      typeof options.headers === "function" ? await options.headers() : (options.headers ?? {}),
+    );
+    for (const [field, value] of Object.entries(call.headers ?? {})) headers.set(field, value);
+    let body: string | URLSearchParams | undefined = call.text ?? call.form;
+    if (call.json !== undefined) {
+      body = JSON.stringify(call.json);
+      if (!headers.has("content-type")) headers.set("content-type", "application/json");
+    }
+    const query = call.query?.toString() ?? "";
+
+    const deadline = new AbortController();
+    const timer = new AbortController();
+    clock.sleep(call.timeoutMs ?? timeoutMs, timer.signal).then(
+      () => deadline.abort(),
+      () => undefined, // the attempt ended first
+    );
+    const startedAt = clock.monotonicMs();
+    try {
+      const answer = await ofetch.raw(`${base}${call.path}${query && `?${query}`}`, {
+        method,
+        headers,
+        ...(body === undefined ? {} : { body }),
+        redirect: "manual",
+        retry: false,
+        ignoreResponseError: true,
+        responseType: "stream",
+        signal: signal ? AbortSignal.any([signal, deadline.signal]) : deadline.signal,
+      });
+      const stream = answer._data as ReadableStream<Uint8Array> | null | undefined;
+      const bytes = stream ? await readLimited(stream, maxResponseBytes) : new Uint8Array(0);
+      if (bytes === undefined) {
+        throw new RequestError(`${vendor}: ${name} answered more than ${maxResponseBytes} bytes`, {
+          vendor,
+          code: "too-large",
+          outcome: answer.status < 300 ? "executed" : "unknown",
+        });
+      }
+      logger.debug(`${vendor}: ${name} answered ${answer.status}`, {
+        status: answer.status,
+        durationMs: Math.round(clock.monotonicMs() - startedAt),
+      });
+      return { status: answer.status, headers: answer.headers, text: new TextDecoder().decode(bytes) };
+    } catch (error) {
+      if (SdkError.isInstance(error)) throw error;
+      throw toRequestError(error, {
+        vendor,
+        name,
+        timedOut: deadline.signal.aborted,
+        aborted: signal?.aborted === true,
+      });
+    } finally {
+      timer.abort();
+    }
+  }
+
+  async function judge(answer: HttpAnswer, name: string): Promise<void> {
+    const refusal = options.readRefusal?.(answer) ?? judgeByStatus(answer);
+    if (!refusal) return;
+    if (refusal.block) {
+      await limiter?.block(refusal.vendorCode);
+      throw new BlockedError(
+        `${vendor}: ${name} was refused with ${refusal.vendorCode}: the vendor blocks this account`,
+        {
+          vendor,
+          since: clock.now(),
+          vendorCode: refusal.vendorCode,
+        },
+      );
+    }
+    throw new RefusedAttempt(
+      new ApiError(
+        `${vendor}: ${name} answered ${answer.status}${refusal.vendorCode && refusal.vendorCode !== String(answer.status) ? ` ${refusal.vendorCode}` : ""}`,
+        {
+          vendor,
+          status: answer.status,
+          vendorCode: refusal.vendorCode,
+          retryAfterMs: refusal.retryAfterMs ?? readRetryAfter(answer.headers.get("retry-after"), clock.now()),
+          outcome: refusal.outcome,
+        },
+      ),
+      refusal.retry === true,
+    );
+  }
+
+  async function send(call: HttpCall<v.GenericSchema | undefined>): Promise<HttpAnswer> {
+    const safe = call.safe ?? (call.method === undefined || call.method === "GET");
+    try {
+      return await pRetry(
+        async () => {
+          try {
+            const answer = await attempt(call);
+            await judge(answer, call.name);
+            return answer;
+          } catch (error) {
+            const failure = error instanceof RefusedAttempt ? error.error : error;
+            const repeatable =
+              SdkError.isInstance(failure) && !(failure instanceof BlockedError) && !(failure instanceof ConfigError);
+            const aborted =
+              failure instanceof RequestError && (failure.code === "aborted" || failure.code === "too-large");
+            const retryThis =
+              repeatable &&
+              !aborted &&
+              ((error instanceof RefusedAttempt && error.retry) ||
+                (failure.outcome === "not-executed" && !(failure instanceof ApiError)) ||
+                (failure.outcome === "unknown" && safe));
+            if (!retryThis) throw new AbortError(failure as Error);
+            throw failure;
+          }
+        },
+        {
+          retries,
+          minTimeout: minDelayMs,
+          maxTimeout: maxDelayMs,
+          factor: 2,
+          randomize: true,
+          ...(call.signal ? { signal: call.signal } : {}),
+          async onFailedAttempt({ error, attemptNumber, retriesLeft }) {
+            const pauseMs = error instanceof ApiError ? error.retryAfterMs : undefined;
+            const limited = error instanceof ApiError && error.outcome === "not-executed";
+            if (limited && limiter) await limiter.penalize(pauseMs ?? minDelayMs * 2 ** (attemptNumber - 1));
+            else if (pauseMs !== undefined && retriesLeft > 0)
+              await clock.sleep(Math.min(pauseMs, 120_000), call.signal);
+            logger.warn(`${vendor}: ${call.name} failed, ${retriesLeft} more attempts`, {
+              attempt: attemptNumber,
+              error,
+            });
+          },
+        },
+      );
+    } catch (error) {
+      if (call.signal?.aborted && !SdkError.isInstance(error)) {
+        throw new RequestError(`${vendor}: ${call.name} was aborted`, {
+          vendor,
+          code: "aborted",
+          outcome: "not-executed",
+        });
+      }
+      throw error;
+    }
+  }
+
+  return {
+    send,
+    async request(call) {
+      const answer = await send(call);
+      return parseJson(answer, call.schema, { vendor, name: call.name });
+    },
+  };
+}
+
+/** An attempt that the vendor refused, with the vendor's word on whether to repeat it. Never leaves this file. */
+class RefusedAttempt extends Error {
+  readonly error: ApiError;
+  readonly retry: boolean;
+  constructor(error: ApiError, retry: boolean) {
+    super(error.message);
+    this.error = error;
+    this.retry = retry;
+  }
+}
+
+function judgeByStatus({ status }: HttpAnswer): Refusal | undefined {
+  if (status >= 200 && status < 300) return undefined;
+  if (status === 429) return { vendorCode: "429", outcome: "not-executed", retry: true };
+  if (status >= 500) return { vendorCode: String(status), outcome: "unknown" };
+  return { vendorCode: String(status), outcome: "refused" };
+}
+
+/** `undefined` for an empty body. */
+export function parseJson<Schema extends v.GenericSchema>(
+  answer: HttpAnswer,
+  schema: Schema,
+  { vendor, name }: { readonly vendor: string; readonly name: string },
+): v.InferOutput<Schema> | undefined {
+  const outcome = answer.status < 300 ? "executed" : "unknown";
+  if (answer.text === "") return undefined;
+  let json: unknown;
+  try {
+    json = JSON.parse(answer.text);
+  } catch {
+    const type = answer.headers.get("content-type")?.split(";", 1)[0] ?? "no content type";
+    const kind = /^\s*</.test(answer.text) ? "an HTML page" : `text that is not JSON (${type})`;
+    throw new ResponseShapeError(`${vendor}: ${name} answered ${answer.status} with ${kind}`, {
+      vendor,
+      status: answer.status,
+      paths: [],
+      outcome,
+    });
+  }
+  const parsed = v.safeParse(schema, json);
+  if (parsed.success) return parsed.output;
+  const paths = [...new Set(parsed.issues.map((issue) => v.getDotPath(issue) ?? "(root)"))];
+  throw new ResponseShapeError(`${vendor}: ${name} answered an unexpected shape at ${paths.slice(0, 5).join(", ")}`, {
+    vendor,
+    status: answer.status,
+    paths,
+    outcome,
+  });
+}
+
+/** `Retry-After` in milliseconds: seconds or any of the HTTP date forms; `undefined` when missing or malformed. */
+export function readRetryAfter(value: string | null, now: Date): number | undefined {
+  if (value === null) return undefined;
+  const text = value.trim();
+  if (/^\d{1,9}$/.test(text)) return Number(text) * 1000;
+  // IMF-fixdate, RFC 850 and asctime all begin with a weekday; anything else is not an HTTP date.
+  if (!/^(Mon|Tue|Wed|Thu|Fri|Sat|Sun)/.test(text)) return undefined;
+  const at = Date.parse(/GMT$/.test(text) ? text : `${text} GMT`);
+  return Number.isNaN(at) ? undefined : Math.max(0, at - now.getTime());
+}
+
+/** Node's codes for "the connection was never made": nothing was sent. */
+const notSentCodes = new Set([
+  "ECONNREFUSED",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+  "UND_ERR_CONNECT_TIMEOUT",
+  "CERT_HAS_EXPIRED",
+  "DEPTH_ZERO_SELF_SIGNED_CERT",
+  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+  "ERR_TLS_CERT_ALTNAME_INVALID",
+]);
+
+function toRequestError(
+  error: unknown,
+  { vendor, name, timedOut, aborted }: { vendor: string; name: string; timedOut: boolean; aborted: boolean },
+): RequestError {
+  // The original message holds the whole address, so it is neither passed on nor kept as a cause.
+  const codes: string[] = [];
+  for (let cause = error as { code?: unknown; cause?: unknown } | undefined, depth = 0; cause && depth < 5; depth++) {
+    if (typeof cause.code === "string") codes.push(cause.code);
+    cause = cause.cause as typeof cause;
+  }
+  if (timedOut)
+    return new RequestError(`${vendor}: ${name} did not answer in time`, {
+      vendor,
+      code: "timeout",
+      outcome: "unknown",
+    });
+  if (aborted)
+    return new RequestError(`${vendor}: ${name} was aborted`, { vendor, code: "aborted", outcome: "unknown" });
+  const code = codes.find((candidate) => /^[A-Z0-9_]+$/.test(candidate));
+  return new RequestError(`${vendor}: ${name} got no answer${code ? ` (${code})` : ""}`, {
+    vendor,
+    code: "network",
+    outcome: codes.some((candidate) => notSentCodes.has(candidate)) ? "not-executed" : "unknown",
+  });
+}

@@ -1,0 +1,61 @@
+import Bottleneck from "bottleneck";
+import { BlockedError, ConfigError } from "../errors.ts";
+import type { Clock, RateBudget, RateLimitStore } from "../ports.ts";
+
+export interface RateLimiter {
+  /**
+   * Resolves when the caller may send one request. Callers are served in turn.
+   * @throws {BlockedError} while the vendor's block is stored.
+   */
+  slot(signal?: AbortSignal): Promise<void>;
+  /** After a 429: no process sends for `pauseMs`. */
+  penalize(pauseMs: number): Promise<void>;
+  /** The vendor shut us out: stored until a person unblocks. */
+  block(code: string): Promise<void>;
+}
+
+export interface RateLimiterOptions {
+  readonly vendor: string;
+  /** Whose budget, e.g. `amocrm:example.amocrm.ru:client-id`. Never a token: it is stored. */
+  readonly account: string;
+  readonly budget: RateBudget;
+  readonly store: RateLimitStore;
+  readonly clock: Clock;
+}
+
+/**
+ * One budget over all processes: slots are reserved in the store, and inside a process callers queue one behind the
+ * other, so that a pause or a block reaches everyone who still waits.
+ */
+export function createRateLimiter({ vendor, account, budget, store, clock }: RateLimiterOptions): RateLimiter {
+  if (!(budget.intervalMs > 0)) throw new ConfigError("budget.intervalMs must be positive");
+  if (budget.capacity !== undefined && !(budget.capacity >= 1))
+    throw new ConfigError("budget.capacity must be at least 1");
+  const queue = new Bottleneck({ maxConcurrent: 1 });
+  const blocked = (block: { readonly since: Date; readonly code: string }) =>
+    new BlockedError(
+      `${vendor}: calls are stopped since ${block.since.toISOString()} (${block.code}); clear it with the unblock command once the vendor has lifted it`,
+      { vendor, since: block.since, vendorCode: block.code },
+    );
+
+  async function takeSlot(signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted();
+    const reservation = await store.reserve(account, budget);
+    if (reservation.state === "blocked") throw blocked(reservation.block);
+    if (reservation.waitMs <= 0) return;
+    await clock.sleep(reservation.waitMs, signal);
+    // While we slept another process may have been told to slow down or to stop.
+    for (;;) {
+      const { pauseMs, block } = await store.status(account);
+      if (block) throw blocked(block);
+      if (pauseMs <= 0) return;
+      await clock.sleep(pauseMs, signal);
+    }
+  }
+
+  return {
+    slot: (signal) => queue.schedule(() => takeSlot(signal)),
+    penalize: (pauseMs) => store.penalize(account, pauseMs),
+    block: (code) => store.block(account, code),
+  };
+}

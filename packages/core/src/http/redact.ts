@@ -1,0 +1,40 @@
+/** Names of fields, query parameters and headers whose values never reach a log or an error. Matched without case. */
+const secretNames =
+  /pass(word|wd)?\d?$|secret|token|authorization|^auth$|api[-_]?key|signature|^crc$|cookie|credential|^code$|phone|e-?mail|^key$|private/i;
+
+const patterns: readonly (readonly [RegExp, string])[] = [
+  // A Bitrix24 webhook address is the password itself.
+  [/\/rest\/(\d+)\/[^/\s"']+/gi, "/rest/$1/[redacted]"],
+  [/\b(https?:\/\/)[^\s/@"']+@/gi, "$1[redacted]@"],
+  [/([?&][^=&\s"']*(?:token|secret|pass|auth|key|sign|code|phone|mail)[^=&\s"']*=)[^&\s"']*/gi, "$1[redacted]"],
+  [/\bBearer\s+[\w.~+/=-]+/gi, "Bearer [redacted]"],
+  [/\bwh(?:sec|sk)_[\w+/=-]+/g, "[redacted]"],
+  [/\beyJ[\w-]+\.[\w-]+\.[\w-]*/g, "[redacted]"],
+  // Phones of Kazakhstan and Russia, with and without separators.
+  [/(?<![\w.])(?:\+7|8|7)[\s(-]*\d{3}[\s)-]*\d{3}[\s-]*\d{2}[\s-]*\d{2}(?!\d)/g, "[phone]"],
+  [/[\w.+-]+@[\w-]+\.[\w.-]+/g, "[email]"],
+];
+
+/** Text without tokens, credentials in addresses, phones and e-mails. */
+export function redactText(text: string): string {
+  let redacted = text;
+  for (const [pattern, replacement] of patterns) redacted = redacted.replace(pattern, replacement);
+  return redacted;
+}
+
+/** A copy for logs: values under secret names are dropped, texts are redacted, depth and length are bounded. */
+export function redact(value: unknown, depth = 6): unknown {
+  if (typeof value === "string") return redactText(value.length > 2000 ? `${value.slice(0, 2000)}…` : value);
+  if (typeof value === "bigint") return value.toString();
+  if (typeof value !== "object" || value === null) return value;
+  if (value instanceof Date) return value;
+  if (value instanceof Error) return { name: value.name, message: redactText(value.message) };
+  if (depth === 0) return "[deep]";
+  if (Array.isArray(value)) return value.slice(0, 100).map((item) => redact(item, depth - 1));
+  return Object.fromEntries(
+    Object.entries(value).map(([name, field]) => [
+      name,
+      secretNames.test(name) ? "[redacted]" : redact(field, depth - 1),
+    ]),
+  );
+}

@@ -1,0 +1,50 @@
+export { systemClock } from "./clock.ts";
+export {
+  ApiError,
+  type ApiErrorDetails,
+  BlockedError,
+  ConfigError,
+  type Outcome,
+  RequestError,
+  ResponseShapeError,
+  SdkError,
+} from "./errors.ts";
+export {
+  createHttpClient,
+  type HttpAnswer,
+  type HttpCall,
+  type HttpClient,
+  type HttpClientOptions,
+  parseJson,
+  type Refusal,
+  readRetryAfter,
+} from "./http/client.ts";
+export { type FormLimits, type FormResult, type FormTree, parseForm } from "./http/form.ts";
+export { ConsumedBodyError, defineHandler, type FetchHandler, type HandlerOptions } from "./http/handler.ts";
+export { redactingLogger, silentLogger } from "./http/logger.ts";
+export { createRateLimiter, type RateLimiter, type RateLimiterOptions } from "./http/rate-limiter.ts";
+export { redact, redactText } from "./http/redact.ts";
+export type {
+  ClaimedMessage,
+  Clock,
+  IdempotencyClaim,
+  IdempotencyResult,
+  IdempotencyStore,
+  Lease,
+  LeaseStore,
+  Logger,
+  OutboxEntry,
+  OutboxMessage,
+  OutboxState,
+  OutboxStore,
+  RateBudget,
+  RateLimitStore,
+  SlotReservation,
+  Storage,
+  StoredToken,
+  TokenPair,
+  TokenStore,
+  VendorBlock,
+  WatermarkStore,
+} from "./ports.ts";
+export { createStatusMapper, type StatusMapper, type StatusMapperOptions, type StatusPair } from "./status-mapper.ts";

@@ -1,0 +1,273 @@
+import { systemClock } from "../clock.ts";
+import type {
+  ClaimedMessage,
+  Clock,
+  IdempotencyStore,
+  Lease,
+  LeaseStore,
+  OutboxEntry,
+  OutboxState,
+  OutboxStore,
+  RateLimitStore,
+  Storage,
+  StoredToken,
+  TokenStore,
+  VendorBlock,
+  WatermarkStore,
+} from "../ports.ts";
+
+/** Storage in this process's memory: for tests and for trying things. A restart forgets everything. */
+export function createMemoryStorage({ clock = systemClock }: { readonly clock?: Clock } = {}): Storage {
+  return {
+    watermarks: createWatermarks(),
+    leases: createLeases(clock),
+    idempotency: createIdempotency(clock),
+    tokens: createTokens(),
+    outbox: createOutbox(clock),
+    rateLimits: createRateLimits(clock),
+  };
+}
+
+function createWatermarks(): WatermarkStore {
+  const positions = new Map<string, string>();
+  return {
+    async get(key) {
+      return positions.get(key);
+    },
+    async advance(key, from, to) {
+      if (positions.get(key) !== from) return false;
+      positions.set(key, to);
+      return true;
+    },
+  };
+}
+
+function createLeases(clock: Clock): LeaseStore {
+  const rows = new Map<string, { holder: string; fencingToken: number; endsAt: number }>();
+  const isCurrent = (lease: Lease): boolean => {
+    const row = rows.get(lease.name);
+    return row?.fencingToken === lease.fencingToken && row.endsAt > clock.now().getTime();
+  };
+  return {
+    async acquire(name, { holder, ttlMs }) {
+      const now = clock.now().getTime();
+      const row = rows.get(name);
+      if (row && row.endsAt > now) return undefined;
+      const fencingToken = (row?.fencingToken ?? 0) + 1;
+      rows.set(name, { holder, fencingToken, endsAt: now + ttlMs });
+      return { name, holder, fencingToken, ttlMs };
+    },
+    async renew(lease, ttlMs) {
+      if (!isCurrent(lease)) return undefined;
+      rows.set(lease.name, { ...lease, endsAt: clock.now().getTime() + ttlMs });
+      return { ...lease, ttlMs };
+    },
+    async release(lease) {
+      if (isCurrent(lease)) rows.set(lease.name, { ...lease, endsAt: 0 });
+    },
+  };
+}
+
+function createIdempotency(clock: Clock): IdempotencyStore {
+  const rows = new Map<string, { fingerprint: string; token: string; endsAt: number; result?: string }>();
+  const rowKey = ({ scope, key }: { scope: string; key: string }) => JSON.stringify([scope, key]);
+  return {
+    async begin(request) {
+      const now = clock.now().getTime();
+      const row = rows.get(rowKey(request));
+      if (row) {
+        if (row.fingerprint !== request.fingerprint) return { state: "mismatch" };
+        if (row.result !== undefined) return { state: "done", result: row.result };
+        if (row.endsAt > now) return { state: "running" };
+      }
+      const token = crypto.randomUUID();
+      rows.set(rowKey(request), { fingerprint: request.fingerprint, token, endsAt: now + request.ttlMs });
+      return { state: "started", claim: { scope: request.scope, key: request.key, token } };
+    },
+    async complete(claim, result) {
+      const row = rows.get(rowKey(claim));
+      if (row?.token !== claim.token || row.result !== undefined) return false;
+      rows.set(rowKey(claim), { ...row, result });
+      return true;
+    },
+    async abandon(claim) {
+      const row = rows.get(rowKey(claim));
+      if (row?.token === claim.token && row.result === undefined) rows.delete(rowKey(claim));
+    },
+  };
+}
+
+function createTokens(): TokenStore {
+  const rows = new Map<string, StoredToken>();
+  return {
+    async get(key) {
+      return rows.get(key);
+    },
+    async save(key, pair, expectedVersion) {
+      if (rows.get(key)?.version !== expectedVersion) return undefined;
+      const stored: StoredToken = { ...pair, version: (expectedVersion ?? 0) + 1, state: "active" };
+      rows.set(key, stored);
+      return stored;
+    },
+    async markNeedsReauth(key, version) {
+      const row = rows.get(key);
+      if (row?.version !== version) return false;
+      rows.set(key, { ...row, state: "needs_reauth" });
+      return true;
+    },
+  };
+}
+
+function createOutbox(clock: Clock): OutboxStore {
+  interface Row {
+    readonly id: string;
+    readonly topic: string;
+    readonly key: string;
+    readonly payload: string;
+    readonly createdAt: number;
+    state: OutboxState;
+    attempts: number;
+    dueAt: number;
+    claim?: string;
+    claimEndsAt: number;
+    lastError?: string;
+  }
+  const rows = new Map<string, Row>(); // insertion order is the order of enqueueing
+
+  const end = (message: ClaimedMessage, state: OutboxState, error?: string): boolean => {
+    const row = rows.get(message.id);
+    if (row?.state !== "pending" || row.claim !== message.claim) return false;
+    row.state = state;
+    delete row.claim;
+    if (error !== undefined) row.lastError = error;
+    return true;
+  };
+
+  return {
+    async enqueue(messages) {
+      let added = 0;
+      const now = clock.now().getTime();
+      for (const { id, topic, key, payload, delayMs = 0 } of messages) {
+        if (rows.has(id)) continue;
+        added++;
+        rows.set(id, {
+          id,
+          topic,
+          key,
+          payload,
+          createdAt: now,
+          state: "pending",
+          attempts: 0,
+          dueAt: now + delayMs,
+          claimEndsAt: 0,
+        });
+      }
+      return added;
+    },
+    async claim({ topic, limit, ttlMs }) {
+      const now = clock.now().getTime();
+      const claimed: ClaimedMessage[] = [];
+      const seenKeys = new Set<string>();
+      for (const row of rows.values()) {
+        if (claimed.length >= limit) break;
+        if (row.topic !== topic || row.state !== "pending") continue;
+        const isHead = !seenKeys.has(row.key);
+        seenKeys.add(row.key);
+        if (!isHead || row.dueAt > now || (row.claim !== undefined && row.claimEndsAt > now)) continue;
+        row.attempts++;
+        row.claim = crypto.randomUUID();
+        row.claimEndsAt = now + ttlMs;
+        const { id, key, payload } = row;
+        claimed.push({
+          id,
+          topic,
+          key,
+          payload,
+          attempt: row.attempts,
+          claim: row.claim,
+          createdAt: new Date(row.createdAt),
+        });
+      }
+      return claimed;
+    },
+    async complete(message) {
+      return end(message, "delivered");
+    },
+    async retry(message, { delayMs, error }) {
+      if (!end(message, "pending", error)) return false;
+      (rows.get(message.id) as Row).dueAt = clock.now().getTime() + delayMs;
+      return true;
+    },
+    async bury(message, error) {
+      return end(message, "dead", error);
+    },
+    async redeliver(id) {
+      const row = rows.get(id);
+      if (!row) return false;
+      row.state = "pending";
+      row.dueAt = clock.now().getTime();
+      return true;
+    },
+    async get(id) {
+      const row = rows.get(id);
+      if (!row) return undefined;
+      const { topic, key, payload, state, attempts, lastError } = row;
+      const entry: OutboxEntry = {
+        id,
+        topic,
+        key,
+        payload,
+        state,
+        attempts,
+        createdAt: new Date(row.createdAt),
+        dueAt: new Date(row.dueAt),
+        ...(lastError === undefined ? {} : { lastError }),
+      };
+      return entry;
+    },
+    async nextDueAt(topic) {
+      const due = [...rows.values()]
+        .filter((row) => row.topic === topic && row.state === "pending")
+        .map((row) => row.dueAt);
+      return due.length > 0 ? new Date(Math.min(...due)) : undefined;
+    },
+  };
+}
+
+function createRateLimits(clock: Clock): RateLimitStore {
+  // `drainedAt`: when the bucket would be empty if no further slot were taken.
+  const rows = new Map<string, { drainedAt: number; pausedUntil: number; block?: VendorBlock }>();
+  return {
+    async reserve(account, { intervalMs, capacity = 1 }) {
+      const now = clock.now().getTime();
+      const row = rows.get(account) ?? { drainedAt: now + capacity * intervalMs, pausedUntil: 0 };
+      if (row.block) return { state: "blocked", block: row.block };
+      // After a pause the bucket counts as full: the first slot is its end, the next ones follow at the pace.
+      const pausedLevel = row.pausedUntil > now ? row.pausedUntil + (capacity - 1) * intervalMs : 0;
+      const drainedAt = Math.max(row.drainedAt, now, pausedLevel) + intervalMs;
+      const slotAt = Math.max(now, drainedAt - capacity * intervalMs);
+      rows.set(account, { ...row, drainedAt });
+      return { state: "reserved", waitMs: slotAt - now };
+    },
+    async penalize(account, pauseMs) {
+      const until = clock.now().getTime() + pauseMs;
+      const row = rows.get(account) ?? { drainedAt: until, pausedUntil: 0 };
+      rows.set(account, { ...row, pausedUntil: Math.max(row.pausedUntil, until) });
+    },
+    async status(account) {
+      const row = rows.get(account);
+      const pauseMs = Math.max(0, (row?.pausedUntil ?? 0) - clock.now().getTime());
+      return row?.block ? { pauseMs, block: row.block } : { pauseMs };
+    },
+    async block(account, code) {
+      const row = rows.get(account) ?? { drainedAt: clock.now().getTime(), pausedUntil: 0 };
+      rows.set(account, { ...row, block: row.block ?? { since: clock.now(), code } });
+    },
+    async unblock(account) {
+      const row = rows.get(account);
+      if (!row?.block) return false;
+      rows.set(account, { drainedAt: row.drainedAt, pausedUntil: row.pausedUntil });
+      return true;
+    },
+  };
+}

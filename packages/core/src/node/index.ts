@@ -1,0 +1,76 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { Readable } from "node:stream";
+import { ConsumedBodyError, type FetchHandler } from "../http/handler.ts";
+import type { Logger } from "../ports.ts";
+
+export interface NodeListenerOptions {
+  /** @defaultValue console */
+  readonly logger?: Pick<Logger, "error">;
+}
+
+/**
+ * Runs a {@link FetchHandler} on `node:http`, Express and Nest. Mount it before any body parser: the handler needs the
+ * bytes that were sent.
+ */
+export function toNodeListener(
+  handler: FetchHandler,
+  { logger = console }: NodeListenerOptions = {},
+): (request: IncomingMessage, response: ServerResponse) => Promise<void> {
+  return async (incoming, outgoing) => {
+    const gone = new AbortController();
+    outgoing.once("close", () => {
+      if (!outgoing.writableFinished) gone.abort(new Error("the client went away"));
+    });
+    try {
+      const answer = await handler(toRequest(incoming, gone.signal));
+      await send(answer, outgoing, incoming.method === "HEAD");
+    } catch (error) {
+      logger.error("request failed before its handler", {
+        error: error instanceof Error ? error.message : String(error),
+      });
+      if (!outgoing.headersSent) outgoing.writeHead(500).end();
+      else outgoing.destroy();
+    }
+  };
+}
+
+function toRequest(incoming: IncomingMessage & { originalUrl?: string }, signal: AbortSignal): Request {
+  if (incoming.readableDidRead) throw new ConsumedBodyError();
+  // Scheme and host of a request are the client's claim; handlers use the path and the query only.
+  const url = new URL(incoming.originalUrl ?? incoming.url ?? "/", "http://localhost");
+  const headers = new Headers();
+  for (const [name, values] of Object.entries(incoming.headersDistinct)) {
+    for (const value of values ?? []) headers.append(name, value);
+  }
+  if (incoming.socket.remoteAddress) headers.set(remoteAddressHeader, incoming.socket.remoteAddress);
+  const method = incoming.method ?? "GET";
+  const hasBody = method !== "GET" && method !== "HEAD";
+  return new Request(url, {
+    method,
+    headers,
+    signal,
+    ...(hasBody ? { body: Readable.toWeb(incoming) as ReadableStream<Uint8Array>, duplex: "half" } : {}),
+  });
+}
+
+/**
+ * The address of the socket's other end, set by {@link toNodeListener} on every request (a value that the client sent
+ * under this name is overwritten). Behind a proxy it is the proxy's.
+ */
+export const remoteAddressHeader = "x-orderbridge-remote-address";
+
+async function send(answer: Response, outgoing: ServerResponse, headOnly: boolean): Promise<void> {
+  const headers: Record<string, string | string[]> = Object.fromEntries(answer.headers);
+  const cookies = answer.headers.getSetCookie();
+  if (cookies.length > 0) headers["set-cookie"] = cookies;
+  outgoing.writeHead(answer.status, headers);
+  if (headOnly || !answer.body) {
+    outgoing.end();
+    return;
+  }
+  for await (const chunk of answer.body) {
+    if (outgoing.destroyed) return;
+    if (!outgoing.write(chunk)) await new Promise((resolve) => outgoing.once("drain", resolve).once("close", resolve));
+  }
+  outgoing.end();
+}

@@ -1,0 +1,230 @@
+import { createHash, createHmac, createSecretKey, type KeyObject, timingSafeEqual } from "node:crypto";
+
+export type DigestAlgorithm = "md5" | "ripemd160" | "sha1" | "sha256" | "sha384" | "sha512";
+export type Encoding = "hex" | "base64";
+
+export type SignatureFailure =
+  /** A header or value is not there or empty. */
+  | "missing"
+  /** A header came twice, or is not of its form. */
+  | "malformed"
+  /** The timestamp is older than the tolerance. */
+  | "too_old"
+  /** The timestamp is further ahead than the tolerance. */
+  | "too_new"
+  /** No secret fits. */
+  | "mismatch"
+  /** This runtime cannot compute the digest. */
+  | "unsupported_algorithm";
+
+export type Verification = { readonly ok: true } | { readonly ok: false; readonly reason: SignatureFailure };
+
+const ok: Verification = { ok: true };
+const no = (reason: SignatureFailure): { readonly ok: false; readonly reason: SignatureFailure } => ({
+  ok: false,
+  reason,
+});
+
+/** Compares without telling by its time where the texts differ; lengths are not secret. */
+function sameText(left: string, right: string): boolean {
+  const a = Buffer.from(left);
+  const b = Buffer.from(right);
+  return a.length === b.length && timingSafeEqual(a, b);
+}
+
+const hexLengths: Readonly<Record<DigestAlgorithm, number>> = {
+  md5: 32,
+  ripemd160: 40,
+  sha1: 40,
+  sha256: 64,
+  sha384: 96,
+  sha512: 128,
+};
+
+/**
+ * Tells whether `digest` (hex, any case) is the plain digest of a text that already holds the secret, as Robokassa
+ * signs. Never throws.
+ */
+export function verifyDigest(request: {
+  readonly algorithm: DigestAlgorithm;
+  readonly text: string | Uint8Array;
+  readonly digest: string | null | undefined;
+}): Verification {
+  const { algorithm, text, digest } = request;
+  if (typeof digest !== "string" || digest === "") return no("missing");
+  if (!Object.hasOwn(hexLengths, algorithm)) return no("unsupported_algorithm");
+  if (digest.length !== hexLengths[algorithm] || !/^[0-9a-f]+$/i.test(digest)) return no("malformed");
+  try {
+    return sameText(createHash(algorithm).update(text).digest("hex"), digest.toLowerCase()) ? ok : no("mismatch");
+  } catch {
+    return no("unsupported_algorithm"); // OpenSSL builds without the legacy digests
+  }
+}
+
+/** HMAC of a body; the key is the secret's text as UTF-8, or bytes. */
+export function signHmac(request: {
+  readonly secret: string | Uint8Array;
+  readonly body: string | Uint8Array;
+  /** @defaultValue "sha256" */
+  readonly algorithm?: DigestAlgorithm;
+  /** @defaultValue "hex" */
+  readonly encoding?: Encoding;
+}): string {
+  const { secret, body, algorithm = "sha256", encoding = "hex" } = request;
+  return createHmac(algorithm, secret).update(body).digest(encoding);
+}
+
+/** Tells whether one of `secrets` made this HMAC. Hex may have any case; base64 must be canonical. Never throws. */
+export function verifyHmac(request: {
+  readonly secrets: readonly (string | Uint8Array)[];
+  readonly body: string | Uint8Array;
+  readonly signature: string | null | undefined;
+  readonly algorithm?: DigestAlgorithm;
+  readonly encoding?: Encoding;
+}): Verification {
+  const { secrets, body, signature, algorithm = "sha256", encoding = "hex" } = request;
+  if (typeof signature !== "string" || signature === "") return no("missing");
+  const received = encoding === "hex" ? signature.toLowerCase() : signature;
+  let matched = false;
+  try {
+    for (const secret of secrets) {
+      matched = sameText(signHmac({ secret, body, algorithm, encoding }), received) || matched;
+    }
+  } catch {
+    return no("unsupported_algorithm");
+  }
+  return matched ? ok : no("mismatch");
+}
+
+/** Tells whether a header's value is one of the shared secrets (bearer token, `X-Webhook-Secret`). Never throws. */
+export function verifySharedSecret(received: string | null | undefined, secrets: readonly string[]): Verification {
+  if (typeof received !== "string" || received === "") return no("missing");
+  // Digests first: the secrets' lengths then do not show either.
+  const digest = createHash("sha256").update(received).digest();
+  let matched = false;
+  for (const secret of secrets) {
+    if (secret === "") continue;
+    matched = timingSafeEqual(digest, createHash("sha256").update(secret).digest()) || matched;
+  }
+  return matched ? ok : no("mismatch");
+}
+
+/** `whsec_…` is base64; any other text stands for its UTF-8 bytes. */
+function webhookKey(secret: string): KeyObject {
+  const encoded = secret.startsWith("whsec_") ? secret.slice(6) : undefined;
+  const bytes = encoded === undefined ? Buffer.from(secret) : Buffer.from(encoded, "base64");
+  if (bytes.length === 0 || (encoded !== undefined && !/^[A-Za-z0-9+/]+={0,2}$/.test(encoded))) {
+    throw new TypeError("secrets: a secret is empty, or is not base64 after whsec_");
+  }
+  return createSecretKey(bytes);
+}
+
+/** The `whsec_` form of any secret, for libraries that know only that one. */
+export function toStandardSecret(secret: string): string {
+  return secret.startsWith("whsec_") ? secret : `whsec_${Buffer.from(secret).toString("base64")}`;
+}
+
+const standardSignature = (key: KeyObject, id: string, timestamp: string, body: string | Uint8Array): string =>
+  createHmac("sha256", key).update(`${id}.${timestamp}.`).update(body).digest("base64");
+
+/**
+ * Headers of Standard Webhooks 1.0 for one attempt. With several secrets (rotation, the new one first) each signs.
+ *
+ * @throws {TypeError} for an id that is empty or holds a full stop or a space: the signed text could be cut otherwise.
+ */
+export function signStandardWebhook(request: {
+  readonly id: string;
+  /** Time of this attempt; written as whole seconds. */
+  readonly timestamp: Date;
+  readonly body: string | Uint8Array;
+  readonly secrets: readonly string[];
+}): { "webhook-id": string; "webhook-timestamp": string; "webhook-signature": string } {
+  const { id, body, secrets } = request;
+  if (!/^[^\s.]+$/.test(id)) throw new TypeError("id: must not be empty nor hold full stops or spaces");
+  if (secrets.length === 0) throw new TypeError("secrets: at least one is needed");
+  const timestamp = String(Math.floor(request.timestamp.getTime() / 1000));
+  return {
+    "webhook-id": id,
+    "webhook-timestamp": timestamp,
+    "webhook-signature": secrets
+      .map((secret) => `v1,${standardSignature(webhookKey(secret), id, timestamp, body)}`)
+      .join(" "),
+  };
+}
+
+export type WebhookHeaders = Headers | Readonly<Record<string, string | readonly string[] | undefined>>;
+
+export type WebhookVerification =
+  /** `id` and `timestamp` only with the Standard Webhooks headers: the older header signs the body alone. */
+  | { readonly ok: true; readonly scheme: "standard"; readonly id: string; readonly timestamp: Date }
+  | { readonly ok: true; readonly scheme: "body" }
+  | { readonly ok: false; readonly reason: SignatureFailure };
+
+export interface WebhookVerifierOptions {
+  /** Secrets in force; several while one is being replaced. */
+  readonly secrets: readonly string[];
+  /** Largest difference to the sender's clock, in either direction, in milliseconds. @defaultValue 300_000 */
+  readonly toleranceMs?: number;
+  /**
+   * Accept `X-Webhook-Signature` (hex HMAC-SHA256 of the body, key = the secret's text) when no `webhook-` header is
+   * there. It says nothing about the age of a message. @defaultValue true
+   */
+  readonly bodySignature?: boolean;
+  /** @defaultValue Date.now */
+  readonly now?: () => number;
+}
+
+/** One value, `undefined` when absent, `null` when given twice. */
+function header(headers: WebhookHeaders, name: string): string | undefined | null {
+  if (typeof (headers as Headers).get === "function") return (headers as Headers).get(name) ?? undefined;
+  let found: string | undefined | null;
+  for (const [key, value] of Object.entries(headers)) {
+    if (value === undefined || key.length !== name.length || key.toLowerCase() !== name) continue;
+    if (found !== undefined) return null;
+    if (typeof value === "string") found = value;
+    else if (Array.isArray(value) && value.length <= 1) found = value[0];
+    else return null;
+  }
+  return found;
+}
+
+/**
+ * A check for received webhooks: Standard Webhooks, or the older body signature. Prepares its keys once. The check
+ * itself never throws; it gives a reason.
+ *
+ * @throws {TypeError} at creation, for no secret or one that is not base64 after `whsec_`.
+ */
+export function createWebhookVerifier(
+  options: WebhookVerifierOptions,
+): (request: { readonly headers: WebhookHeaders; readonly body: string | Uint8Array }) => WebhookVerification {
+  const { secrets, toleranceMs = 300_000, bodySignature = true, now = Date.now } = options;
+  if (secrets.length === 0) throw new TypeError("secrets: at least one is needed");
+  const keys = secrets.map(webhookKey);
+
+  return ({ headers, body }) => {
+    const id = header(headers, "webhook-id");
+    const time = header(headers, "webhook-timestamp");
+    const signatures = header(headers, "webhook-signature");
+    if (id === undefined && time === undefined && signatures === undefined && bodySignature) {
+      const signature = header(headers, "x-webhook-signature");
+      if (signature === null) return no("malformed");
+      const result = verifyHmac({ secrets, body, signature });
+      return result.ok ? { ok: true, scheme: "body" } : result;
+    }
+    if (id === null || time === null || signatures === null) return no("malformed");
+    if (!id || !time || !signatures) return no("missing");
+    // A full stop in the id, or a loose timestamp, would let the signed text be cut in another place.
+    if (/[\s.]/.test(id) || !/^[1-9]\d{0,11}$/.test(time)) return no("malformed");
+    const ageMs = Math.floor(now() / 1000) * 1000 - Number(time) * 1000;
+    if (ageMs > toleranceMs) return no("too_old");
+    if (-ageMs > toleranceMs) return no("too_new");
+    // The text of the signature is compared, so spare base64 bits or anything after it make it another signature.
+    const received = signatures.split(" ").filter((part) => part.startsWith("v1,") && part.length === 47);
+    let matched = false;
+    for (const key of keys) {
+      const expected = `v1,${standardSignature(key, id, time, body)}`;
+      for (const part of received) matched = sameText(expected, part) || matched;
+    }
+    return matched ? { ok: true, scheme: "standard", id, timestamp: new Date(Number(time) * 1000) } : no("mismatch");
+  };
+}
