@@ -123,7 +123,7 @@ describe("core", () => {
     oauth: ["ports", "errors", "clock", "http"],
     memory: ["ports", "errors", "clock"],
     kysely: ["ports", "errors", "clock"],
-    node: ["ports", "http"],
+    node: ["ports", "errors", "http"],
     fastify: ["http", "node"],
     phone: [],
     testing: ["ports", "errors", "clock", "http", "node", "signature", "index"],

@@ -2,6 +2,9 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { Readable } from "node:stream";
 import { ConsumedBodyError, type FetchHandler } from "../http/handler.ts";
 import type { Logger } from "../ports.ts";
+import { remoteAddressHeader } from "./client-address.ts";
+
+export { type AddressList, createAddressList, createClientAddress } from "./client-address.ts";
 
 export interface NodeListenerOptions {
   /** @defaultValue console */
@@ -52,12 +55,6 @@ function toRequest(incoming: IncomingMessage & { originalUrl?: string }, signal:
     ...(hasBody ? { body: Readable.toWeb(incoming) as ReadableStream<Uint8Array>, duplex: "half" } : {}),
   });
 }
-
-/**
- * The address of the socket's other end, set by {@link toNodeListener} on every request (a value that the client sent
- * under this name is overwritten). Behind a proxy it is the proxy's.
- */
-export const remoteAddressHeader = "x-orderbridge-remote-address";
 
 async function send(answer: Response, outgoing: ServerResponse, headOnly: boolean): Promise<void> {
   const headers: Record<string, string | string[]> = Object.fromEntries(answer.headers);

@@ -124,32 +124,66 @@ export function toStandardSecret(secret: string): string {
   return secret.startsWith("whsec_") ? secret : `whsec_${Buffer.from(secret).toString("base64")}`;
 }
 
-const standardSignature = (key: KeyObject, id: string, timestamp: string, body: string | Uint8Array): string =>
-  createHmac("sha256", key).update(`${id}.${timestamp}.`).update(body).digest("base64");
+/** Small bodies are joined to their prefix first: a second call into the hash costs more than the copy. */
+const joined = Buffer.alloc(4096);
 
-/**
- * Headers of Standard Webhooks 1.0 for one attempt. With several secrets (rotation, the new one first) each signs.
- *
- * @throws {TypeError} for an id that is empty or holds a full stop or a space: the signed text could be cut otherwise.
- */
-export function signStandardWebhook(request: {
+function standardSignature(key: KeyObject, id: string, timestamp: string, body: string | Uint8Array): string {
+  const prefix = `${id}.${timestamp}.`;
+  const hmac = createHmac("sha256", key);
+  if (typeof body === "string") return hmac.update(prefix + body).digest("base64");
+  const prefixLength = Buffer.byteLength(prefix);
+  if (prefixLength + body.length > joined.length) return hmac.update(prefix).update(body).digest("base64");
+  joined.write(prefix);
+  joined.set(body, prefixLength);
+  return hmac.update(joined.subarray(0, prefixLength + body.length)).digest("base64");
+}
+
+export interface StandardWebhook {
+  /** The event's id: the same on every attempt. */
   readonly id: string;
   /** Time of this attempt; written as whole seconds. */
   readonly timestamp: Date;
+  /** The bytes that go on the wire, or their text. */
   readonly body: string | Uint8Array;
+}
+
+export type StandardWebhookHeaders = {
+  readonly "webhook-id": string;
+  readonly "webhook-timestamp": string;
+  readonly "webhook-signature": string;
+};
+
+/**
+ * Makes the headers of Standard Webhooks 1.0 for one attempt. Prepares its keys once. With several secrets (rotation,
+ * the new one first) each signs.
+ *
+ * @throws {TypeError} at creation, for no secret or one that is not base64 after `whsec_`; when signing, for an id
+ *   that is empty or holds a full stop or a space: the signed text could be cut in another place.
+ */
+export function createWebhookSigner({
+  secrets,
+}: {
   readonly secrets: readonly string[];
-}): { "webhook-id": string; "webhook-timestamp": string; "webhook-signature": string } {
-  const { id, body, secrets } = request;
-  if (!/^[^\s.]+$/.test(id)) throw new TypeError("id: must not be empty nor hold full stops or spaces");
+}): (webhook: StandardWebhook) => StandardWebhookHeaders {
   if (secrets.length === 0) throw new TypeError("secrets: at least one is needed");
-  const timestamp = String(Math.floor(request.timestamp.getTime() / 1000));
-  return {
-    "webhook-id": id,
-    "webhook-timestamp": timestamp,
-    "webhook-signature": secrets
-      .map((secret) => `v1,${standardSignature(webhookKey(secret), id, timestamp, body)}`)
-      .join(" "),
+  const keys = secrets.map(webhookKey);
+  return ({ id, timestamp, body }) => {
+    if (!/^[^\s.]+$/.test(id)) throw new TypeError("id: must not be empty nor hold full stops or spaces");
+    const seconds = String(Math.floor(timestamp.getTime() / 1000));
+    return {
+      "webhook-id": id,
+      "webhook-timestamp": seconds,
+      "webhook-signature": keys.map((key) => `v1,${standardSignature(key, id, seconds, body)}`).join(" "),
+    };
   };
+}
+
+/** {@link createWebhookSigner} for a single use. */
+export function signStandardWebhook({
+  secrets,
+  ...webhook
+}: StandardWebhook & { readonly secrets: readonly string[] }): StandardWebhookHeaders {
+  return createWebhookSigner({ secrets })(webhook);
 }
 
 export type WebhookHeaders = Headers | Readonly<Record<string, string | readonly string[] | undefined>>;
@@ -174,16 +208,22 @@ export interface WebhookVerifierOptions {
   readonly now?: () => number;
 }
 
-/** One value, `undefined` when absent, `null` when given twice. */
-function header(headers: WebhookHeaders, name: string): string | undefined | null {
-  if (typeof (headers as Headers).get === "function") return (headers as Headers).get(name) ?? undefined;
-  let found: string | undefined | null;
-  for (const [key, value] of Object.entries(headers)) {
-    if (value === undefined || key.length !== name.length || key.toLowerCase() !== name) continue;
-    if (found !== undefined) return null;
-    if (typeof value === "string") found = value;
-    else if (Array.isArray(value) && value.length <= 1) found = value[0];
-    else return null;
+const names = ["webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-signature"] as const;
+
+/** The headers of interest, in the order of `names`: `undefined` when absent, `null` when given twice. */
+function pickHeaders(headers: WebhookHeaders): (string | undefined | null)[] {
+  if (typeof (headers as Headers).get === "function") {
+    return names.map((name) => (headers as Headers).get(name) ?? undefined);
+  }
+  const found: (string | undefined | null)[] = [undefined, undefined, undefined, undefined];
+  const record = headers as Readonly<Record<string, string | readonly string[] | undefined>>;
+  for (const key in record) {
+    const value = record[key];
+    if (value === undefined || (key.length !== 10 && key.length !== 17 && key.length !== 19)) continue;
+    const at = names.indexOf(key.toLowerCase() as (typeof names)[number]);
+    if (at < 0) continue;
+    const single = typeof value === "string" ? value : value.length === 1 ? value[0] : null;
+    found[at] = found[at] === undefined ? single : null;
   }
   return found;
 }
@@ -200,15 +240,15 @@ export function createWebhookVerifier(
   const { secrets, toleranceMs = 300_000, bodySignature = true, now = Date.now } = options;
   if (secrets.length === 0) throw new TypeError("secrets: at least one is needed");
   const keys = secrets.map(webhookKey);
+  // Base64 of 32 bytes; the check is synchronous, so both buffers can serve every call.
+  const expected = Buffer.alloc(44);
+  const received = Buffer.alloc(44);
 
   return ({ headers, body }) => {
-    const id = header(headers, "webhook-id");
-    const time = header(headers, "webhook-timestamp");
-    const signatures = header(headers, "webhook-signature");
+    const [id, time, signatures, bodyOnly] = pickHeaders(headers);
     if (id === undefined && time === undefined && signatures === undefined && bodySignature) {
-      const signature = header(headers, "x-webhook-signature");
-      if (signature === null) return no("malformed");
-      const result = verifyHmac({ secrets, body, signature });
+      if (bodyOnly === null) return no("malformed");
+      const result = verifyHmac({ secrets, body, signature: bodyOnly });
       return result.ok ? { ok: true, scheme: "body" } : result;
     }
     if (id === null || time === null || signatures === null) return no("malformed");
@@ -218,12 +258,16 @@ export function createWebhookVerifier(
     const ageMs = Math.floor(now() / 1000) * 1000 - Number(time) * 1000;
     if (ageMs > toleranceMs) return no("too_old");
     if (-ageMs > toleranceMs) return no("too_new");
-    // The text of the signature is compared, so spare base64 bits or anything after it make it another signature.
-    const received = signatures.split(" ").filter((part) => part.startsWith("v1,") && part.length === 47);
+    const parts = signatures.length === 47 ? [signatures] : signatures.split(" ");
     let matched = false;
     for (const key of keys) {
-      const expected = `v1,${standardSignature(key, id, time, body)}`;
-      for (const part of received) matched = sameText(expected, part) || matched;
+      expected.write(standardSignature(key, id, time, body), "latin1");
+      for (const part of parts) {
+        // The text is compared, so spare base64 bits or anything after it make it another signature.
+        if (!/^v1,[\w+/]{43}=$/.test(part)) continue;
+        received.write(part.slice(3), "latin1");
+        matched = timingSafeEqual(expected, received) || matched;
+      }
     }
     return matched ? { ok: true, scheme: "standard", id, timestamp: new Date(Number(time) * 1000) } : no("mismatch");
   };
