@@ -40,7 +40,9 @@ export function createBoard(flows: readonly Pick<FlowView, "id" | "title" | "exp
     setState: (id, state) => change(id, () => ({ state })),
     setFigures: (id, figures) => change(id, () => ({ figures })),
     log: (id, text) =>
-      change(id, ({ log }) => ({ log: [{ at: new Date().toISOString().slice(11, 19), text }, ...log].slice(0, keptLines) })),
+      change(id, ({ log }) => ({
+        log: [{ at: new Date().toISOString().slice(11, 19), text }, ...log].slice(0, keptLines),
+      })),
     subscribe(listener) {
       listeners.add(listener);
       return () => listeners.delete(listener);

@@ -7,11 +7,46 @@ export interface Check {
   readonly found?: string;
 }
 
+/** The six flows, in the order in which they run. */
+export const flowTexts = [
+  {
+    id: 1,
+    title: "Kaspi orders become amoCRM leads",
+    explains:
+      "250 orders, some in one millisecond, some with hidden phones: one lead each, and a later change follows.",
+  },
+  {
+    id: 2,
+    title: "A status from the Bitrix site",
+    explains:
+      "The site changes an order to AP; the backend has it as accepted, with history. Forged and stale calls change nothing.",
+  },
+  {
+    id: 3,
+    title: "A price goes to the site",
+    explains:
+      "500000 tiyn arrive as 5000.00 tenge. When the site changes at the same time, the site wins and the conflict is logged.",
+  },
+  {
+    id: 4,
+    title: "Deals and orders move together",
+    explains: "A won deal closes its order; a paid order moves its deal at once. One write per change, no ping-pong.",
+  },
+  {
+    id: 5,
+    title: "A Robokassa payment",
+    explains: "Paid in the fake: OK<InvId>. A forged signature changes nothing, a repeated notification pays once.",
+  },
+  {
+    id: 6,
+    title: "A gateway payment, failing receiver",
+    explains: "Paid in the sandbox; the receiver answers 500 twice and still gets exactly one verified webhook.",
+  },
+] as const;
+
 /** One flow of the demo: set up once, then run through or kept in motion. */
 export interface Flow {
-  readonly id: number;
-  readonly title: string;
-  readonly explains: string;
+  readonly id: (typeof flowTexts)[number]["id"];
   /** Runs the whole flow and looks at the outcome in the fakes. */
   once(log: (text: string) => void): Promise<readonly Check[]>;
   /** One more piece of traffic, for the page. */
@@ -63,4 +98,10 @@ export async function send(
   } catch {
     return { status: answer.status, body: text };
   }
+}
+
+/** Flows that share their fakes and servers. */
+export interface FlowGroup {
+  readonly flows: readonly Flow[];
+  stop(): Promise<void>;
 }

@@ -63,7 +63,8 @@ new EventSource("/events").onmessage = ({ data }) => {
 
 const headers = (type: string): Record<string, string> => ({
   "content-type": type,
-  "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'",
+  "content-security-policy":
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'",
   "x-content-type-options": "nosniff",
   "referrer-policy": "no-referrer",
   "cache-control": "no-store",
@@ -71,7 +72,11 @@ const headers = (type: string): Record<string, string> => ({
 
 /** The page, its two files, and a stream of its sections after every change (at most ten times a second). */
 export function createPage(board: Board): FetchHandler {
-  const sections = () => board.snapshot().map((flow) => String(flowCard(flow)).replaceAll("\n", " ")).join("");
+  const sections = () =>
+    board
+      .snapshot()
+      .map((flow) => String(flowCard(flow)).replaceAll("\n", " "))
+      .join("");
 
   function stream(signal: AbortSignal): ReadableStream<Uint8Array> {
     const encoder = new TextEncoder();
@@ -98,7 +103,8 @@ export function createPage(board: Board): FetchHandler {
   }
 
   return async (request) => {
-    if (request.method !== "GET" && request.method !== "HEAD") return new Response(null, { status: 405, headers: { allow: "GET, HEAD" } });
+    if (request.method !== "GET" && request.method !== "HEAD")
+      return new Response(null, { status: 405, headers: { allow: "GET, HEAD" } });
     switch (new URL(request.url).pathname) {
       case "/":
         return new Response(String(page(board.snapshot())), { headers: headers("text/html; charset=utf-8") });
