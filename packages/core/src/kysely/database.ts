@@ -1,0 +1,76 @@
+import { CompiledQuery, Kysely, MysqlDialect, PostgresDialect, sql } from "kysely";
+import { ConfigError } from "../errors.ts";
+import type { AnyKysely, DatabaseDialect } from "./dialects.ts";
+import { createSqliteDialect } from "./sqlite.ts";
+
+export interface Database {
+  readonly db: AnyKysely;
+  readonly dialect: DatabaseDialect;
+  /** Resolves when the database answers. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens the database of an address: `sqlite:./path.db`, `sqlite::memory:`, `postgres://…` (needs the package `pg`) or
+ * `mysql://…` (MariaDB, needs `mysql2`). Servers are connected to at the first query.
+ *
+ * @throws {ConfigError} for another address, or when the driver is not installed.
+ */
+export async function openDatabase(url: string): Promise<Database> {
+  const scheme = /^[a-z]+:/.exec(url)?.[0];
+  if (scheme === "sqlite:") {
+    const path = url.slice(scheme.length);
+    if (path === "") throw new ConfigError('the database address names no file; use "sqlite:./orders.db"');
+    return toDatabase(new Kysely({ dialect: createSqliteDialect(path) }), "sqlite");
+  }
+  if (scheme === "postgres:" || scheme === "postgresql:") {
+    const { default: pg } = await loadDriver("pg", () => import("pg"));
+    const pool = new pg.Pool({ connectionString: url, connectionTimeoutMillis: 10_000, keepAlive: true });
+    // An idle connection that breaks leaves the pool by itself; without a listener it would end the process.
+    pool.on("error", () => undefined);
+    return toDatabase(new Kysely({ dialect: new PostgresDialect({ pool }) }), "postgres");
+  }
+  if (scheme === "mysql:" || scheme === "mariadb:") {
+    const { default: mysql } = await loadDriver("mysql2", () => import("mysql2"));
+    const pool = mysql.createPool({
+      uri: url.replace(/^mariadb:/, "mysql:"),
+      charset: "utf8mb4",
+      supportBigNumbers: true,
+      connectTimeout: 10_000,
+      flags: ["FOUND_ROWS"], // count the rows that an update matched, as the other databases do
+    });
+    const session = [
+      "set session transaction isolation level read committed",
+      "set session sql_mode = concat(@@sql_mode, ',STRICT_ALL_TABLES')",
+    ];
+    const dialect = new MysqlDialect({
+      pool,
+      onCreateConnection: async (connection) => {
+        for (const statement of session) await connection.executeQuery(CompiledQuery.raw(statement));
+      },
+    });
+    return toDatabase(new Kysely({ dialect }), "mariadb");
+  }
+  throw new ConfigError("the database address must start with sqlite:, postgres:// or mysql://");
+}
+
+function toDatabase(db: AnyKysely, dialect: DatabaseDialect): Database {
+  return {
+    db,
+    dialect,
+    async ping() {
+      await sql`select 1`.execute(db);
+    },
+    close: () => db.destroy(),
+  };
+}
+
+async function loadDriver<Module>(name: string, load: () => Promise<Module>): Promise<Module> {
+  try {
+    return await load();
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== "ERR_MODULE_NOT_FOUND") throw error;
+    throw new ConfigError(`this database address needs the package ${name}: npm install ${name}`);
+  }
+}
