@@ -84,6 +84,7 @@ export function verifyHmac(request: {
 }): Verification {
   const { secrets, body, signature, algorithm = "sha256", encoding = "hex" } = request;
   if (typeof signature !== "string" || signature === "") return no("missing");
+  if (!Object.hasOwn(hexLengths, algorithm)) return no("unsupported_algorithm");
   const received = encoding === "hex" ? signature.toLowerCase() : signature;
   let matched = false;
   try {
