@@ -1,0 +1,62 @@
+import type { Clock, Logger } from "@orderbridge/core";
+import { sameAmount } from "./amount.ts";
+import type { Order, PaymentSource, RobokassaStorage } from "./storage.ts";
+
+/** A payment that is proven: by a signature, or by Robokassa's own state query. */
+export interface ProvenPayment {
+  readonly invId: string;
+  readonly outSum: string;
+  readonly currency?: string | undefined;
+  readonly test: boolean;
+  readonly source: PaymentSource;
+  readonly opKey?: string | undefined;
+}
+
+/**
+ * Runs inside the transaction that books the payment: what it writes through `transaction` is saved exactly when the
+ * payment is, and once. When it throws nothing is booked, and Robokassa calls again.
+ */
+export type OnPaid<Transaction> = (order: Order, transaction: Transaction) => Promise<void>;
+
+export type Booking =
+  | { readonly state: "booked" | "repeated"; readonly order: Order }
+  | {
+      readonly state: "refused";
+      readonly reason: /** No order has this InvId: it was not stored, or Robokassa chose it. */
+        | "unknown_order"
+        /** The order has another total. */
+        | "amount_differs"
+        | "currency_differs"
+        /** Paid with the test passwords, but the order is live. */
+        | "test_payment_for_live_order"
+        /** Paid with the live passwords, but the order was started as a test. Real money: a person must look. */
+        | "live_payment_for_test_order";
+    };
+
+export interface BookingContext<Transaction> {
+  readonly storage: Pick<RobokassaStorage<Transaction>, "orders">;
+  readonly onPaid?: OnPaid<Transaction> | undefined;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+/** The one way in which an order becomes paid: ResultURL, ResultUrl2 and reconcile may race here. */
+export async function bookPayment<Transaction>(
+  { storage, onPaid, clock, logger }: BookingContext<Transaction>,
+  payment: ProvenPayment,
+): Promise<Booking> {
+  const order = await storage.orders.getByInvId(payment.invId);
+  if (!order) return { state: "refused", reason: "unknown_order" };
+  if (payment.test !== order.test) {
+    return { state: "refused", reason: payment.test ? "test_payment_for_live_order" : "live_payment_for_test_order" };
+  }
+  if (!sameAmount(payment.outSum, order.total)) return { state: "refused", reason: "amount_differs" };
+  if (payment.currency !== undefined && payment.currency !== order.currency) {
+    return { state: "refused", reason: "currency_differs" };
+  }
+  const { invId, source, opKey } = payment;
+  const result = await storage.orders.bookPayment({ invId, source, opKey, paidAt: clock.now() }, onPaid);
+  if (result.state === "unknown") return { state: "refused", reason: "unknown_order" };
+  logger.info(`robokassa: payment ${result.state}`, { invId, source, test: payment.test });
+  return result;
+}

@@ -1,0 +1,29 @@
+export type { Booking, OnPaid } from "./booking.ts";
+export { InputError } from "./errors.ts";
+export type {
+  Notification,
+  NotificationFields,
+  RefusedNotification,
+  Verification,
+} from "./notification.ts";
+export { type PlaceOrderOptions, placeOrder } from "./place-order.ts";
+export type { Country, Receipt, ReceiptItem } from "./receipt.ts";
+export { createResultHandler, type ResultHandlerOptions } from "./result-handler.ts";
+export { createRobokassa, type Robokassa } from "./robokassa.ts";
+export type { Hosts, Readings, RobokassaOptions } from "./shop.ts";
+export { type ShpOrder, type ShpPair, sortShp } from "./shp.ts";
+export { type Algorithm, algorithms, sign, signatureBase } from "./signature.ts";
+export type { PaymentForm, PaymentRequest, ReturnAddress } from "./start.ts";
+export type {
+  BookingResult,
+  CallbackEntry,
+  CallbackLog,
+  InvIdRanges,
+  NewOrder,
+  Order,
+  OrderStatus,
+  OrderStore,
+  PaymentBooking,
+  PaymentSource,
+  RobokassaStorage,
+} from "./storage.ts";

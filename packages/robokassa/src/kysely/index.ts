@@ -1,0 +1,212 @@
+import { type Clock, systemClock } from "@orderbridge/core";
+import { type AnyKysely, type DatabaseDialect, insertIfAbsent, migrate, transaction } from "@orderbridge/core/kysely";
+import { type Kysely, sql } from "kysely";
+import {
+  type CallbackEntry,
+  checkRanges,
+  type InvIdRanges,
+  isAccepted,
+  isSameOrder,
+  maxRefusedCallbacks,
+  nextInvId,
+  type Order,
+  type OrderStatus,
+  type RobokassaStorage,
+} from "../storage.ts";
+import { robokassaMigrations } from "./migrations.ts";
+
+/** Our tables. Instants are milliseconds; PostgreSQL gives `bigint` back as text. */
+interface Tables {
+  robokassa_orders: {
+    id: string;
+    inv_id: string;
+    test: number;
+    total: string;
+    currency: string | null;
+    description: string;
+    status: string;
+    paid_at: number | string | null;
+    paid_source: string | null;
+    op_key: string | null;
+    created_at: number | string;
+  };
+  robokassa_sequences: { id: string; last_value: string };
+  robokassa_callbacks: {
+    id: number | string;
+    refused_number: number | string | null;
+    source: string;
+    at: number | string;
+    inv_id: string | null;
+    out_sum: string | null;
+    signature: string | null;
+    shp_names: string;
+    verdict: string;
+    status: number;
+  };
+}
+
+export interface RobokassaStorageOptions extends InvIdRanges {
+  /** A database, or a transaction of the caller: everything is then written inside it. */
+  readonly db: AnyKysely;
+  readonly dialect: DatabaseDialect;
+  /** @defaultValue system time */
+  readonly clock?: Clock;
+}
+
+/**
+ * Orders and callbacks in SQLite, PostgreSQL or MariaDB, in tables that begin with `robokassa_`. Call `migrate` once at
+ * start; several processes may.
+ */
+export function createRobokassaStorage({
+  db: anyDb,
+  dialect,
+  clock = systemClock,
+  ...options
+}: RobokassaStorageOptions): RobokassaStorage<AnyKysely> & { migrate(): Promise<void> } {
+  const ranges = checkRanges(options);
+  const db: Kysely<Tables> = anyDb;
+
+  const inTransaction = <Value>(work: (trx: Kysely<Tables>) => Promise<Value>): Promise<Value> =>
+    transaction(db, dialect, work);
+
+  /** The last value of a sequence, locked until the transaction ends; `undefined` before the first. */
+  async function lockSequence(trx: Kysely<Tables>, id: string): Promise<bigint | undefined> {
+    await insertIfAbsent(trx, dialect, "robokassa_sequences", { id, last_value: "" });
+    await trx
+      .updateTable("robokassa_sequences")
+      .set({ last_value: sql.ref("last_value") })
+      .where("id", "=", id)
+      .execute();
+    const row = await trx.selectFrom("robokassa_sequences").selectAll().where("id", "=", id).executeTakeFirstOrThrow();
+    return row.last_value === "" ? undefined : BigInt(row.last_value);
+  }
+
+  async function setSequence(trx: Kysely<Tables>, id: string, value: bigint): Promise<void> {
+    await trx
+      .updateTable("robokassa_sequences")
+      .set({ last_value: String(value) })
+      .where("id", "=", id)
+      .execute();
+  }
+
+  async function find(from: Kysely<Tables>, column: "id" | "inv_id", value: string): Promise<Order | undefined> {
+    const row = await from.selectFrom("robokassa_orders").selectAll().where(column, "=", value).executeTakeFirst();
+    return row && toOrder(row);
+  }
+
+  return {
+    migrate: () => migrate({ db, dialect, prefix: "robokassa", migrations: robokassaMigrations(dialect) }),
+    async ping() {
+      await sql`select 1`.execute(db);
+    },
+    orders: {
+      create: (order) =>
+        inTransaction(async (trx) => {
+          const stored = await find(trx, "id", order.id);
+          if (stored) return isSameOrder(stored, order) ? stored : undefined;
+          const sequence = order.test ? "test_inv_id" : "live_inv_id";
+          const number = nextInvId(ranges, order.test, await lockSequence(trx, sequence));
+          const inserted = await insertIfAbsent(trx, dialect, "robokassa_orders", {
+            id: order.id,
+            inv_id: String(number),
+            test: order.test ? 1 : 0,
+            total: order.total,
+            currency: order.currency ?? null,
+            description: order.description,
+            status: "new",
+            paid_at: null,
+            paid_source: null,
+            op_key: null,
+            created_at: clock.now().getTime(),
+          });
+          if (inserted) await setSequence(trx, sequence, number);
+          const created = await find(trx, "id", order.id);
+          if (!created) throw new Error(`robokassa: InvId ${number} belongs to another order; raise the first InvId`);
+          return isSameOrder(created, order) ? created : undefined;
+        }),
+      get: (id) => find(db, "id", id),
+      getByInvId: (invId) => find(db, "inv_id", invId),
+      bookPayment: ({ invId, source, paidAt, opKey }, work) =>
+        inTransaction(async (trx) => {
+          const updated = await trx
+            .updateTable("robokassa_orders")
+            .set({
+              status: "paid",
+              paid_at: paidAt.getTime(),
+              paid_source: source,
+              ...(opKey === undefined ? {} : { op_key: opKey }),
+            })
+            .where("inv_id", "=", invId)
+            .where("status", "in", ["new", "held"])
+            .executeTakeFirst();
+          const order = await find(trx, "inv_id", invId);
+          if (!order) return { state: "unknown" };
+          if (updated.numUpdatedRows === 0n) return { state: "repeated", order };
+          await work?.(order, trx);
+          return { state: "booked", order };
+        }),
+    },
+    callbacks: {
+      record: (entry) =>
+        inTransaction(async (trx) => {
+          const number = ((await lockSequence(trx, "callbacks")) ?? 0n) + 1n;
+          await setSequence(trx, "callbacks", number);
+          let refusedNumber: bigint | undefined;
+          if (!isAccepted(entry)) {
+            refusedNumber = ((await lockSequence(trx, "refused_callbacks")) ?? 0n) + 1n;
+            await setSequence(trx, "refused_callbacks", refusedNumber);
+            await trx
+              .deleteFrom("robokassa_callbacks")
+              .where("refused_number", "<=", Number(refusedNumber) - maxRefusedCallbacks)
+              .execute();
+          }
+          await trx
+            .insertInto("robokassa_callbacks")
+            .values({
+              id: Number(number),
+              refused_number: refusedNumber === undefined ? null : Number(refusedNumber),
+              source: entry.source,
+              at: entry.at.getTime(),
+              inv_id: entry.invId ?? null,
+              out_sum: entry.outSum ?? null,
+              signature: entry.signature ?? null,
+              shp_names: entry.shpNames.join(","),
+              verdict: entry.verdict,
+              status: entry.status,
+            })
+            .execute();
+        }),
+      async list({ invId, limit }) {
+        let query = db.selectFrom("robokassa_callbacks").selectAll().orderBy("id", "desc").limit(limit);
+        if (invId !== undefined) query = query.where("inv_id", "=", invId);
+        return (await query.execute()).map(
+          (row): CallbackEntry => ({
+            source: row.source as CallbackEntry["source"],
+            at: new Date(Number(row.at)),
+            invId: row.inv_id ?? undefined,
+            outSum: row.out_sum ?? undefined,
+            signature: row.signature ?? undefined,
+            shpNames: row.shp_names === "" ? [] : row.shp_names.split(","),
+            verdict: row.verdict,
+            status: row.status,
+          }),
+        );
+      },
+    },
+  };
+}
+
+function toOrder(row: Tables["robokassa_orders"]): Order {
+  return {
+    id: row.id,
+    invId: row.inv_id,
+    test: row.test === 1,
+    total: row.total,
+    currency: row.currency ?? undefined,
+    description: row.description,
+    status: row.status as OrderStatus,
+    paidAt: row.paid_at === null ? undefined : new Date(Number(row.paid_at)),
+    opKey: row.op_key ?? undefined,
+    createdAt: new Date(Number(row.created_at)),
+  };
+}

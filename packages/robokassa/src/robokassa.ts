@@ -1,0 +1,41 @@
+import { type NotificationFields, type Verification, verifyNotification } from "./notification.ts";
+import { createShop, type RobokassaOptions, type Shop } from "./shop.ts";
+import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl } from "./start.ts";
+
+export interface Robokassa {
+  readonly login: string;
+  /** Whether payments start in test mode by default. */
+  readonly test: boolean;
+  /** A link that starts a payment. Store the InvId first: {@link placeOrder} does both. @throws {InputError} */
+  paymentUrl(request: PaymentRequest): string;
+  /** The same as a form to post; needed with a receipt. @throws {InputError} */
+  paymentForm(request: PaymentRequest): PaymentForm;
+  /** Checks a ResultURL notification: proof that the payment was made. Never throws. */
+  verifyResult(fields: NotificationFields): Verification;
+  /** Checks a visit to SuccessURL. No proof of payment: it only says that the link is genuine. Never throws. */
+  verifySuccess(fields: NotificationFields): Verification;
+}
+
+const shops = new WeakMap<Robokassa, Shop>();
+
+/** @throws {ConfigError} naming the option. */
+export function createRobokassa(options: RobokassaOptions): Robokassa {
+  const shop = createShop(options);
+  const robokassa: Robokassa = {
+    login: shop.login,
+    test: shop.test,
+    paymentUrl: (request) => paymentUrl(shop, request),
+    paymentForm: (request) => paymentForm(shop, request),
+    verifyResult: (fields) => verifyNotification(shop, fields, "password2"),
+    verifySuccess: (fields) => verifyNotification(shop, fields, "password1"),
+  };
+  shops.set(robokassa, shop);
+  return robokassa;
+}
+
+/** The checked options behind a client, for the other modules of this package; passwords stay out of the object. */
+export function shopOf(robokassa: Robokassa): Shop {
+  const shop = shops.get(robokassa);
+  if (!shop) throw new TypeError("robokassa must come from createRobokassa");
+  return shop;
+}

@@ -1,0 +1,208 @@
+import { checkAmount } from "./amount.ts";
+import { InputError } from "./errors.ts";
+import { checkInvId } from "./inv-id.ts";
+import { type Receipt, receiptJson } from "./receipt.ts";
+import { passwordsFor, type Shop } from "./shop.ts";
+import { prepareShp } from "./shp.ts";
+import { sign, signatureBase } from "./signature.ts";
+
+/** A page of the shop, chosen for one payment. */
+export interface ReturnAddress {
+  readonly url: string;
+  readonly method: "GET" | "POST";
+}
+
+export interface PaymentRequest {
+  /** Digits as text, or a bigint. `""` or `"0"`: Robokassa chooses a number, which nobody stored before. */
+  readonly invId: string | bigint;
+  /** Decimal text, at most two decimals: `"1000.00"`. Rubles, or tenge for a shop in Kazakhstan. */
+  readonly outSum: string;
+  /** Shown to the buyer; at most 100 characters. */
+  readonly description: string;
+  /** @defaultValue `test` of the shop */
+  readonly test?: boolean;
+  /** Currency of `outSum` when it is not the shop's own: `USD`, `EUR`, `KZT`, `RUR`. */
+  readonly outSumCurrency?: string;
+  /** The buyer's address; becomes part of the hash. */
+  readonly userIp?: string;
+  readonly receipt?: Receipt;
+  /** Reserve the money now, capture it later (by agreement, cards only). @defaultValue false */
+  readonly hold?: boolean;
+  /** Where the signed extra notification of this payment goes. */
+  readonly resultUrl2?: string;
+  readonly successUrl2?: ReturnAddress;
+  readonly failUrl2?: ReturnAddress;
+  /** `OpKey` of an earlier payment with a saved card; the payment starts at another page. */
+  readonly token?: string;
+  /** This payment may be followed by recurring ones (by agreement). @defaultValue false */
+  readonly recurring?: boolean;
+  /** Come back with every notification. Names begin with `Shp_`. */
+  readonly shp?: Readonly<Record<string, string>>;
+  /** Prefilled on the page. */
+  readonly email?: string;
+  /** Language of the page. @defaultValue the cabinet's */
+  readonly culture?: "ru" | "en";
+  /** The link ends then. */
+  readonly expiresAt?: Date;
+  /** Proposed way to pay; the buyer may change it. */
+  readonly incCurrLabel?: string;
+  /** Restricts the ways to pay, e.g. `["BankCard", "SBP"]`. */
+  readonly paymentMethods?: readonly string[];
+}
+
+/** A form for the buyer's browser. Fields in the order in which they are documented; names may repeat. */
+export interface PaymentForm {
+  readonly action: string;
+  readonly method: "POST";
+  readonly fields: readonly (readonly [name: string, value: string])[];
+}
+
+/** Longest link that all browsers and proxies carry, in characters. */
+const maxLinkLength = 2000;
+
+/**
+ * The form that starts a payment.
+ *
+ * Signed text: `MerchantLogin:OutSum:InvId[:OutSumCurrency][:UserIp][:Receipt][:true][:ResultUrl2]
+ * [:SuccessUrl2:Method][:FailUrl2:Method][:Token]:Password1[:Shp_a=1:Shp_b=2]`.
+ *
+ * @throws {InputError} naming the field.
+ * @see docs.robokassa.ru, "Payment interface" and "Script parameters" (read 2025-11)
+ */
+export function paymentForm(shop: Shop, request: PaymentRequest): PaymentForm {
+  const { hold = false, recurring = false, test = shop.test } = request;
+  const { url2Signing = "raw", receiptSigning = "encoded", shpOrder } = shop.readings;
+
+  const outSum = checkAmount("outSum", request.outSum);
+  const invId = checkInvId(request.invId);
+  const description = checkText("description", request.description, 100);
+  const passwords = passwordsFor(shop, test);
+  if (!passwords) throw new InputError("test", "needs testPassword1 and testPassword2 of the shop");
+  if (hold && test) throw new InputError("hold", "has no test mode; start it live or leave it out");
+  const outSumCurrency = optional(request.outSumCurrency, (value) => {
+    if (!/^(USD|EUR|KZT|RUR)$/.test(value)) throw new InputError("outSumCurrency", "must be USD, EUR, KZT or RUR");
+    return value;
+  });
+  const userIp = optional(request.userIp, (value) => {
+    if (!/^[0-9A-Fa-f.:]{2,45}$/.test(value)) throw new InputError("userIp", "must be an IP address");
+    return value;
+  });
+  const receipt = optional(request.receipt, (value) => {
+    const json = receiptJson(value, outSum, shop.country);
+    return receiptSigning === "encoded" ? encodeURIComponent(json) : json;
+  });
+  const resultUrl2 = optional(request.resultUrl2, (value) => checkUrl("resultUrl2", value));
+  const successUrl2 = optional(request.successUrl2, (value) => checkReturn("successUrl2", value));
+  const failUrl2 = optional(request.failUrl2, (value) => checkReturn("failUrl2", value));
+  const token = optional(request.token, (value) => checkText("token", value, 100));
+  const email = optional(request.email, (value) => checkText("email", value, 254));
+  const shp = prepareShp(request.shp ?? {}, shpOrder);
+  const hashedUrl = (url: string | undefined): string | undefined =>
+    url === undefined || url2Signing === "raw" ? url : encodeURIComponent(url);
+
+  const base = signatureBase(
+    [
+      shop.login,
+      outSum,
+      invId,
+      outSumCurrency,
+      userIp,
+      receipt,
+      hold ? "true" : undefined,
+      hashedUrl(resultUrl2),
+      hashedUrl(successUrl2?.url),
+      successUrl2?.method,
+      hashedUrl(failUrl2?.url),
+      failUrl2?.method,
+      token,
+      passwords.password1,
+    ],
+    shp.map((pair) => pair.join("=")),
+  );
+
+  const fields: (readonly [string, string])[] = [];
+  const add = (name: string, value: string | undefined): void => {
+    if (value !== undefined) fields.push([name, value]);
+  };
+  add("MerchantLogin", shop.login);
+  add("OutSum", outSum);
+  // An empty slot and an absent field mean the same; browsers drop neither.
+  add("InvId", invId === "" ? undefined : invId);
+  add("Description", description);
+  add("OutSumCurrency", outSumCurrency);
+  add("UserIp", userIp);
+  add("Receipt", receipt);
+  add("StepByStep", hold ? "true" : undefined);
+  add("ResultUrl2", resultUrl2);
+  add("SuccessUrl2", successUrl2?.url);
+  add("SuccessUrl2Method", successUrl2?.method);
+  add("FailUrl2", failUrl2?.url);
+  add("FailUrl2Method", failUrl2?.method);
+  add("Token", token);
+  add("SignatureValue", sign(base, shop.algorithm));
+  add("Recurring", recurring ? "true" : undefined);
+  add("IncCurrLabel", request.incCurrLabel);
+  for (const method of request.paymentMethods ?? []) add("PaymentMethods", method);
+  add("Culture", request.culture);
+  add("Encoding", "utf-8");
+  add("Email", email);
+  add("ExpirationDate", optional(request.expiresAt, checkInstant));
+  for (const [name, value] of shp) add(name, value);
+  add("IsTest", test ? "1" : undefined);
+
+  const page = token === undefined ? "/Merchant/Index.aspx" : "/Merchant/Payment/CoFPayment";
+  return { action: `${shop.hosts.payment}${page}`, method: "POST", fields };
+}
+
+/**
+ * The link that starts a payment.
+ *
+ * @throws {InputError} also when the link would be longer than 2000 characters: use {@link paymentForm} then.
+ */
+export function paymentUrl(shop: Shop, request: PaymentRequest): string {
+  const { action, fields } = paymentForm(shop, request);
+  const url = `${action}?${fields.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
+  if (url.length > maxLinkLength) {
+    const field = request.receipt === undefined ? "shp" : "receipt";
+    throw new InputError(
+      field,
+      `makes the link longer than ${maxLinkLength} characters; use paymentForm, which is posted`,
+    );
+  }
+  return url;
+}
+
+const optional = <Value, Result>(value: Value | undefined, read: (value: Value) => Result): Result | undefined =>
+  value === undefined ? undefined : read(value);
+
+function checkText(field: string, value: unknown, maxLength: number): string {
+  if (typeof value !== "string" || value === "" || [...value].length > maxLength) {
+    throw new InputError(field, `must have 1 to ${maxLength} characters`);
+  }
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+  if (/[\u0000-\u001f\u007f]/.test(value) || !value.isWellFormed()) {
+    throw new InputError(field, "must not hold control characters");
+  }
+  return value;
+}
+
+function checkUrl(field: string, value: string): string {
+  if (typeof value !== "string" || !URL.canParse(value) || !/^https?:$/.test(new URL(value).protocol)) {
+    throw new InputError(field, "must be an http(s) address");
+  }
+  return value;
+}
+
+function checkReturn(field: string, value: ReturnAddress): ReturnAddress {
+  checkUrl(`${field}.url`, value.url);
+  if (value.method !== "GET" && value.method !== "POST") {
+    throw new InputError(`${field}.method`, 'must be "GET" or "POST"');
+  }
+  return value;
+}
+
+function checkInstant(value: Date): string {
+  if (!(value instanceof Date) || Number.isNaN(value.getTime()))
+    throw new InputError("expiresAt", "must be a valid Date");
+  return value.toISOString();
+}

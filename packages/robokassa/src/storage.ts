@@ -1,0 +1,170 @@
+import { ConfigError } from "@orderbridge/core";
+import { maxInvId } from "./inv-id.ts";
+
+/** What an order is worth knowing about. `paidAt` is set with the payment and stays after a refund. */
+export type OrderStatus = "new" | "held" | "paid" | "refunded";
+
+export interface Order {
+  /** The shop's own id. */
+  readonly id: string;
+  /** The number that Robokassa knows the payment by; unique, text because it exceeds 2^53. */
+  readonly invId: string;
+  /** Started with the test passwords; a live payment never books it, nor a test payment a live order. */
+  readonly test: boolean;
+  /** Decimal text with two decimals. */
+  readonly total: string;
+  /** Currency of `total` when it is not the shop's own. */
+  readonly currency: string | undefined;
+  readonly description: string;
+  readonly status: OrderStatus;
+  readonly paidAt: Date | undefined;
+  /** Robokassa's id of the operation, once known; refunds need it. */
+  readonly opKey: string | undefined;
+  readonly createdAt: Date;
+}
+
+export interface NewOrder {
+  readonly id: string;
+  readonly test: boolean;
+  readonly total: string;
+  readonly currency?: string | undefined;
+  readonly description: string;
+}
+
+/** Who told us of a payment. */
+export type PaymentSource = "result" | "result2" | "reconcile";
+
+export interface PaymentBooking {
+  readonly invId: string;
+  readonly source: PaymentSource;
+  readonly paidAt: Date;
+  readonly opKey?: string | undefined;
+}
+
+export type BookingResult =
+  /** This call moved the order to `paid`. */
+  | { readonly state: "booked"; readonly order: Order }
+  /** It was paid before; nothing changed. */
+  | { readonly state: "repeated"; readonly order: Order }
+  | { readonly state: "unknown" };
+
+/** Orders and their InvIds. */
+export interface OrderStore<Transaction> {
+  /**
+   * Stores an order as `new` under the next InvId of its range: live numbers grow from `firstLiveInvId`, test numbers
+   * from `firstTestInvId`, and each is given once. The same order again gives the stored one, with its InvId; another
+   * order under a known id gives `undefined`.
+   */
+  create(order: NewOrder): Promise<Order | undefined>;
+  /** `undefined` for an unknown id. */
+  get(id: string): Promise<Order | undefined>;
+  /** `undefined` for an unknown number. The text is compared as it is: `0146` is not `146`. */
+  getByInvId(invId: string): Promise<Order | undefined>;
+  /**
+   * Moves a `new` or `held` order to `paid`, once: of many callers one sees `booked`.
+   *
+   * `work` runs inside the same transaction, for the caller that books. When it throws, nothing is booked and the error
+   * is passed on. It may run again when the database asks to repeat the transaction.
+   */
+  bookPayment(
+    payment: PaymentBooking,
+    work?: (order: Order, transaction: Transaction) => Promise<void>,
+  ): Promise<BookingResult>;
+}
+
+/** One request that reached us, without personal data. */
+export interface CallbackEntry {
+  readonly source: "result" | "result2";
+  readonly at: Date;
+  /** As received, when it was digits. */
+  readonly invId: string | undefined;
+  /** As received, when it was a number. */
+  readonly outSum: string | undefined;
+  /** Digest as received, for a replay; holds no secret. */
+  readonly signature: string | undefined;
+  /** Names of the `Shp_` fields; their values are not stored. */
+  readonly shpNames: readonly string[];
+  /** `paid`, `repeated`, or why it was refused, e.g. `bad_signature`. */
+  readonly verdict: string;
+  /** HTTP status of our answer. */
+  readonly status: number;
+}
+
+/** Whether an entry's request was accepted; only others are limited in number. */
+export const isAccepted = ({ status }: CallbackEntry): boolean => status === 200;
+
+/** What reached us and what we answered: the first thing to look at when an order is not paid. */
+export interface CallbackLog {
+  /** Refused entries beyond the newest {@link maxRefusedCallbacks} are dropped: strangers can send any number. */
+  record(entry: CallbackEntry): Promise<void>;
+  /** Newest first. */
+  list(filter: { readonly invId?: string; readonly limit: number }): Promise<readonly CallbackEntry[]>;
+}
+
+export interface RobokassaStorage<Transaction = unknown> {
+  readonly orders: OrderStore<Transaction>;
+  readonly callbacks: CallbackLog;
+  /** Rejects when the storage does not answer. */
+  ping(): Promise<void>;
+}
+
+export interface InvIdRanges {
+  /** Raise it when other systems already use numbers of this shop. @defaultValue "1" */
+  readonly firstLiveInvId?: string;
+  /**
+   * Test numbers live apart: a test and a live payment under one number make Robokassa's state query answer 4. Live
+   * numbers never reach it. @defaultValue "1000000000"
+   */
+  readonly firstTestInvId?: string;
+}
+
+/** Refused requests that the log keeps. */
+export const maxRefusedCallbacks = 1000;
+
+/** @throws {ConfigError} */
+export function checkRanges({ firstLiveInvId = "1", firstTestInvId = "1000000000" }: InvIdRanges): {
+  readonly live: bigint;
+  readonly test: bigint;
+} {
+  const read = (name: string, text: string): bigint => {
+    if (!/^[1-9]\d{0,18}$/.test(text) || BigInt(text) > maxInvId) {
+      throw new ConfigError(`robokassa: ${name} must be digits as text, from 1 to ${maxInvId}`);
+    }
+    return BigInt(text);
+  };
+  const live = read("firstLiveInvId", firstLiveInvId);
+  const test = read("firstTestInvId", firstTestInvId);
+  if (live === test) throw new ConfigError("robokassa: firstLiveInvId and firstTestInvId must differ");
+  return { live, test };
+}
+
+/**
+ * The number after `last`, or the range's first.
+ *
+ * @throws {RangeError} when the range is used up: it met the other range, or 2^63.
+ */
+export function nextInvId(
+  ranges: { readonly live: bigint; readonly test: bigint },
+  test: boolean,
+  last: bigint | undefined,
+): bigint {
+  const [first, other] = test ? [ranges.test, ranges.live] : [ranges.live, ranges.test];
+  const next = last === undefined || last < first ? first : last + 1n;
+  const end = other > first ? other : maxInvId + 1n;
+  if (next >= end) {
+    throw new RangeError(
+      `robokassa: the ${test ? "test" : "live"} InvIds are used up; choose other ranges for the storage`,
+    );
+  }
+  return next;
+}
+
+/** Whether `create` may hand out the stored order again. */
+export function isSameOrder(stored: Order, order: NewOrder): boolean {
+  return (
+    stored.test === order.test &&
+    stored.total === order.total &&
+    stored.currency === order.currency &&
+    stored.description === order.description
+  );
+}

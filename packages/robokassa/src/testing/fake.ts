@@ -1,0 +1,463 @@
+import { createHash } from "node:crypto";
+import { type Clock, type FetchHandler, systemClock } from "@orderbridge/core";
+import { createFaults, createJournal, type Faults, type Journal } from "@orderbridge/core/testing";
+import { donePage, errorPage, paymentPage } from "./page.ts";
+
+/** A shop as its cabinet shows it. */
+export interface FakeShop {
+  readonly login: string;
+  readonly password1: string;
+  readonly password2: string;
+  readonly testPassword1?: string;
+  readonly testPassword2?: string;
+  /** @defaultValue "md5" */
+  readonly algorithm?: "md5" | "ripemd160" | "sha1" | "sha256" | "sha384" | "sha512";
+  /** Empty: nobody is called. */
+  readonly resultUrl?: string;
+  /** `email` calls nobody, as in the real cabinet. @defaultValue "POST" */
+  readonly resultMethod?: "POST" | "GET" | "email";
+  readonly successUrl?: string;
+  readonly failUrl?: string;
+  /** An inactive shop takes test payments only. @defaultValue true */
+  readonly active?: boolean;
+  /** By agreement with Robokassa. @defaultValue false */
+  readonly holdAllowed?: boolean;
+  readonly recurringAllowed?: boolean;
+}
+
+/** Where sources disagree about the service; our code must pass under each. */
+export interface FakeReadings {
+  /** @defaultValue "name" */
+  readonly shpOrder?: "name" | "pair";
+  /** @defaultValue "raw" */
+  readonly url2Signing?: "raw" | "encoded";
+}
+
+export interface FakeRobokassaOptions extends FakeShop {
+  readonly readings?: FakeReadings;
+  /** Calls the shop. @defaultValue globalThis.fetch */
+  readonly fetch?: typeof fetch;
+  /** A shop in the same process, in place of `fetch`. */
+  readonly deliver?: FetchHandler;
+  readonly clock?: Clock;
+  /** Pauses before the second to fifth attempt of ResultURL, in milliseconds; the real ones are not published. */
+  readonly retryDelaysMs?: readonly number[];
+}
+
+export interface FakeDelivery {
+  readonly invId: string;
+  /** 1 to 5. */
+  readonly attempt: number;
+  readonly at: Date;
+  /** The form that was sent. */
+  readonly body: string;
+  /** `undefined` when nobody answered. */
+  readonly status: number | undefined;
+  readonly answer: string;
+  /** The answer was exactly `OK<InvId>`. */
+  readonly accepted: boolean;
+}
+
+/** State numbers as OpStateExt gives them. */
+export type FakeOperationState = 5 | 10 | 20 | 50 | 60 | 80 | 100;
+
+export interface FakeOperation {
+  readonly invId: string;
+  readonly opKey: string;
+  /** As the shop sent it. */
+  readonly outSum: string;
+  readonly test: boolean;
+  readonly state: FakeOperationState;
+  readonly at: Date;
+}
+
+export interface PayResult {
+  /** Set when the payment page showed an error. */
+  readonly errorCode: number | undefined;
+  readonly invId: string | undefined;
+  /** First attempt of ResultURL; `undefined` when nobody is to be called. */
+  readonly delivery: FakeDelivery | undefined;
+  /** Where the buyer's browser is sent. */
+  readonly redirectUrl: string | undefined;
+}
+
+export interface FakeRobokassa {
+  /** All hosts of the vendor on one origin. */
+  readonly handle: FetchHandler;
+  /** Opens a payment link as a buyer does and pays; the first delivery has ended when this resolves. */
+  pay(
+    payment:
+      | { readonly url: string }
+      | {
+          readonly invId: string;
+          readonly outSum: string;
+          readonly test?: boolean;
+          readonly shp?: Readonly<Record<string, string>>;
+        },
+  ): Promise<PayResult>;
+  /** Sends ResultURL of a paid operation once more, as the cabinet's button does. */
+  redeliver(invId: string): Promise<FakeDelivery | undefined>;
+  /** Newest last. */
+  readonly operations: readonly FakeOperation[];
+  readonly deliveries: readonly FakeDelivery[];
+  /** Letters to the shop's administrator: five attempts failed, or e-mail is chosen as the method. */
+  readonly letters: readonly { readonly invId: string; readonly reason: "not_accepted" | "email_method" }[];
+  readonly faults: Faults;
+  readonly journal: Journal;
+  /** Changes the cabinet's settings from now on. */
+  configure(change: Partial<FakeShop>): void;
+  /** Ends waiting attempts. */
+  close(): void;
+}
+
+interface Session {
+  readonly id: string;
+  readonly invId: string;
+  readonly outSum: string;
+  readonly description: string;
+  readonly test: boolean;
+  readonly hold: boolean;
+  readonly email: string;
+  readonly shp: readonly (readonly [string, string])[];
+  readonly successUrl: string | undefined;
+  readonly failUrl: string | undefined;
+  finished: boolean;
+}
+
+interface Operation {
+  invId: string;
+  opKey: string;
+  outSum: string;
+  test: boolean;
+  state: FakeOperationState;
+  at: Date;
+  readonly session: Session;
+}
+
+const errorTexts: Readonly<Record<number, string>> = {
+  23: "Test parameters are not set",
+  25: "The shop is not active",
+  26: "Shop not found",
+  29: "Wrong SignatureValue",
+  30: "Wrong bill parameter",
+  31: "Wrong sum",
+  33: "The time of the link is up",
+  34: "Recurring payments are not allowed",
+  40: "This bill was paid already",
+  64: "Holds are not allowed",
+};
+
+/**
+ * Robokassa as a shop sees it: payment page, ResultURL with five attempts, SuccessURL and FailURL.
+ *
+ * Written from the documents, not from our client. Serve it with `listen(fake.handle)` from `@orderbridge/core/testing`,
+ * or pass `fetchFrom(fake.handle)` as a client's `fetch`.
+ */
+export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokassa {
+  const { readings = {}, clock = systemClock, retryDelaysMs = [60_000, 300_000, 900_000, 3_600_000] } = options;
+  let shop: FakeShop = options;
+  const send: typeof fetch =
+    options.fetch ??
+    (options.deliver
+      ? async (input, init) => (options.deliver as FetchHandler)(new Request(input, init))
+      : (...request) => globalThis.fetch(...request));
+  const sessions = new Map<string, Session>();
+  const operations: Operation[] = [];
+  const deliveries: FakeDelivery[] = [];
+  const letters: { invId: string; reason: "not_accepted" | "email_method" }[] = [];
+  const journal = createJournal();
+  const faults = createFaults(clock);
+  const closing = new AbortController();
+  let assignedInvId = 500_000_000;
+  let serial = 0;
+
+  const hash = (text: string): string =>
+    createHash(shop.algorithm ?? "md5")
+      .update(text, "utf8")
+      .digest("hex");
+
+  function shpTexts(shp: readonly (readonly [string, string])[]): string[] {
+    const before = (a: string, b: string): number => (a < b ? -1 : Number(a > b));
+    if (readings.shpOrder === "pair") return shp.map(([name, value]) => `${name}=${value}`).sort(before);
+    return [...shp]
+      .sort((a, b) => before(a[0].toLowerCase(), b[0].toLowerCase()))
+      .map(([name, value]) => `${name}=${value}`);
+  }
+
+  /** Reads a payment start as it arrived, after the one decode of the transport. */
+  function open(form: URLSearchParams): { error: number } | { session: Session } {
+    const fields = new Map<string, string>();
+    const shp: [string, string][] = [];
+    for (const [name, value] of form) {
+      if (/^shp_/i.test(name)) shp.push([name, value]);
+      else if (!fields.has(name.toLowerCase())) fields.set(name.toLowerCase(), value);
+    }
+    const field = (...names: string[]): string =>
+      names.map((name) => fields.get(name)).find((value) => value !== undefined) ?? "";
+    const outSum = field("outsum");
+    const invId = field("invid", "invoiceid");
+    const test = field("istest") === "1";
+    const hold = field("stepbystep") === "true";
+
+    if (field("merchantlogin", "mrchlogin") !== shop.login) return { error: 26 };
+    if (test && !(shop.testPassword1 && shop.testPassword2)) return { error: 23 };
+    if (!test && shop.active === false) return { error: 25 };
+    if (!/^\d+(\.\d+)?$/.test(outSum) || Number(outSum) <= 0) return { error: 31 };
+    if (!/^\d{0,19}$/.test(invId) || BigInt(invId || "0") > 9_223_372_036_854_775_807n) return { error: 30 };
+    if ([...field("description", "desc")].length > 100) return { error: 30 };
+    if (shp.reduce((sum, pair) => sum + pair[0].length + pair[1].length, 0) > 2048) return { error: 30 };
+
+    const slots = [shop.login, outSum, invId];
+    for (const name of ["outsumcurrency", "userip", "receipt"]) if (fields.has(name)) slots.push(field(name));
+    if (hold) slots.push("true");
+    for (const name of ["resulturl2", "successurl2", "failurl2"]) {
+      if (!fields.has(name)) continue;
+      slots.push(readings.url2Signing === "encoded" ? encodeURIComponent(field(name)) : field(name));
+      if (name !== "resulturl2") slots.push(field(`${name}method`));
+    }
+    if (fields.has("token")) slots.push(field("token"));
+    slots.push((test ? shop.testPassword1 : shop.password1) ?? "");
+    if (hash([...slots, ...shpTexts(shp)].join(":")) !== field("signaturevalue").toLowerCase()) return { error: 29 };
+
+    const expires = field("expirationdate");
+    if (expires && Date.parse(expires) <= clock.now().getTime()) return { error: 33 };
+    if (hold && !shop.holdAllowed) return { error: 64 };
+    if (field("recurring") === "true" && !shop.recurringAllowed) return { error: 34 };
+    // Numbers used in test mode do not count.
+    if (!test && operations.some((other) => other.invId === invId && !other.test && [50, 100].includes(other.state))) {
+      return { error: 40 };
+    }
+    const session: Session = {
+      id: `${hash(`session ${++serial}`).slice(0, 8)}-${String(serial).padStart(12, "0")}`,
+      invId: invId === "" || invId === "0" ? String(++assignedInvId) : invId,
+      outSum,
+      description: field("description", "desc"),
+      test,
+      hold,
+      email: field("email"),
+      shp,
+      successUrl: fields.get("successurl2") ?? shop.successUrl,
+      failUrl: fields.get("failurl2") ?? shop.failUrl,
+      finished: false,
+    };
+    sessions.set(session.id, session);
+    return { session };
+  }
+
+  /** Fields of ResultURL as they come: each value under two names, six decimals live and two in tests. */
+  function resultForm({ session }: Operation): URLSearchParams {
+    const decimals = (text: string, places: number): string => {
+      const [whole = "0", fraction = ""] = text.split(".");
+      return `${whole}.${fraction.padEnd(places, "0").slice(0, places)}`;
+    };
+    const { invId, test } = session;
+    const outSum = decimals(session.outSum, test ? 2 : 6);
+    const password = (test ? shop.testPassword2 : shop.password2) ?? "";
+    const signature = hash([outSum, invId, password, ...shpTexts(session.shp)].join(":")).toUpperCase();
+    const form = new URLSearchParams([
+      ["out_summ", outSum],
+      ["OutSum", outSum],
+      ["inv_id", invId],
+      ["InvId", invId],
+      ["crc", signature],
+      ["SignatureValue", signature],
+      ["PaymentMethod", "BankCard"],
+      ["IncSum", outSum],
+      ["IncCurrLabel", "BankCardPSR"],
+    ]);
+    if (test) form.append("IsTest", "1");
+    form.append("EMail", test ? "" : session.email);
+    // 3.9 % in millionths, without floats.
+    const [whole = "0", fraction = ""] = decimals(session.outSum, 6).split(".");
+    const fee = ((BigInt(whole) * 1_000_000n + BigInt(fraction)) * 39n) / 1000n;
+    form.append("Fee", test ? "0.0" : `${fee / 1_000_000n}.${String(fee % 1_000_000n).padStart(6, "0")}`);
+    for (const [name, value] of session.shp) form.append(name, value);
+    return form;
+  }
+
+  async function attempt(operation: Operation, number: number): Promise<FakeDelivery | undefined> {
+    const { resultUrl, resultMethod = "POST" } = shop;
+    if (!resultUrl) return undefined;
+    const { invId } = operation;
+    if (resultMethod === "email") {
+      letters.push({ invId, reason: "email_method" });
+      return undefined;
+    }
+    const body = resultForm(operation).toString();
+    let status: number | undefined;
+    let answer = "";
+    try {
+      const response =
+        resultMethod === "GET"
+          ? await send(`${resultUrl}${resultUrl.includes("?") ? "&" : "?"}${body}`, { redirect: "manual" })
+          : await send(resultUrl, {
+              method: "POST",
+              body,
+              headers: { "content-type": "application/x-www-form-urlencoded" },
+              redirect: "manual",
+            });
+      status = response.status;
+      answer = await response.text();
+    } catch {
+      // nobody answered
+    }
+    const accepted = status === 200 && answer === `OK${invId}`;
+    const delivery = { invId, attempt: number, at: clock.now(), body, status, answer, accepted };
+    deliveries.push(delivery);
+    if (!accepted) {
+      const delay = retryDelaysMs[number - 1];
+      if (number < 5 && delay !== undefined) {
+        clock.sleep(delay, closing.signal).then(
+          () => attempt(operation, number + 1),
+          () => undefined, // closed
+        );
+      } else letters.push({ invId, reason: "not_accepted" });
+    }
+    return delivery;
+  }
+
+  function successUrl({ session, outSum, invId }: Operation): string | undefined {
+    if (!session.successUrl) return undefined;
+    const [whole = "0", fraction = ""] = outSum.split(".");
+    const sum = `${whole}.${fraction.padEnd(2, "0")}`;
+    const password = (session.test ? shop.testPassword1 : shop.password1) ?? "";
+    const url = new URL(session.successUrl);
+    url.searchParams.set("OutSum", sum);
+    url.searchParams.set("InvId", invId);
+    url.searchParams.set("SignatureValue", hash([sum, invId, password, ...shpTexts(session.shp)].join(":")));
+    if (session.test) url.searchParams.set("IsTest", "1");
+    url.searchParams.set("Culture", "ru");
+    for (const [name, value] of session.shp) url.searchParams.append(name, value);
+    return url.href;
+  }
+
+  function failUrl(session: Session): string | undefined {
+    if (!session.failUrl) return undefined;
+    const url = new URL(session.failUrl);
+    url.searchParams.set("OutSum", session.outSum);
+    url.searchParams.set("InvId", session.invId);
+    url.searchParams.set("Culture", "ru");
+    for (const [name, value] of session.shp) url.searchParams.append(name, value);
+    return url.href;
+  }
+
+  async function payOpened(session: Session): Promise<PayResult> {
+    session.finished = true;
+    const operation: Operation = {
+      invId: session.invId,
+      opKey: `${hash(`operation ${++serial}`).slice(0, 32).toUpperCase()}-fake${serial}`,
+      outSum: session.outSum,
+      test: session.test,
+      state: session.hold ? 20 : 100,
+      at: clock.now(),
+      session,
+    };
+    operations.push(operation);
+    const delivery = session.hold ? undefined : await attempt(operation, 1);
+    return { errorCode: undefined, invId: session.invId, delivery, redirectUrl: successUrl(operation) };
+  }
+
+  const failed = (errorCode: number): PayResult => ({
+    errorCode,
+    invId: undefined,
+    delivery: undefined,
+    redirectUrl: undefined,
+  });
+
+  const pay: FakeRobokassa["pay"] = async (payment) => {
+    if ("url" in payment) {
+      const opened = open(new URL(payment.url).searchParams);
+      return "error" in opened ? failed(opened.error) : payOpened(opened.session);
+    }
+    const { invId, outSum, test = false, shp = {} } = payment;
+    const session: Session = {
+      id: `direct-${++serial}`,
+      invId,
+      outSum,
+      description: "",
+      test,
+      hold: false,
+      email: "",
+      shp: Object.entries(shp),
+      successUrl: shop.successUrl,
+      failUrl: shop.failUrl,
+      finished: false,
+    };
+    return payOpened(session);
+  };
+
+  const redeliver: FakeRobokassa["redeliver"] = async (invId) => {
+    const operation = operations.findLast((other) => other.invId === invId && other.state === 100);
+    return operation && attempt(operation, 5);
+  };
+
+  const see = ({ invId, opKey, outSum, test, state, at }: Operation): FakeOperation => ({
+    invId,
+    opKey,
+    outSum,
+    test,
+    state,
+    at,
+  });
+
+  const redirect = (location: string): Response => new Response(null, { status: 302, headers: { location } });
+
+  async function route(request: Request): Promise<Response> {
+    const url = new URL(request.url);
+    const path = url.pathname;
+    const readForm = async (): Promise<URLSearchParams> =>
+      request.method === "POST" ? new URLSearchParams(await request.text()) : url.searchParams;
+
+    if (path === "/Merchant/Index.aspx" || path === "/Merchant/Payment/CoFPayment") {
+      const opened = open(await readForm());
+      if ("error" in opened) return errorPage(opened.error, errorTexts[opened.error] ?? "Internal error");
+      const { session } = opened;
+      return paymentPage({ ...session, shop: shop.login, action: `/Merchant/Index/${session.id}` });
+    }
+    const session = sessions.get(/^\/Merchant\/Index\/([\w-]+)$/.exec(path)?.[1] ?? "");
+    if (session && request.method === "POST") {
+      if (session.finished) return errorPage(40, errorTexts[40] as string);
+      if ((await readForm()).get("action") === "pay") {
+        const { redirectUrl } = await payOpened(session);
+        return redirectUrl ? redirect(redirectUrl) : donePage("Paid");
+      }
+      const location = failUrl(session);
+      return location ? redirect(location) : donePage("Refused");
+    }
+    // The other side's verbs, for a demo page that runs in another process.
+    if (path === "/fake/pay" && request.method === "POST") {
+      return Response.json(await pay((await request.json()) as Parameters<typeof pay>[0]));
+    }
+    if (path === "/fake/redeliver" && request.method === "POST") {
+      const { invId } = (await request.json()) as { invId: string };
+      return Response.json((await redeliver(invId)) ?? null);
+    }
+    if (path === "/fake/state") return Response.json({ operations: operations.map(see), deliveries, letters });
+    return new Response("not found", { status: 404 });
+  }
+
+  const handle = faults.wrap(route);
+  return {
+    handle: async (request) => {
+      const { pathname, search } = new URL(request.url);
+      const response = await handle(request);
+      journal.record({ method: request.method, path: pathname + search, at: clock.now(), status: response.status });
+      return response;
+    },
+    pay,
+    redeliver,
+    get operations() {
+      return operations.map(see);
+    },
+    deliveries,
+    letters,
+    faults,
+    journal,
+    configure(change) {
+      shop = { ...shop, ...change };
+    },
+    close() {
+      closing.abort();
+    },
+  };
+}

@@ -1,0 +1,12 @@
+export { type RobokassaStorageContext, robokassaStorageCases } from "./conformance.ts";
+export {
+  createFakeRobokassa,
+  type FakeDelivery,
+  type FakeOperation,
+  type FakeOperationState,
+  type FakeReadings,
+  type FakeRobokassa,
+  type FakeRobokassaOptions,
+  type FakeShop,
+  type PayResult,
+} from "./fake.ts";
