@@ -2,6 +2,9 @@
  * What the packages ask of the world around them. Each sentence of a comment is a case in the conformance suites
  * (`@orderbridge/core/testing`); an adapter that passes them may be used in place of ours.
  *
+ * Keys, names, ids and topics have 1 to 191 characters and are told apart byte for byte; every text comes back byte for
+ * byte. A text that cannot be stored so is refused with a `RangeError` that names the field.
+ *
  * On PostgreSQL and MariaDB leases, due times and slots are judged by the database's clock inside the statement; the
  * in-memory and SQLite adapters use the injected {@link Clock}.
  */
@@ -119,7 +122,7 @@ export interface OutboxMessage {
   readonly id: string;
   /** What kind of message, e.g. `webhook`. A claim asks for one topic. */
   readonly topic: string;
-  /** Messages of one key are handed out one at a time, in the order of enqueueing. */
+  /** Messages of one topic and key are handed out one at a time, in the order of enqueueing. */
   readonly key: string;
   /** Text that is stored and handed out unchanged, byte for byte. */
   readonly payload: string;
@@ -154,7 +157,7 @@ export interface OutboxEntry {
   readonly lastError?: string;
 }
 
-/** Messages that leave after the transaction that wrote them: at least once, in order per key. */
+/** Messages that leave after the transaction that wrote them: at least once, in order per topic and key. */
 export interface OutboxStore {
   /** Duplicates by id are skipped. Resolves to the number of messages that were new. */
   enqueue(messages: readonly OutboxMessage[]): Promise<number>;
@@ -176,7 +179,10 @@ export interface OutboxStore {
   /** Makes a delivered or dead message due at once, same id and payload. Resolves to `false` for an unknown id. */
   redeliver(id: string): Promise<boolean>;
   get(id: string): Promise<OutboxEntry | undefined>;
-  /** When the next pending message of a topic becomes due; `undefined` when none is pending. */
+  /**
+   * When a message of a topic can be claimed next: not before the older ones of its key, and a claimed one not before
+   * its claim expires. `undefined` when none is pending.
+   */
   nextDueAt(topic: string): Promise<Date | undefined>;
 }
 
@@ -205,7 +211,8 @@ export interface VendorBlock {
 export interface RateLimitStore {
   /**
    * Reserves the next free slot and tells how long to wait for it. An account that was never seen starts with a full
-   * bucket: what the store cannot see counts as used. A blocked account reserves nothing.
+   * bucket: what the store cannot see counts as used. After a pause the bucket is full again. A blocked account
+   * reserves nothing.
    */
   reserve(account: string, budget: RateBudget): Promise<SlotReservation>;
   /** No slot of the account lies earlier than `pauseMs` from now. A shorter pause than the standing one changes nothing. */

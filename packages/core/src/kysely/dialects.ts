@@ -34,6 +34,6 @@ export function columnTypes(dialect: DatabaseDialect): ColumnTypes {
 export function nowMs(dialect: DatabaseDialect, clock?: Clock): RawBuilder<number> {
   if (clock || dialect === "sqlite") return sql<number>`${sql.lit((clock ?? systemClock).now().getTime())}`;
   return dialect === "postgres"
-    ? sql<number>`floor(extract(epoch from statement_timestamp()) * 1000)::bigint`
-    : sql<number>`timestampdiff(microsecond, '1970-01-01 00:00:00', utc_timestamp(3)) div 1000`;
+    ? sql<number>`(floor(extract(epoch from statement_timestamp()) * 1000)::bigint)`
+    : sql<number>`(timestampdiff(microsecond, '1970-01-01 00:00:00', utc_timestamp(3)) div 1000)`;
 }

@@ -15,6 +15,7 @@ import type {
   VendorBlock,
   WatermarkStore,
 } from "../ports.ts";
+import { checkKey, checkText } from "../stored-text.ts";
 
 /** Storage in this process's memory: for tests and for trying things. A restart forgets everything. */
 export function createMemoryStorage({ clock = systemClock }: { readonly clock?: Clock } = {}): Storage {
@@ -32,9 +33,12 @@ function createWatermarks(): WatermarkStore {
   const positions = new Map<string, string>();
   return {
     async get(key) {
+      checkKey("watermark key", key);
       return positions.get(key);
     },
     async advance(key, from, to) {
+      checkKey("watermark key", key);
+      checkText("watermark position", to);
       if (positions.get(key) !== from) return false;
       positions.set(key, to);
       return true;
@@ -50,6 +54,8 @@ function createLeases(clock: Clock): LeaseStore {
   };
   return {
     async acquire(name, { holder, ttlMs }) {
+      checkKey("lease name", name);
+      checkText("lease holder", holder);
       const now = clock.now().getTime();
       const row = rows.get(name);
       if (row && row.endsAt > now) return undefined;
@@ -73,6 +79,9 @@ function createIdempotency(clock: Clock): IdempotencyStore {
   const rowKey = ({ scope, key }: { scope: string; key: string }) => JSON.stringify([scope, key]);
   return {
     async begin(request) {
+      checkKey("idempotency scope", request.scope);
+      checkKey("idempotency key", request.key);
+      checkText("idempotency fingerprint", request.fingerprint);
       const now = clock.now().getTime();
       const row = rows.get(rowKey(request));
       if (row) {
@@ -85,6 +94,7 @@ function createIdempotency(clock: Clock): IdempotencyStore {
       return { state: "started", claim: { scope: request.scope, key: request.key, token } };
     },
     async complete(claim, result) {
+      checkText("idempotency result", result);
       const row = rows.get(rowKey(claim));
       if (row?.token !== claim.token || row.result !== undefined) return false;
       rows.set(rowKey(claim), { ...row, result });
@@ -101,9 +111,13 @@ function createTokens(): TokenStore {
   const rows = new Map<string, StoredToken>();
   return {
     async get(key) {
+      checkKey("token key", key);
       return rows.get(key);
     },
     async save(key, pair, expectedVersion) {
+      checkKey("token key", key);
+      checkText("access token", pair.accessToken);
+      if (pair.refreshToken !== undefined) checkText("refresh token", pair.refreshToken);
       if (rows.get(key)?.version !== expectedVersion) return undefined;
       const stored: StoredToken = { ...pair, version: (expectedVersion ?? 0) + 1, state: "active" };
       rows.set(key, stored);
@@ -138,6 +152,7 @@ function createOutbox(clock: Clock): OutboxStore {
     const row = rows.get(message.id);
     if (row?.state !== "pending" || row.claim !== message.claim) return false;
     row.state = state;
+    row.claimEndsAt = 0;
     delete row.claim;
     if (error !== undefined) row.lastError = error;
     return true;
@@ -145,6 +160,12 @@ function createOutbox(clock: Clock): OutboxStore {
 
   return {
     async enqueue(messages) {
+      for (const { id, topic, key, payload } of messages) {
+        checkKey("message id", id);
+        checkKey("message topic", topic);
+        checkKey("message key", key);
+        checkText("message payload", payload);
+      }
       let added = 0;
       const now = clock.now().getTime();
       for (const { id, topic, key, payload, delayMs = 0 } of messages) {
@@ -173,7 +194,7 @@ function createOutbox(clock: Clock): OutboxStore {
         if (row.topic !== topic || row.state !== "pending") continue;
         const isHead = !seenKeys.has(row.key);
         seenKeys.add(row.key);
-        if (!isHead || row.dueAt > now || (row.claim !== undefined && row.claimEndsAt > now)) continue;
+        if (!isHead || row.dueAt > now || row.claimEndsAt > now) continue;
         row.attempts++;
         row.claim = crypto.randomUUID();
         row.claimEndsAt = now + ttlMs;
@@ -202,6 +223,7 @@ function createOutbox(clock: Clock): OutboxStore {
       return end(message, "dead", error);
     },
     async redeliver(id) {
+      checkKey("message id", id);
       const row = rows.get(id);
       if (!row) return false;
       row.state = "pending";
@@ -209,6 +231,7 @@ function createOutbox(clock: Clock): OutboxStore {
       return true;
     },
     async get(id) {
+      checkKey("message id", id);
       const row = rows.get(id);
       if (!row) return undefined;
       const { topic, key, payload, state, attempts, lastError } = row;
@@ -226,47 +249,62 @@ function createOutbox(clock: Clock): OutboxStore {
       return entry;
     },
     async nextDueAt(topic) {
-      const due = [...rows.values()]
-        .filter((row) => row.topic === topic && row.state === "pending")
-        .map((row) => row.dueAt);
-      return due.length > 0 ? new Date(Math.min(...due)) : undefined;
+      let next: number | undefined;
+      const seenKeys = new Set<string>();
+      for (const row of rows.values()) {
+        if (row.topic !== topic || row.state !== "pending" || seenKeys.has(row.key)) continue;
+        seenKeys.add(row.key);
+        next = Math.min(next ?? Number.POSITIVE_INFINITY, Math.max(row.dueAt, row.claimEndsAt));
+      }
+      return next === undefined ? undefined : new Date(next);
     },
   };
 }
 
 function createRateLimits(clock: Clock): RateLimitStore {
-  // `drainedAt`: when the bucket would be empty if no further slot were taken.
-  const rows = new Map<string, { drainedAt: number; pausedUntil: number; block?: VendorBlock }>();
+  interface Row {
+    /** When the bucket would be empty if no further slot were taken; absent before the first reservation. */
+    readonly drainedAt?: number;
+    readonly pausedUntil: number;
+    readonly block?: VendorBlock;
+  }
+  const rows = new Map<string, Row>();
+  const find = (account: string): Row => {
+    checkKey("rate limit account", account);
+    return rows.get(account) ?? { pausedUntil: 0 };
+  };
   return {
     async reserve(account, { intervalMs, capacity = 1 }) {
       const now = clock.now().getTime();
-      const row = rows.get(account) ?? { drainedAt: now + capacity * intervalMs, pausedUntil: 0 };
+      const row = find(account);
       if (row.block) return { state: "blocked", block: row.block };
+      const interval = Math.ceil(intervalMs); // whole milliseconds, rounded to the slower side
+      const bucket = interval * capacity;
       // After a pause the bucket counts as full: the first slot is its end, the next ones follow at the pace.
-      const pausedLevel = row.pausedUntil > now ? row.pausedUntil + (capacity - 1) * intervalMs : 0;
-      const drainedAt = Math.max(row.drainedAt, now, pausedLevel) + intervalMs;
-      const slotAt = Math.max(now, drainedAt - capacity * intervalMs);
+      const afterPause = row.pausedUntil + bucket - interval;
+      const drainedAt = Math.max(row.drainedAt ?? now + bucket, now, afterPause) + interval;
       rows.set(account, { ...row, drainedAt });
-      return { state: "reserved", waitMs: slotAt - now };
+      return { state: "reserved", waitMs: Math.max(0, drainedAt - bucket - now) };
     },
     async penalize(account, pauseMs) {
-      const until = clock.now().getTime() + pauseMs;
-      const row = rows.get(account) ?? { drainedAt: until, pausedUntil: 0 };
+      const row = find(account);
+      const until = clock.now().getTime() + Math.ceil(pauseMs);
       rows.set(account, { ...row, pausedUntil: Math.max(row.pausedUntil, until) });
     },
     async status(account) {
-      const row = rows.get(account);
-      const pauseMs = Math.max(0, (row?.pausedUntil ?? 0) - clock.now().getTime());
-      return row?.block ? { pauseMs, block: row.block } : { pauseMs };
+      const { pausedUntil, block } = find(account);
+      const pauseMs = Math.max(0, pausedUntil - clock.now().getTime());
+      return block ? { pauseMs, block } : { pauseMs };
     },
     async block(account, code) {
-      const row = rows.get(account) ?? { drainedAt: clock.now().getTime(), pausedUntil: 0 };
+      const row = find(account);
+      checkText("block code", code);
       rows.set(account, { ...row, block: row.block ?? { since: clock.now(), code } });
     },
     async unblock(account) {
-      const row = rows.get(account);
-      if (!row?.block) return false;
-      rows.set(account, { drainedAt: row.drainedAt, pausedUntil: row.pausedUntil });
+      const { block, ...row } = find(account);
+      if (!block) return false;
+      rows.set(account, row);
       return true;
     },
   };

@@ -1,5 +1,5 @@
-import type { Storage } from "../ports.ts";
-import type { FakeClock } from "./fake-clock.ts";
+import type { Storage } from "../../ports.ts";
+import type { FakeClock } from "../fake-clock.ts";
 
 /** One promise of a port, without a test runner: `run` rejects when an adapter breaks it. */
 export interface ConformanceCase<Context> {

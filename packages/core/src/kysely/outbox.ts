@@ -1,0 +1,156 @@
+import { sql } from "kysely";
+import type { ClaimedMessage, OutboxState, OutboxStore } from "../ports.ts";
+import { checkKey, checkText } from "../stored-text.ts";
+import type { StorageDatabase } from "./storage.ts";
+import type { StorageKysely } from "./tables.ts";
+
+const table = "orderbridge_outbox";
+const pending: OutboxState = "pending";
+/** When everything found was taken by others, look again this many times. */
+const claimAttempts = 5;
+
+/** No older message of the same topic and key is pending. */
+const isFirstOfKey = sql<boolean>`not exists (select 1 from ${sql.table(table)} older where older.state = ${pending} and older.topic = message.topic and older.${sql.id("key")} = message.${sql.id("key")} and older.position < message.position)`;
+
+export function createOutbox({ now, after, run, transaction, insertIfAbsent }: StorageDatabase): OutboxStore {
+  const findDue = (db: StorageKysely, topic: string, limit: number) =>
+    db
+      .selectFrom(`${table} as message`)
+      .select("message.position")
+      .where("message.state", "=", pending)
+      .where("message.topic", "=", topic)
+      .where("message.due_at", "<=", now())
+      .where("message.claim_ends_at", "<=", now())
+      .where(isFirstOfKey)
+      .orderBy("message.position")
+      .limit(limit)
+      .execute();
+
+  /** Ends a claim; `false` when it was lost. */
+  async function end({ id, claim }: ClaimedMessage, values: object): Promise<boolean> {
+    const { numUpdatedRows } = await run((db) =>
+      db
+        .updateTable(table)
+        .set({ claim: null, claim_ends_at: 0, ...values })
+        .where("id", "=", id)
+        .where("claim", "=", claim)
+        .where("state", "=", pending)
+        .executeTakeFirst(),
+    );
+    return numUpdatedRows === 1n;
+  }
+
+  return {
+    async enqueue(messages) {
+      for (const { id, topic, key, payload } of messages) {
+        checkKey("message id", id);
+        checkKey("message topic", topic);
+        checkKey("message key", key);
+        checkText("message payload", payload);
+      }
+      if (messages.length === 0) return 0;
+      return transaction(async (db) => {
+        let added = 0;
+        for (const { id, topic, key, payload, delayMs = 0 } of messages) {
+          const row = {
+            id,
+            topic,
+            key,
+            payload,
+            state: pending,
+            attempts: 0,
+            created_at: now(),
+            due_at: after(delayMs),
+            claim_ends_at: 0,
+          };
+          if (await insertIfAbsent(db, table, row)) added++;
+        }
+        return added;
+      });
+    },
+    async claim({ topic, limit, ttlMs }) {
+      const claim = crypto.randomUUID();
+      for (let attempt = 1; attempt <= claimAttempts; attempt++) {
+        const found = await run((db) => findDue(db, topic, limit));
+        if (found.length === 0) return [];
+        const { numUpdatedRows } = await run((db) =>
+          db
+            .updateTable(table)
+            .set({ claim, claim_ends_at: after(ttlMs), attempts: sql`attempts + 1` })
+            .where(
+              "position",
+              "in",
+              found.map(({ position }) => position),
+            )
+            .where("state", "=", pending)
+            .where("due_at", "<=", now())
+            .where("claim_ends_at", "<=", now())
+            .executeTakeFirst(),
+        );
+        if (numUpdatedRows === 0n) continue;
+        const rows = await run((db) =>
+          db.selectFrom(table).selectAll().where("claim", "=", claim).orderBy("position").execute(),
+        );
+        return rows.map((row) => ({
+          id: row.id,
+          topic: row.topic,
+          key: row.key,
+          payload: row.payload,
+          attempt: Number(row.attempts),
+          claim,
+          createdAt: new Date(Number(row.created_at)),
+        }));
+      }
+      return [];
+    },
+    complete: (message) => end(message, { state: "delivered" satisfies OutboxState }),
+    retry: (message, { delayMs, error }) => end(message, { due_at: after(delayMs), last_error: storable(error) }),
+    bury: (message, error) => end(message, { state: "dead" satisfies OutboxState, last_error: storable(error) }),
+    async redeliver(id) {
+      checkKey("message id", id);
+      const { numUpdatedRows } = await run((db) =>
+        db.updateTable(table).set({ state: pending, due_at: now() }).where("id", "=", id).executeTakeFirst(),
+      );
+      return numUpdatedRows === 1n;
+    },
+    async get(id) {
+      checkKey("message id", id);
+      const row = await run((db) => db.selectFrom(table).selectAll().where("id", "=", id).executeTakeFirst());
+      if (!row) return undefined;
+      return {
+        id: row.id,
+        topic: row.topic,
+        key: row.key,
+        payload: row.payload,
+        state: row.state as OutboxState,
+        attempts: Number(row.attempts),
+        createdAt: new Date(Number(row.created_at)),
+        dueAt: new Date(Number(row.due_at)),
+        ...(row.last_error === null ? {} : { lastError: row.last_error }),
+      };
+    },
+    async nextDueAt(topic) {
+      const row = await run((db) =>
+        db
+          .selectFrom(`${table} as message`)
+          .select(
+            sql<
+              number | null
+            >`min(case when message.claim_ends_at > message.due_at then message.claim_ends_at else message.due_at end)`.as(
+              "at",
+            ),
+          )
+          .where("message.state", "=", pending)
+          .where("message.topic", "=", topic)
+          .where(isFirstOfKey)
+          .executeTakeFirst(),
+      );
+      return row?.at == null ? undefined : new Date(Number(row.at));
+    },
+  };
+}
+
+/** An error's text is told as well as it can be: a character that a database refuses must not lose the verdict. */
+function storable(error: string): string {
+  return error.replaceAll("\0", "\uFFFD").toWellFormed();
+}

@@ -1,0 +1,123 @@
+import { sql } from "kysely";
+import type { RateLimitStore, VendorBlock } from "../ports.ts";
+import { checkKey, checkText } from "../stored-text.ts";
+import type { StorageDatabase } from "./storage.ts";
+import type { StorageKysely } from "./tables.ts";
+
+const table = "orderbridge_rate_limit";
+
+export function createRateLimits({
+  dialect,
+  now,
+  after,
+  run,
+  transaction,
+  insertIfAbsent,
+}: StorageDatabase): RateLimitStore {
+  const greatest = sql.raw(dialect === "sqlite" ? "max" : "greatest");
+
+  const read = (db: StorageKysely, account: string) =>
+    db
+      .selectFrom(table)
+      .select(["drained_at", "paused_until", "blocked_since", "block_code", sql<number>`${now()}`.as("now")])
+      .where("account", "=", account)
+      .executeTakeFirst();
+
+  /** Updates the account's row, or inserts it; both again when another caller inserts it in between. */
+  async function updateOrInsert(
+    update: (db: StorageKysely) => Promise<boolean>,
+    values: { readonly account: string } & Record<string, unknown>,
+  ): Promise<void> {
+    if (await run(update)) return;
+    const row = { paused_until: 0, ...values };
+    if (await run((db) => insertIfAbsent(db, table, row))) return;
+    await run(update);
+  }
+
+  return {
+    async reserve(account, { intervalMs, capacity = 1 }) {
+      checkKey("rate limit account", account);
+      const interval = Math.ceil(intervalMs); // whole milliseconds, rounded to the slower side
+      const bucket = interval * capacity;
+      return transaction(async (db) => {
+        for (;;) {
+          const { numUpdatedRows } = await db
+            .updateTable(table)
+            .set({
+              // After a pause the bucket counts as full: the first slot is its end, the next ones follow at the pace.
+              drained_at: sql`${greatest}(coalesce(drained_at, ${after(bucket)}), ${now()}, paused_until + ${bucket - interval}) + ${interval}`,
+            })
+            .where("account", "=", account)
+            .where("blocked_since", "is", null)
+            .executeTakeFirst();
+          const row = await read(db, account);
+          if (row && numUpdatedRows === 1n) {
+            return { state: "reserved", waitMs: Math.max(0, Number(row.drained_at) - bucket - Number(row.now)) };
+          }
+          const block = row && readBlock(row);
+          if (block) return { state: "blocked", block };
+          const first = { account, paused_until: 0, drained_at: after(bucket + interval) };
+          if (await insertIfAbsent(db, table, first)) return { state: "reserved", waitMs: interval };
+        }
+      });
+    },
+    async penalize(account, pauseMs) {
+      checkKey("rate limit account", account);
+      await updateOrInsert(
+        async (db) => {
+          const { numUpdatedRows } = await db
+            .updateTable(table)
+            .set({ paused_until: sql`${greatest}(paused_until, ${after(pauseMs)})` })
+            .where("account", "=", account)
+            .executeTakeFirst();
+          return numUpdatedRows === 1n;
+        },
+        { account, paused_until: after(pauseMs) },
+      );
+    },
+    async status(account) {
+      checkKey("rate limit account", account);
+      const row = await run((db) => read(db, account));
+      const pauseMs = row ? Math.max(0, Number(row.paused_until) - Number(row.now)) : 0;
+      const block = row && readBlock(row);
+      return block ? { pauseMs, block } : { pauseMs };
+    },
+    async block(account, code) {
+      checkKey("rate limit account", account);
+      checkText("block code", code);
+      const values = { blocked_since: now(), block_code: code };
+      await updateOrInsert(
+        async (db) => {
+          const { numUpdatedRows } = await db
+            .updateTable(table)
+            .set(values)
+            .where("account", "=", account)
+            .where("blocked_since", "is", null)
+            .executeTakeFirst();
+          return numUpdatedRows === 1n;
+        },
+        { account, ...values },
+      );
+    },
+    async unblock(account) {
+      checkKey("rate limit account", account);
+      const { numUpdatedRows } = await run((db) =>
+        db
+          .updateTable(table)
+          .set({ blocked_since: null, block_code: null })
+          .where("account", "=", account)
+          .where("blocked_since", "is not", null)
+          .executeTakeFirst(),
+      );
+      return numUpdatedRows === 1n;
+    },
+  };
+}
+
+function readBlock(row: {
+  readonly blocked_since: number | null;
+  readonly block_code: string | null;
+}): VendorBlock | undefined {
+  if (row.blocked_since === null) return undefined;
+  return { since: new Date(Number(row.blocked_since)), code: row.block_code ?? "" };
+}
