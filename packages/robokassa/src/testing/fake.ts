@@ -106,6 +106,8 @@ export interface FakeRobokassa {
   readonly journal: Journal;
   /** Changes the cabinet's settings from now on. */
   configure(change: Partial<FakeShop>): void;
+  /** Resolves when every attempt that is due has ended. */
+  idle(): Promise<void>;
   /** Ends waiting attempts. */
   close(): void;
 }
@@ -168,6 +170,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   const journal = createJournal();
   const faults = createFaults(clock);
   const closing = new AbortController();
+  const running = new Set<Promise<unknown>>();
   let assignedInvId = 500_000_000;
   let serial = 0;
 
@@ -275,7 +278,13 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     return form;
   }
 
-  async function attempt(operation: Operation, number: number): Promise<FakeDelivery | undefined> {
+  function attempt(operation: Operation, number: number): Promise<FakeDelivery | undefined> {
+    const delivery = callShop(operation, number).finally(() => running.delete(delivery));
+    running.add(delivery);
+    return delivery;
+  }
+
+  async function callShop(operation: Operation, number: number): Promise<FakeDelivery | undefined> {
     const { resultUrl, resultMethod = "POST" } = shop;
     if (!resultUrl) return undefined;
     const { invId } = operation;
@@ -455,6 +464,11 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     journal,
     configure(change) {
       shop = { ...shop, ...change };
+    },
+    async idle() {
+      // A sleeper that was just woken starts its attempt within this turn of the event loop.
+      await new Promise((resolve) => setImmediate(resolve));
+      while (running.size > 0) await Promise.all(running);
     },
     close() {
       closing.abort();
