@@ -4,8 +4,9 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { type BenchResult, print } from "./harness.ts";
 import { benchSignatures } from "./p1-signatures.ts";
+import { benchRateLimit } from "./p3-rate-limit.ts";
 
-const benches: Readonly<Record<string, () => Promise<BenchResult>>> = { P1: benchSignatures };
+const benches: Readonly<Record<string, () => Promise<BenchResult>>> = { P1: benchSignatures, P3: benchRateLimit };
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((id) => !(id in benches));

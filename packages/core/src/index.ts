@@ -22,8 +22,28 @@ export {
 export { type FormLimits, type FormResult, type FormTree, parseForm } from "./http/form.ts";
 export { ConsumedBodyError, defineHandler, type FetchHandler, type HandlerOptions } from "./http/handler.ts";
 export { redactingLogger, silentLogger } from "./http/logger.ts";
-export { createRateLimiter, type RateLimiter, type RateLimiterOptions } from "./http/rate-limiter.ts";
+export { budgetPerSecond, createRateLimiter, type RateLimiter, type RateLimiterOptions } from "./http/rate-limiter.ts";
 export { redact, redactText } from "./http/redact.ts";
+export { createJobEngine, type Job, type JobEngine, type JobEngineOptions, type JobStatus } from "./jobs/job-engine.ts";
+export {
+  createOutboxWorker,
+  type Delivery,
+  type OutboxWorker,
+  type OutboxWorkerOptions,
+} from "./jobs/outbox-worker.ts";
+export {
+  type HeldLease,
+  LeaseLostError,
+  type WithLeaseOptions,
+  type WithLeaseResult,
+  withLease,
+} from "./jobs/with-lease.ts";
+export {
+  createTokenKeeper,
+  NeedsReauthError,
+  type TokenKeeper,
+  type TokenKeeperOptions,
+} from "./oauth/token-keeper.ts";
 export type {
   ClaimedMessage,
   Clock,

@@ -24,6 +24,17 @@ export interface RateLimiterOptions {
 }
 
 /**
+ * The budget of a vendor that allows so many requests in any sliding second: plain spacing, wide enough that requests
+ * which leave their slot up to `jitterMs` late (a new connection, a busy machine) still keep to it.
+ *
+ * @param jitterMs In milliseconds. With 90, 7 per second become one each 156 ms. @defaultValue 90
+ */
+export function budgetPerSecond(perSecond: number, jitterMs = 90): RateBudget {
+  if (!(perSecond > 0)) throw new ConfigError("perSecond must be positive");
+  return { intervalMs: Math.ceil((1_000 + jitterMs) / perSecond) };
+}
+
+/**
  * One budget over all processes: slots are reserved in the store, and inside a process callers queue one behind the
  * other, so that a pause or a block reaches everyone who still waits.
  */
