@@ -1,0 +1,68 @@
+import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
+import { afterAll, afterEach, beforeAll, expect, test, vi } from "vitest";
+import { closeShop, GET, POST } from "../app/[...path]/route.ts";
+
+const shop = {
+  login: "demo-shop",
+  password1: "live-password-1",
+  password2: "live-password-2",
+  testPassword1: "test-password-1",
+  testPassword2: "test-password-2",
+};
+
+beforeAll(() => {
+  vi.stubEnv("ROBOKASSA_LOGIN", shop.login);
+  vi.stubEnv("ROBOKASSA_PASSWORD1", shop.password1);
+  vi.stubEnv("ROBOKASSA_PASSWORD2", shop.password2);
+  vi.stubEnv("ROBOKASSA_TEST_PASSWORD1", shop.testPassword1);
+  vi.stubEnv("ROBOKASSA_TEST_PASSWORD2", shop.testPassword2);
+  vi.stubEnv("DATABASE_URL", "sqlite::memory:");
+  vi.stubEnv("LOG_LEVEL", "error");
+});
+afterEach(closeShop);
+afterAll(() => {
+  vi.unstubAllEnvs();
+});
+
+const get = (path: string): Promise<Response> => GET(new Request(`https://shop.example${path}`));
+const post = (path: string, body: string | URLSearchParams): Promise<Response> =>
+  POST(new Request(`https://shop.example${path}`, { method: "POST", body }));
+
+const fakeFor = (resultMethod: "POST" | "GET") =>
+  createFakeRobokassa({
+    ...shop,
+    resultMethod,
+    resultUrl: "https://shop.example/robokassa/result",
+    successUrl: "https://shop.example/robokassa/success",
+    deliver: (request) => (request.method === "POST" ? POST : GET)(request),
+  });
+
+test.each(["POST", "GET"] as const)("sells an order and books its payment, called by %s", async (method) => {
+  const fake = fakeFor(method);
+  const placed = await post("/orders", JSON.stringify({ total: "1000.00", description: "Қалам" }));
+  expect(placed.status).toBe(201);
+  const { id, robokassaInvId, paymentUrl } = (await placed.json()) as Record<string, string>;
+  expect(robokassaInvId).toBe("1");
+
+  const paid = await fake.pay({ url: paymentUrl as string });
+  expect(paid.delivery).toMatchObject({ status: 200, answer: "OK1" });
+  expect(await (await get(`/orders/${id}`)).json()).toMatchObject({ status: "paid", total: "1000.00", test: false });
+  const page = await GET(new Request(paid.redirectUrl as string));
+  expect(await page.text()).toBe(`Thank you. Order ${id} is paid.`);
+});
+
+test("a forged notification changes nothing", async () => {
+  const placed = await post("/orders", JSON.stringify({ total: "1000.00", description: "Қалам" }));
+  const { id } = (await placed.json()) as Record<string, string>;
+  const forged = new URLSearchParams({ OutSum: "1000.000000", InvId: "1", SignatureValue: "0".repeat(32) });
+  expect((await post("/robokassa/result", forged)).status).toBe(400);
+  expect(await (await get(`/orders/${id}`)).json()).toMatchObject({ status: "new", paidAt: null });
+});
+
+test("names the wrong field of an order, and knows what is not there", async () => {
+  expect(await (await post("/orders", "{}")).json()).toMatchObject({ field: "total" });
+  expect((await get("/orders/unknown")).status).toBe(404);
+  expect((await get("/elsewhere")).status).toBe(404);
+  expect((await get("/robokassa/success")).status).toBe(400);
+  expect((await get("/healthz")).status).toBe(200);
+});
