@@ -120,7 +120,7 @@ describe("core", () => {
     signature: [],
     http: ["ports", "errors", "clock"],
     jobs: ["ports", "errors", "clock", "http"],
-    oauth: ["ports", "errors", "clock", "http"],
+    oauth: ["ports", "errors", "clock", "http", "jobs"],
     "stored-text": [],
     memory: ["ports", "errors", "clock", "stored-text"],
     kysely: ["ports", "errors", "clock", "stored-text"],

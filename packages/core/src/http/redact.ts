@@ -7,6 +7,11 @@ const patterns: readonly (readonly [RegExp, string])[] = [
   [/\/rest\/(\d+)\/[^/\s"']+/gi, "/rest/$1/[redacted]"],
   [/\b(https?:\/\/)[^\s/@"']+@/gi, "$1[redacted]@"],
   [/([?&][^=&\s"']*(?:token|secret|pass|auth|key|sign|code|phone|mail)[^=&\s"']*=)[^&\s"']*/gi, "$1[redacted]"],
+  // token=…, "access_token": "…", Authorization: Basic …
+  [
+    /((?:token|secret|passw(?:or)?d\d?|api[-_]?key|authorization|signature|cookie)["']?\s*[=:]\s*)(?:(?:Bearer|Basic|Digest)\s+)?("[^"]*"|'[^']*'|[^\s&"',;}\])]+)/gi,
+    "$1[redacted]",
+  ],
   [/\bBearer\s+[\w.~+/=-]+/gi, "Bearer [redacted]"],
   [/\bwh(?:sec|sk)_[\w+/=-]+/g, "[redacted]"],
   [/\beyJ[\w-]+\.[\w-]+\.[\w-]*/g, "[redacted]"],

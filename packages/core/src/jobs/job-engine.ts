@@ -1,0 +1,119 @@
+import { systemClock } from "../clock.ts";
+import { ConfigError } from "../errors.ts";
+import { redactingLogger, silentLogger } from "../http/logger.ts";
+import { redactText } from "../http/redact.ts";
+import type { Clock, LeaseStore, Logger } from "../ports.ts";
+import { type HeldLease, withLease } from "./with-lease.ts";
+
+export interface Job {
+  /** Unique in the fleet: also the name of its leases. At most 180 characters. */
+  readonly name: string;
+  /** From the start of one run to the start of the next one, over the whole fleet, in milliseconds. */
+  readonly everyMs: number;
+  /** What it throws is logged and shown in the status; the next run comes in its time. */
+  run(held: HeldLease): Promise<void>;
+}
+
+export interface JobStatus {
+  readonly name: string;
+  readonly isRunning: boolean;
+  /** Runs of this process; a job may also run in another one. */
+  readonly lastStartedAt?: Date;
+  readonly lastEndedAt?: Date;
+  /** Of the last run; absent when it went well. */
+  readonly lastError?: string;
+}
+
+export interface JobEngine {
+  /** Repeats the jobs until the signal; then resolves once the running ones have ended. */
+  run(signal: AbortSignal): Promise<void>;
+  /**
+   * Runs a job now, whatever its interval, unless it runs somewhere. The scheduled run still comes in its time.
+   * @throws what the job throws
+   */
+  runNow(name: string, signal?: AbortSignal): Promise<"done" | "busy">;
+  status(): readonly JobStatus[];
+}
+
+export interface JobEngineOptions {
+  readonly jobs: readonly Job[];
+  readonly leases: LeaseStore;
+  /** How long a job of a killed process keeps others out. @defaultValue 30_000 */
+  readonly leaseTtlMs?: number;
+  /** How often a process asks whether a job is due that another one ran last. @defaultValue 1000 */
+  readonly pollMs?: number;
+  readonly clock?: Clock;
+  readonly logger?: Logger;
+}
+
+/**
+ * Repeats jobs, each at most once at a time over every process that shares the lease store.
+ *
+ * Two leases per job: `job <name>` is held while it runs; `job <name> interval` is taken at each scheduled start for
+ * `everyMs` and left to expire, so that the fleet keeps one pace.
+ *
+ * @throws {ConfigError} for a name that is given twice or an interval that is not positive.
+ */
+export function createJobEngine(options: JobEngineOptions): JobEngine {
+  const { leases, leaseTtlMs = 30_000, pollMs = 1000, clock = systemClock } = options;
+  const logger = redactingLogger(options.logger ?? silentLogger);
+  const holder = crypto.randomUUID();
+  const jobs = new Map<string, Job>();
+  for (const job of options.jobs) {
+    if (jobs.has(job.name)) throw new ConfigError(`jobs: the name "${job.name}" is given twice`);
+    if (!(job.everyMs > 0)) throw new ConfigError(`jobs: everyMs of "${job.name}" must be positive`);
+    jobs.set(job.name, job);
+  }
+  const statuses = new Map<string, JobStatus>(options.jobs.map(({ name }) => [name, { name, isRunning: false }]));
+
+  async function runLeased(job: Job, signal: AbortSignal | undefined): Promise<"done" | "busy"> {
+    const { name } = job;
+    const { state } = await withLease(
+      { leases, name: `job ${name}`, holder, ttlMs: leaseTtlMs, clock, ...(signal ? { signal } : {}) },
+      async (held) => {
+        const started = { name, lastStartedAt: clock.now() };
+        statuses.set(name, { ...started, isRunning: true });
+        try {
+          await job.run(held);
+          statuses.set(name, { ...started, isRunning: false, lastEndedAt: clock.now() });
+        } catch (error) {
+          const lastError = redactText(error instanceof Error ? error.message : String(error));
+          statuses.set(name, { ...started, isRunning: false, lastEndedAt: clock.now(), lastError });
+          throw error;
+        }
+      },
+    );
+    return state;
+  }
+
+  async function repeat(job: Job, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      const startedAt = clock.monotonicMs();
+      let waitMs = Math.min(pollMs, job.everyMs);
+      try {
+        if (await leases.acquire(`job ${job.name} interval`, { holder, ttlMs: job.everyMs })) {
+          if ((await runLeased(job, signal)) === "busy")
+            logger.warn("job still runs, this turn is left out", { job: job.name });
+          waitMs = job.everyMs - (clock.monotonicMs() - startedAt);
+        }
+      } catch (error) {
+        if (signal.aborted) return;
+        logger.error("job failed", { job: job.name, error });
+        waitMs = job.everyMs - (clock.monotonicMs() - startedAt);
+      }
+      await clock.sleep(Math.max(0, waitMs), signal).catch(() => undefined); // stopped
+    }
+  }
+
+  return {
+    async run(signal) {
+      await Promise.all(options.jobs.map((job) => repeat(job, signal)));
+    },
+    async runNow(name, signal) {
+      const job = jobs.get(name);
+      if (!job) throw new ConfigError(`there is no job "${name}"; there are ${[...jobs.keys()].join(", ")}`);
+      return runLeased(job, signal);
+    },
+    status: () => [...statuses.values()],
+  };
+}

@@ -1,0 +1,164 @@
+import { expect, test } from "vitest";
+import { ConfigError, createJobEngine, type Job } from "../src/index.ts";
+import { createMemoryStorage } from "../src/memory/index.ts";
+import { createFakeClock } from "../src/testing/index.ts";
+import { settle } from "./settle.ts";
+
+function setUp() {
+  const clock = createFakeClock();
+  const { leases } = createMemoryStorage({ clock });
+  const stop = new AbortController();
+  const pass = async (ms: number) => {
+    for (let left = ms; left > 0; left -= 1000) {
+      clock.advance(Math.min(1000, left));
+      await settle();
+    }
+  };
+  const engine = (jobs: readonly Job[]) => createJobEngine({ jobs, leases, clock });
+  return { clock, leases, stop, pass, engine };
+}
+
+test("runs a job at once and then at its interval", async () => {
+  const { engine, stop, pass, clock } = setUp();
+  const starts: number[] = [];
+  const importing = { name: "import", everyMs: 60_000, run: async () => void starts.push(clock.monotonicMs()) };
+  const running = engine([importing]).run(stop.signal);
+  await settle();
+  await pass(180_000);
+  stop.abort();
+  await running;
+  expect(starts).toEqual([0, 60_000, 120_000, 180_000]);
+});
+
+test("keeps one pace over four processes", async () => {
+  const { engine, stop, pass, clock } = setUp();
+  const starts: number[] = [];
+  const importing = { name: "import", everyMs: 60_000, run: async () => void starts.push(clock.monotonicMs()) };
+  const running: Promise<void>[] = [];
+  for (let process = 0; process < 4; process++) {
+    running.push(engine([importing]).run(stop.signal));
+    await settle();
+    await pass(7000);
+  }
+  await pass(272_000); // five minutes in all
+  stop.abort();
+  await Promise.all(running);
+  expect(starts).toEqual([0, 60_000, 120_000, 180_000, 240_000, 300_000]);
+});
+
+test("never runs a job twice at the same time, however long it takes", async () => {
+  const { engine, stop, pass, clock } = setUp();
+  let [now, most] = [0, 0];
+  const slow: Job = {
+    name: "slow",
+    everyMs: 10_000,
+    async run({ signal }) {
+      most = Math.max(most, ++now);
+      await clock.sleep(35_000, signal).catch(() => undefined);
+      now--;
+    },
+  };
+  const engines = [engine([slow]), engine([slow])];
+  const running = engines.map(({ run }) => run(stop.signal));
+  await settle();
+  await pass(120_000);
+  expect(most).toBe(1);
+  expect(await engines[1]?.runNow("slow")).toBe("busy");
+  stop.abort();
+  await Promise.all(running);
+});
+
+test("runs a job on demand between its times", async () => {
+  const { engine, stop } = setUp();
+  let runs = 0;
+  const { run, runNow } = engine([{ name: "import", everyMs: 60_000, run: async () => void runs++ }]);
+  const running = run(stop.signal);
+  await settle();
+  expect(await runNow("import")).toBe("done");
+  expect(runs).toBe(2);
+  stop.abort();
+  await running;
+});
+
+test("shows the last run and its error without secrets, and goes on", async () => {
+  const { engine, stop, pass, clock } = setUp();
+  let runs = 0;
+  const job: Job = {
+    name: "import",
+    everyMs: 60_000,
+    async run() {
+      if (++runs === 1) throw new Error("no answer from https://shop:secret@example.kz/rest/1/abcdef/");
+      await clock.sleep(10_000);
+    },
+  };
+  const { run, status } = engine([job]);
+  const startedAt = clock.now();
+  expect(status()).toEqual([{ name: "import", isRunning: false }]);
+  const running = run(stop.signal);
+  await settle();
+  expect(status()).toEqual([
+    {
+      name: "import",
+      isRunning: false,
+      lastStartedAt: startedAt,
+      lastEndedAt: startedAt,
+      lastError: "no answer from https://[redacted]@example.kz/rest/1/[redacted]/",
+    },
+  ]);
+  await pass(60_000);
+  expect(status()[0]?.isRunning).toBe(true);
+  await pass(10_000);
+  expect(status()[0]).toMatchObject({ isRunning: false, lastEndedAt: clock.now() });
+  expect(status()[0]).not.toHaveProperty("lastError");
+  stop.abort();
+  await running;
+});
+
+test("waits for the running job before it has stopped", async () => {
+  const { engine, stop } = setUp();
+  const ended = Promise.withResolvers<void>();
+  let stopped = false;
+  const running = engine([{ name: "import", everyMs: 60_000, run: () => ended.promise }])
+    .run(stop.signal)
+    .then(() => {
+      stopped = true;
+    });
+  await settle();
+  stop.abort();
+  await settle();
+  expect(stopped).toBe(false);
+  ended.resolve();
+  await running;
+});
+
+test("goes on when the lease store does not answer for a while", async () => {
+  const { stop, pass, clock, leases } = setUp();
+  let [runs, isDown] = [0, true];
+  const shaky = {
+    ...leases,
+    acquire: (...request: Parameters<typeof leases.acquire>) =>
+      isDown ? Promise.reject(new Error("connection lost")) : leases.acquire(...request),
+  };
+  const job = { name: "import", everyMs: 60_000, run: async () => void runs++ };
+  const running = createJobEngine({ jobs: [job], leases: shaky, clock }).run(stop.signal);
+  await pass(60_000);
+  expect(runs).toBe(0);
+  isDown = false;
+  await pass(60_000);
+  expect(runs).toBe(1);
+  stop.abort();
+  await running;
+});
+
+test("refuses jobs that cannot work", () => {
+  const { engine } = setUp();
+  const job = { name: "import", everyMs: 60_000, run: async () => undefined };
+  expect(() => engine([job, job])).toThrow(ConfigError);
+  expect(() => engine([{ ...job, everyMs: 0 }])).toThrow("everyMs");
+});
+
+test("names the jobs that there are when asked for another one", async () => {
+  const { engine } = setUp();
+  const job = { name: "import", everyMs: 60_000, run: async () => undefined };
+  await expect(engine([job]).runNow("export")).rejects.toThrow('there is no job "export"; there are import');
+});
