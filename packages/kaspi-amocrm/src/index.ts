@@ -1,0 +1,15 @@
+export type {
+  ContactIndex,
+  ElementIndex,
+  KaspiAmocrmStorage,
+  LedgerChange,
+  LedgerLine,
+  LedgerPhase,
+  LedgerRow,
+  ObservedOrder,
+  OrderKey,
+  OrderLedger,
+} from "./ledger.ts";
+export type { KaspiAmocrmSyncOptions, RunReport, StageTarget } from "./sync/options.ts";
+export { createKaspiAmocrmSync, type KaspiAmocrmSync } from "./sync/sync.ts";
+export { LeaseLostError } from "./work-lease.ts";

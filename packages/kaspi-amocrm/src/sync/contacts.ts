@@ -1,0 +1,152 @@
+import { createHmac } from "node:crypto";
+import type { WatermarkStore } from "@orderbridge/core";
+import type { Amocrm, Contact } from "../amocrm/client.ts";
+import type { ContactIndex } from "../ledger.ts";
+import { writeSurely } from "./bulk.ts";
+
+export interface ContactRequest {
+  readonly phone: string;
+  readonly name: string;
+}
+
+export interface ContactFinder {
+  /** The contact of each phone, created where there is none. */
+  ensure(requests: readonly ContactRequest[], beforeWrite: () => Promise<void>): Promise<ContactResult>;
+}
+
+export interface ContactResult {
+  readonly ids: ReadonlyMap<string, string>;
+  readonly rejected: ReadonlyMap<string, string>;
+  /** Phones whose contact may still be on its way. */
+  readonly unknown: ReadonlySet<string>;
+}
+
+/** Contacts changed within the same second as the newest known one may have been missed. */
+const overlapSeconds = 60;
+const batchSize = 50;
+
+/**
+ * Finds contacts by exact phone.
+ *
+ * `index`: one walk over all contacts at the first use, then one read of the recently changed ones whenever an unknown
+ * phone comes. `query`: one fuzzy search per unknown phone, hits checked exactly.
+ */
+export function createContactFinder({
+  amocrm,
+  index,
+  watermarks,
+  lookup,
+  responsibleUserId,
+}: {
+  readonly amocrm: Amocrm;
+  readonly index: ContactIndex;
+  readonly watermarks: WatermarkStore;
+  readonly lookup: "index" | "query";
+  readonly responsibleUserId: string | undefined;
+}): ContactFinder {
+  const watermark = `amocrm-contacts:${amocrm.host}`;
+  let secret: string | undefined;
+
+  async function hash(phone: string): Promise<string> {
+    secret ??= await index.secret();
+    return createHmac("sha256", secret).update(phone).digest("hex");
+  }
+
+  async function store(contacts: readonly Contact[]): Promise<void> {
+    const entries = contacts.map(async ({ id, phones }) => ({
+      contactId: id,
+      hashes: await Promise.all(phones.map(hash)),
+    }));
+    await index.replace(await Promise.all(entries));
+  }
+
+  async function known(phones: readonly string[]): Promise<Map<string, string>> {
+    const hashes = new Map(await Promise.all(phones.map(async (phone) => [await hash(phone), phone] as const)));
+    const found = await index.find([...hashes.keys()]);
+    return new Map([...found].map(([key, contactId]) => [hashes.get(key) as string, contactId]));
+  }
+
+  /** Reads what changed since the last time, newest first; a list is not subject to the search's lag. */
+  async function refresh(): Promise<void> {
+    const position = await watermarks.get(watermark);
+    const until = position === undefined ? Number.NEGATIVE_INFINITY : Number(position) - overlapSeconds;
+    let newest: number | undefined;
+    let batch: Contact[] = [];
+    for await (const contact of amocrm.contacts.list({ order: { by: "updated_at", direction: "desc" } })) {
+      const at = (contact.updatedAt?.getTime() ?? 0) / 1000;
+      newest ??= at;
+      if (at < until) break;
+      batch.push(contact);
+      if (batch.length === 250) {
+        await store(batch);
+        batch = [];
+      }
+    }
+    await store(batch);
+    // Whoever else moved it read the same list; the older position only means reading more.
+    if (newest !== undefined && String(newest) !== position)
+      await watermarks.advance(watermark, position, String(newest));
+  }
+
+  async function search(phones: readonly string[]): Promise<void> {
+    if (lookup === "index") return refresh();
+    for (const phone of phones) {
+      const contact = await amocrm.contacts.findByPhone(phone);
+      if (contact) await store([contact]);
+    }
+  }
+
+  return {
+    async ensure(requests, beforeWrite) {
+      const wanted = new Map(requests.map((request) => [request.phone, request])); // one contact per phone
+      const phones = [...wanted.keys()];
+      const ids = await known(phones);
+      const missing = () => phones.filter((phone) => !ids.has(phone));
+      const learn = async () => {
+        for (const [phone, id] of await known(missing())) ids.set(phone, id);
+      };
+      if (missing().length === 0) return { ids, rejected: new Map(), unknown: new Set() };
+      await search(missing());
+      await learn();
+      // The number of the item stands for the phone, which does not go where it need not.
+      const items = missing().map((phone, number) => ({
+        requestId: String(number),
+        phone,
+        name: wanted.get(phone)?.name ?? phone,
+      }));
+      const phoneOf = new Map(items.map(({ requestId, phone }) => [requestId, phone]));
+      const result = await writeSurely({
+        items,
+        keyOf: ({ requestId }) => requestId,
+        batchSize,
+        beforeWrite,
+        async send(batch) {
+          const answer = await amocrm.contacts.create(
+            batch.map((item) => ({ ...item, ...(responsibleUserId !== undefined && { responsibleUserId }) })),
+          );
+          await store(
+            [...answer.written].map(([key, id]) => ({
+              id,
+              phones: [phoneOf.get(key) as string],
+              updatedAt: undefined,
+            })),
+          );
+          return answer;
+        },
+        async find(batch) {
+          await refresh();
+          const found = await known(batch.map(({ phone }) => phone));
+          return new Map(
+            batch.flatMap(({ requestId, phone }) => (found.has(phone) ? [[requestId, found.get(phone)!]] : [])),
+          );
+        },
+      });
+      for (const [key, id] of result.ids) ids.set(phoneOf.get(key) as string, id);
+      return {
+        ids,
+        rejected: new Map([...result.rejected].map(([key, reason]) => [phoneOf.get(key) as string, reason])),
+        unknown: new Set([...result.unknown].map((key) => phoneOf.get(key) as string)),
+      };
+    },
+  };
+}

@@ -1,0 +1,336 @@
+import { ConfigError, type Logger, redactingLogger, SdkError, silentLogger, systemClock } from "@orderbridge/core";
+import type { Kaspi } from "../kaspi/client.ts";
+import { createOrderFeed } from "../kaspi/feed.ts";
+import type { KaspiOrder } from "../kaspi/order.ts";
+import { maxWindowMs } from "../kaspi/windows.ts";
+import { type LedgerRow, unfinishedPhases } from "../ledger.ts";
+import { createWorkLease } from "../work-lease.ts";
+import { checkAccount } from "./check.ts";
+import { createContactFinder } from "./contacts.ts";
+import { createElementFinder } from "./elements.ts";
+import { emptyReport, type KaspiAmocrmSyncOptions, type RunReport, type StageTarget } from "./options.ts";
+import { isFinal } from "./summary.ts";
+import { createOrderWriter, writerBatch } from "./writer.ts";
+
+export interface KaspiAmocrmSync {
+  /**
+   * Imports what is new since the watermark, and goes on with what is unfinished and due. Resolves to `undefined` when
+   * another process is at it.
+   */
+  importNew(options?: { readonly signal?: AbortSignal }): Promise<RunReport | undefined>;
+  /**
+   * Compares every order that may still change with what the CRM was given: the last 14 days in full, older ones as long
+   * as they are not final. Resolves to `undefined` when another process is at it.
+   */
+  reconcile(options?: { readonly signal?: AbortSignal }): Promise<RunReport | undefined>;
+  /** Imports a span of the past; the watermark stays. What is in the CRM already is left as it is. */
+  backfill(options: { readonly from: Date; readonly to: Date; readonly signal?: AbortSignal }): Promise<RunReport>;
+  /** Imports every minute and reconciles every ten until the signal. A failed run is logged and comes again. */
+  run(signal: AbortSignal): Promise<void>;
+  /** Compares the options with the account. Gives what is wrong, each with how to mend it; empty when all is well. */
+  check(): Promise<readonly string[]>;
+}
+
+const jobLeaseMs = 300_000;
+const windowMs = maxWindowMs + 1;
+/** A completed order may be returned within 14 days of its receipt; two more for the paper work. */
+const returnsEndAfterMs = 16 * 86_400_000;
+/** From how many old open orders on a span is listed as a whole instead of asking for each. */
+const listFrom = 12;
+
+/** Every Kaspi order becomes exactly one amoCRM lead, and the lead follows the order. */
+export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmocrmSync {
+  const {
+    amocrm,
+    storage,
+    catalogId,
+    contactLookup = "index",
+    importUnsigned = false,
+    importCancelled = false,
+    settleMs = 60_000,
+    attemptsBeforeParking = 5,
+    importEveryMs = 60_000,
+    reconcileEveryMs = 600_000,
+    clock = systemClock,
+    logger: givenLogger = silentLogger,
+  } = options;
+  const shops = [options.kaspi].flat() as readonly Kaspi[];
+  if (shops.length === 0) throw new ConfigError("kaspi-amocrm: name at least one shop");
+  if (new Set(shops.map(({ shop }) => shop)).size !== shops.length) {
+    throw new ConfigError("kaspi-amocrm: two shops have the same name; give each client its own `shop`");
+  }
+  const logger: Logger = redactingLogger(givenLogger);
+  const stages = readStatusMap(options.statusMap ?? {});
+  const contacts = createContactFinder({
+    amocrm,
+    index: storage.contacts,
+    watermarks: storage.watermarks,
+    lookup: contactLookup,
+    responsibleUserId: options.responsibleUserId,
+  });
+  const writer = createOrderWriter({
+    amocrm,
+    orders: storage.orders,
+    leases: storage.leases,
+    watermarks: storage.watermarks,
+    contacts,
+    elements: catalogId === undefined ? undefined : createElementFinder({ amocrm, index: storage.elements, catalogId }),
+    catalogId,
+    pipelineId: options.pipelineId,
+    statusId: options.statusId,
+    responsibleUserId: options.responsibleUserId,
+    orderCodeFieldId: options.orderCodeFieldId,
+    stageOf: ({ state, status }) => stages.get(`${state}/${status}`) ?? stages.get(status),
+    showShop: shops.length > 1,
+    importUnsigned,
+    importCancelled,
+    settleMs,
+    attemptsBeforeParking,
+    clock,
+    logger,
+  });
+
+  /** Collects orders that need work and hands them on in batches. */
+  function createIntake(kaspi: Kaspi, report: RunReport, needsWork: (row: LedgerRow, order: KaspiOrder) => boolean) {
+    let waiting = new Map<string, KaspiOrder>();
+    const seen = new Set<string>();
+
+    async function flush(): Promise<void> {
+      const batch = [...waiting.values()];
+      waiting = new Map();
+      const complete: KaspiOrder[] = [];
+      for (const order of batch) {
+        if (order.entries) complete.push(order);
+        else {
+          const entries = await entriesOf(kaspi, order, report);
+          if (entries) complete.push({ ...order, entries });
+        }
+      }
+      if (complete.length > 0) await writer.apply(complete, report);
+    }
+
+    return {
+      /** Resolves once the orders are in the ledger: from then on they are safe. */
+      async take(orders: readonly KaspiOrder[]): Promise<void> {
+        const now = clock.now();
+        const rows = await storage.orders.observe(
+          kaspi.shop,
+          orders.map((order) => ({
+            code: order.code,
+            orderedAt: order.createdAt ?? now,
+            state: order.state,
+            status: order.status,
+            isFinal: isFinal(order),
+          })),
+          now,
+        );
+        const rowOf = new Map(rows.map((row) => [row.code, row]));
+        for (const order of orders) {
+          if (!seen.has(order.code)) report.seen++;
+          seen.add(order.code);
+          const row = rowOf.get(order.code);
+          if (row && needsWork(row, order)) waiting.set(order.code, order);
+          if (waiting.size >= writerBatch) await flush();
+        }
+      },
+      flush,
+      has: (code: string) => seen.has(code),
+    };
+  }
+
+  async function entriesOf(kaspi: Kaspi, order: KaspiOrder, report: RunReport) {
+    try {
+      return await kaspi.entries(order.id);
+    } catch (error) {
+      if (!SdkError.isInstance(error) || error.outcome === "not-executed") throw error;
+      logger.warn("kaspi-amocrm: the lines of an order could not be read; it comes again", {
+        order: order.code,
+        error,
+      });
+      report.failed++;
+      return undefined;
+    }
+  }
+
+  const isDue = (row: LedgerRow): boolean => unfinishedPhases.includes(row.phase) && row.dueAt <= clock.now();
+  const hasChanged = (row: LedgerRow, order: KaspiOrder): boolean =>
+    row.phase === "done" &&
+    order.entries !== undefined &&
+    (row.fingerprint !== writer.fingerprint(order) || (row.contactId === undefined && order.phone !== undefined));
+  /** A held back order is looked at whenever it shows something new. */
+  const isReleased = (row: LedgerRow, order: KaspiOrder): boolean =>
+    row.phase === "seen" && order.state !== "SIGN_REQUIRED" && !order.signatureRequired;
+
+  /** Unfinished orders that this run has not met: read again by code. */
+  async function resume(
+    kaspi: Kaspi,
+    intake: ReturnType<typeof createIntake>,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    for (const row of await storage.orders.due(kaspi.shop, { at: clock.now(), limit: 500 })) {
+      signal?.throwIfAborted();
+      if (intake.has(row.code)) continue;
+      const order = await kaspi.orders.byCode(row.code);
+      if (order) await intake.take([order]);
+    }
+    await intake.flush();
+  }
+
+  /** Runs a job that must not run twice at the same time. */
+  async function exclusively(name: string, work: (keep: () => Promise<void>) => Promise<RunReport>) {
+    const lease = await createWorkLease({
+      leases: storage.leases,
+      name: `kaspi-amocrm:${name}`,
+      ttlMs: jobLeaseMs,
+      clock,
+    });
+    if (!lease) return undefined;
+    try {
+      return await work(() => lease.keep());
+    } finally {
+      await lease.release();
+    }
+  }
+
+  async function sweep(
+    kaspi: Kaspi,
+    intake: ReturnType<typeof createIntake>,
+    from: Date,
+    to: Date,
+    keep: () => Promise<void>,
+    signal?: AbortSignal,
+  ) {
+    let page: KaspiOrder[] = [];
+    for await (const order of kaspi.orders.list({ createdFrom: from, createdTo: to, ...(signal && { signal }) })) {
+      page.push(order);
+      if (page.length === 100) {
+        await keep();
+        await intake.take(page);
+        page = [];
+      }
+    }
+    await intake.take(page);
+  }
+
+  /** Orders older than the sweep that may still change, span by span. */
+  async function sweepOld(
+    kaspi: Kaspi,
+    intake: ReturnType<typeof createIntake>,
+    before: Date,
+    keep: () => Promise<void>,
+    signal?: AbortSignal,
+  ) {
+    const finalAfter = new Date(clock.now().getTime() - returnsEndAfterMs);
+    let after: { orderedAt: Date; code: string } | undefined;
+    let group: LedgerRow[] = [];
+    const look = async () => {
+      const [first] = group;
+      const last = group.at(-1);
+      if (!first || !last) return;
+      if (group.length >= listFrom) await sweep(kaspi, intake, first.orderedAt, last.orderedAt, keep, signal);
+      for (const row of group) {
+        if (intake.has(row.code)) continue; // a date that could not be read is not where the list has it
+        await keep();
+        const order = await kaspi.orders.byCode(row.code);
+        if (order) await intake.take([order]);
+      }
+      group = [];
+    };
+    for (;;) {
+      const rows = await storage.orders.open(kaspi.shop, { finalAfter, orderedBefore: before, after, limit: 500 });
+      for (const row of rows) {
+        const [first] = group;
+        if (first && row.orderedAt.getTime() - first.orderedAt.getTime() >= windowMs) await look();
+        group.push(row);
+      }
+      const last = rows.at(-1);
+      if (!last) break;
+      after = { orderedAt: last.orderedAt, code: last.code };
+    }
+    await look();
+  }
+
+  const sync: KaspiAmocrmSync = {
+    importNew: ({ signal } = {}) =>
+      exclusively("new", async (keep) => {
+        const report = emptyReport();
+        for (const kaspi of shops) {
+          const feed = createOrderFeed({
+            kaspi,
+            watermarks: storage.watermarks,
+            leases: storage.leases,
+            clock,
+            logger,
+            ...(options.importFrom && { startAt: options.importFrom }),
+          });
+          const intake = createIntake(kaspi, report, (row, order) => isDue(row) || isReleased(row, order));
+          for await (const page of feed.pages({ ...(signal && { signal }) })) {
+            await keep();
+            await intake.take(page.orders);
+            await page.commit();
+          }
+          await intake.flush();
+          await resume(kaspi, intake, signal);
+        }
+        return report;
+      }),
+
+    reconcile: ({ signal } = {}) =>
+      exclusively("reconcile", async (keep) => {
+        const report = emptyReport();
+        await writer.lookAtStages();
+        for (const kaspi of shops) {
+          const intake = createIntake(
+            kaspi,
+            report,
+            (row, order) => isDue(row) || isReleased(row, order) || hasChanged(row, order),
+          );
+          const now = clock.now();
+          const recent = new Date(now.getTime() - maxWindowMs);
+          await sweep(kaspi, intake, recent, now, keep, signal);
+          await sweepOld(kaspi, intake, recent, keep, signal);
+          await intake.flush();
+        }
+        return report;
+      }),
+
+    async backfill({ from, to, signal }) {
+      const report = emptyReport();
+      for (const kaspi of shops) {
+        const intake = createIntake(kaspi, report, isDue);
+        await sweep(kaspi, intake, from, to, async () => signal?.throwIfAborted(), signal);
+        await intake.flush();
+      }
+      return report;
+    },
+
+    async run(signal) {
+      const every = async (task: "importNew" | "reconcile", pauseMs: number) => {
+        while (!signal.aborted) {
+          try {
+            const report = await sync[task]({ signal });
+            if (report) logger.info(`kaspi-amocrm: ${task} ended`, { ...report });
+          } catch (error) {
+            if (!signal.aborted) logger.error(`kaspi-amocrm: ${task} failed; it comes again`, { error });
+          }
+          await clock.sleep(pauseMs, signal).catch(() => undefined);
+        }
+      };
+      await Promise.all([every("importNew", importEveryMs), every("reconcile", reconcileEveryMs)]);
+    },
+
+    check: () => checkAccount(amocrm, options, stages),
+  };
+  return sync;
+}
+
+function readStatusMap(map: NonNullable<KaspiAmocrmSyncOptions["statusMap"]>): ReadonlyMap<string, StageTarget> {
+  return new Map(
+    Object.entries(map).map(([key, target]) => {
+      if (!/^([A-Z_]+\/)?[A-Z_]+$/.test(key)) {
+        throw new ConfigError(`kaspi-amocrm: statusMap has the key "${key}"; use STATUS or STATE/STATUS`);
+      }
+      return [key, typeof target === "string" ? { statusId: target } : target];
+    }),
+  );
+}

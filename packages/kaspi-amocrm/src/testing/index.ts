@@ -1,0 +1,17 @@
+export {
+  createFakeAmocrm,
+  type FakeAmocrm,
+  type FakeAmocrmOptions,
+  type FakeContact,
+  type FakeElement,
+  type FakeLead,
+  type FakeNote,
+  fakeAccount,
+} from "./fake-amocrm.ts";
+export {
+  createFakeKaspi,
+  type FakeEntry,
+  type FakeKaspi,
+  type FakeKaspiOptions,
+  type FakeOrder,
+} from "./fake-kaspi.ts";
