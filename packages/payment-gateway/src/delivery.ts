@@ -1,0 +1,112 @@
+import { type Clock, type Logger, readRetryAfter } from "@orderbridge/core";
+import { createWebhookSigner, signHmac } from "@orderbridge/core/signature";
+import type { Sender, SendResult } from "./sender.ts";
+import type { ClaimedDelivery, DeliveryAttempt, DeliveryVerdict, GatewayStorage } from "./storage.ts";
+
+/** 5 s, 1 min, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: eleven tries in a little more than three days. */
+export const defaultRetryDelaysMs: readonly number[] = [
+  5_000, 60_000, 300_000, 1_800_000, 7_200_000, 18_000_000, 36_000_000, 50_400_000, 72_000_000, 86_400_000,
+];
+
+export interface DeliveryOptions {
+  readonly storage: Pick<GatewayStorage, "claimDeliveries" | "finishDelivery">;
+  readonly sender: Pick<Sender, "post">;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly retryDelaysMs: readonly number[];
+  /** Longer than the sender's deadline. */
+  readonly claimMs: number;
+  readonly seedHeaders: boolean;
+  /** Uniform in [0, 1): for the jitter. */
+  readonly random: () => number;
+}
+
+export interface Deliverer {
+  /** Claims what is due, at most `limit`, and starts it. Each promise resolves when its try is stored; none rejects. */
+  start(limit: number): Promise<readonly Promise<void>[]>;
+}
+
+/** Sends stored events: signs the stored bytes anew for each try, and stores how it went. */
+export function createDeliverer(options: DeliveryOptions): Deliverer {
+  const { storage, sender, clock, logger, retryDelaysMs, claimMs, seedHeaders, random } = options;
+
+  async function deliver(delivery: ClaimedDelivery): Promise<void> {
+    const startedAt = clock.now();
+    const startedMs = clock.monotonicMs();
+    const result = await sender.post(delivery.url, signedHeaders(delivery, startedAt, seedHeaders), delivery.body);
+    const attempt: DeliveryAttempt = {
+      attempt: delivery.attempt,
+      startedAt,
+      durationMs: Math.round(clock.monotonicMs() - startedMs),
+      ...describe(result),
+    };
+    const verdict = judge({
+      result,
+      attempt: delivery.scheduleAttempt,
+      retryDelaysMs,
+      now: clock.now(),
+      random,
+    });
+    const stored = await storage.finishDelivery(delivery, attempt, verdict);
+    const fields = { event: delivery.eventId, attempt: delivery.attempt, outcome: attempt.outcome };
+    if (!stored) logger.warn("webhook was sent, but another worker has taken it over", fields);
+    else if (verdict.state === "exhausted") logger.error("webhook was given up: see the payment's log", fields);
+    else if (verdict.state === "pending") logger.info("webhook failed and will be repeated", fields);
+  }
+
+  return {
+    async start(limit) {
+      const claimed = await storage.claimDeliveries({ limit, ttlMs: claimMs });
+      return claimed.map((delivery) =>
+        // A try whose outcome cannot be stored is repeated once its claim ends: same id, same bytes.
+        deliver(delivery).catch((error: unknown) => {
+          logger.error("outcome of a webhook could not be stored", {
+            event: delivery.eventId,
+            error: error instanceof Error ? error.message : String(error),
+          });
+        }),
+      );
+    },
+  };
+}
+
+/** Headers of one try: Standard Webhooks, and those that the first generation of receivers checks. */
+export function signedHeaders(
+  { eventId, eventName, body, secrets }: Pick<ClaimedDelivery, "eventId" | "eventName" | "body" | "secrets">,
+  at: Date,
+  seedHeaders: boolean,
+): Readonly<Record<string, string>> {
+  const standard = createWebhookSigner({ secrets })({ id: eventId, timestamp: at, body });
+  if (!seedHeaders) return { ...standard };
+  return {
+    ...standard,
+    "x-webhook-event": eventName,
+    "x-webhook-timestamp": standard["webhook-timestamp"],
+    "x-webhook-signature": signHmac({ secret: secrets[0] ?? "", body }),
+  };
+}
+
+function describe(result: SendResult): Pick<DeliveryAttempt, "outcome" | "status" | "answer"> {
+  if (result.kind === "answer")
+    return { outcome: `http_${result.status}`, status: result.status, answer: result.answer };
+  return { outcome: result.kind === "blocked" ? "blocked" : result.reason === "timeout" ? "timeout" : "no_answer" };
+}
+
+/** Any 2xx is a delivery; 410 asks never to be called again; everything else is repeated by the schedule. */
+export function judge(request: {
+  readonly result: SendResult;
+  readonly attempt: number;
+  readonly retryDelaysMs: readonly number[];
+  readonly now: Date;
+  readonly random: () => number;
+}): DeliveryVerdict {
+  const { result, attempt, retryDelaysMs, now, random } = request;
+  const status = result.kind === "answer" ? result.status : 0;
+  if (status >= 200 && status < 300) return { state: "delivered" };
+  const plannedMs = retryDelaysMs[attempt - 1];
+  if (status === 410 || plannedMs === undefined) return { state: "exhausted" };
+  const jitteredMs = Math.round(plannedMs * (0.8 + 0.4 * random()));
+  // A receiver may ask for more patience, up to twice the plan; never for less, and never for fewer tries.
+  const askedMs = result.kind === "answer" ? readRetryAfter(result.retryAfter, now) : undefined;
+  return { state: "pending", delayMs: Math.max(jitteredMs, Math.min(askedMs ?? 0, plannedMs * 2)) };
+}

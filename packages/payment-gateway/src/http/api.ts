@@ -1,0 +1,193 @@
+import { createHash } from "node:crypto";
+import { type Context, Hono, type MiddlewareHandler } from "hono";
+import * as v from "valibot";
+import { parseExactJson } from "../exact-json.ts";
+import type { CreatedPayment, RequestKey } from "../gateway.ts";
+import { formatAmount } from "../money.ts";
+import { type Payment, sums } from "../payment.ts";
+import { Refusal } from "../refusal.ts";
+import { initRequest, refundRequest } from "../schemas.ts";
+import type { Refund } from "../storage.ts";
+import type { ApiScope } from "../tokens.ts";
+import { problem } from "./problem.ts";
+import type { SurfaceOptions } from "./surface.ts";
+
+interface Variables {
+  readonly merchant: string;
+}
+type ApiContext = Context<{ Variables: Variables }>;
+
+/** `/api`: for merchants, with `X-API-Token`. */
+export function createApi({ payments, tokens }: Pick<SurfaceOptions, "payments" | "tokens">): Hono<{
+  Variables: Variables;
+}> {
+  const app = new Hono<{ Variables: Variables }>();
+
+  const requires =
+    (scope: ApiScope): MiddlewareHandler<{ Variables: Variables }> =>
+    async (context, next) => {
+      const token = context.req.header("x-api-token") ?? "";
+      const caller = token === "" ? undefined : await tokens.authenticate(token);
+      if (!caller) throw new Refusal("unauthorized", "send your API token in the header X-API-Token");
+      if (!caller.scopes.includes(scope) && !caller.scopes.includes("admin")) {
+        throw new Refusal("forbidden", `this token lacks the scope "${scope}"`);
+      }
+      context.set("merchant", caller.merchant);
+      await next();
+    };
+
+  app.post("/payment/init", requires("create"), async (context) => {
+    const { input, key } = await readRequest(context, initRequest);
+    const created = await payments.create({
+      merchant: context.get("merchant"),
+      amountMinor: input.amount,
+      currency: input.currency,
+      description: input.description,
+      webhookUrl: input.webhook_url,
+      webhookSecret: input.webhook_secret,
+      metadata: input.metadata,
+      returnUrl: input.return_url,
+      lifeMs: input.expires_in === undefined ? undefined : input.expires_in * 1000,
+      provider: input.provider,
+      idempotency: key,
+    });
+    return success(initAnswer(created));
+  });
+
+  app.get("/payment/:id", requires("read"), async (context) => {
+    const payment = await payments.get(context.get("merchant"), context.req.param("id"));
+    if (!payment) throw new Refusal("not_found", "there is no such payment");
+    return success(paymentAnswer(payment));
+  });
+
+  app.post("/payment/:id/cancel", requires("create"), async (context) => {
+    return success(paymentAnswer(await payments.cancel(context.get("merchant"), context.req.param("id"))));
+  });
+
+  app.post("/payment/:id/refund", requires("refund"), async (context) => {
+    const { input, key } = await readRequest(context, refundRequest);
+    const { payment, refund } = await payments.refund({
+      merchant: context.get("merchant"),
+      id: context.req.param("id"),
+      amountMinor: input.amount,
+      idempotency: key,
+    });
+    return success({ ...paymentAnswer(payment), refund: refundAnswer(refund) });
+  });
+
+  app.get("/events", requires("read"), async (context) => {
+    const { bodies, next } = await payments.events(context.get("merchant"), context.req.query("after") ?? "");
+    // The stored bytes, so that a reader sees exactly what a webhook carried.
+    return json(`{"success":true,"data":{"events":[${bodies.join(",")}],"next":${JSON.stringify(next)}}}`);
+  });
+
+  app.post("/events/:id/resend", requires("create"), async (context) => {
+    await payments.resend(context.get("merchant"), context.req.param("id"));
+    return success({ id: context.req.param("id") });
+  });
+
+  const allowed: readonly (readonly [string, string])[] = [
+    ["/payment/init", "POST"],
+    ["/payment/:id", "GET"],
+    ["/payment/:id/cancel", "POST"],
+    ["/payment/:id/refund", "POST"],
+    ["/events", "GET"],
+    ["/events/:id/resend", "POST"],
+  ];
+  for (const [path, allow] of allowed) {
+    app.all(path, () => problem(405, "method_not_allowed", `use ${allow}`, { headers: { allow } }));
+  }
+  return app;
+}
+
+/** Reads and checks a JSON body, and the key of a request that may be repeated. An empty body is `{}`. */
+async function readRequest<Schema extends v.GenericSchema>(
+  context: ApiContext,
+  schema: Schema,
+): Promise<{ readonly input: v.InferOutput<Schema>; readonly key: RequestKey | undefined }> {
+  const body = new Uint8Array(await context.req.arrayBuffer());
+  let parsed: unknown;
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(body);
+    parsed = text.trim() === "" ? {} : parseExactJson(text);
+  } catch {
+    throw new Refusal("invalid", "the body must be JSON in UTF-8");
+  }
+  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+    throw new Refusal("invalid", "the body must be a JSON object");
+  }
+  const result = v.safeParse(schema, parsed);
+  if (!result.success) {
+    const [issue] = result.issues;
+    const path = v.getDotPath(issue) ?? "body";
+    const message =
+      issue.type === "strict_object"
+        ? issue.expected === "never"
+          ? "is not a field of this request"
+          : "is missing"
+        : issue.message;
+    throw new Refusal("invalid", message, path);
+  }
+  return { input: result.output, key: readKey(context, body) };
+}
+
+function readKey(context: ApiContext, body: Uint8Array): RequestKey | undefined {
+  const header = context.req.header("idempotency-key");
+  if (header === undefined) return undefined;
+  // A Structured Field String is quoted; almost everybody sends it bare. Both are the same key.
+  const key = header.replace(/^"(.*)"$/, "$1");
+  if (!/^[\x21-\x7e]{1,128}$/.test(key)) {
+    throw new Refusal("invalid", "must have 1 to 128 visible ASCII characters", "Idempotency-Key");
+  }
+  const { method, path } = context.req;
+  const fingerprint = createHash("sha256").update(`${method} ${path}\n`).update(body).digest("hex");
+  return { key, fingerprint };
+}
+
+const json = (body: string): Response =>
+  new Response(body, { headers: { "content-type": "application/json", "cache-control": "no-store" } });
+
+const success = (data: unknown): Response => json(JSON.stringify({ success: true, data }));
+
+/** What init answers depends only on what never changes, so a repeated request gets the same answer. */
+function initAnswer({ payment, paymentUrl, webhookSecret }: CreatedPayment): object {
+  return {
+    transaction_id: payment.id,
+    status: "pending",
+    amount: formatAmount(payment.amountMinor),
+    currency: payment.currency,
+    payment_url: paymentUrl,
+    expires_at: payment.expiresAt.toISOString(),
+    metadata: parseExactJson(payment.metadata),
+    ...(webhookSecret === undefined ? {} : { webhook_secret: webhookSecret }),
+    ...(payment.account === undefined ? {} : { account: payment.account }),
+  };
+}
+
+function paymentAnswer(payment: Payment): object {
+  const { remainingMinor, overpaidMinor } = sums(payment);
+  return {
+    transaction_id: payment.id,
+    status: payment.status,
+    amount: formatAmount(payment.amountMinor),
+    paid_amount: formatAmount(payment.paidMinor),
+    refunded_amount: formatAmount(payment.refundedMinor),
+    remaining_amount: formatAmount(remainingMinor),
+    overpaid_amount: formatAmount(overpaidMinor),
+    currency: payment.currency,
+    description: payment.description,
+    provider: payment.provider,
+    late: payment.late,
+    test: payment.test,
+    metadata: parseExactJson(payment.metadata),
+    created_at: payment.createdAt.toISOString(),
+    expires_at: payment.expiresAt.toISOString(),
+    ...(payment.account === undefined ? {} : { account: payment.account }),
+  };
+}
+
+const refundAnswer = ({ id, amountMinor, status }: Refund): object => ({
+  id,
+  amount: formatAmount(amountMinor),
+  status,
+});

@@ -1,0 +1,33 @@
+export { defaultRetryDelaysMs } from "./delivery.ts";
+export type { WebhookBody } from "./event-body.ts";
+export {
+  type CreatedPayment,
+  type CreatePaymentRequest,
+  createPaymentGateway,
+  type PaymentGateway,
+  type PaymentGatewayOptions,
+  type Payments,
+  type RequestKey,
+} from "./gateway.ts";
+export { type Currency, currencies, formatAmount, parseAmount } from "./money.ts";
+export {
+  ForbiddenChangeError,
+  type Payment,
+  type PaymentEventName,
+  type PaymentStatus,
+  paymentMoves,
+} from "./payment.ts";
+export type {
+  BookResult,
+  PayerAction,
+  PayerStep,
+  PaymentProvider,
+  ProviderContext,
+  ProviderState,
+  ReportedMoney,
+} from "./provider.ts";
+export { Refusal, type RefusalCode } from "./refusal.ts";
+export { metadataLimits } from "./schemas.ts";
+export type { ResolvedAddress, SenderOptions } from "./sender.ts";
+export type { DeliveryAttempt, DeliveryRecord, GatewayStorage, Refund } from "./storage.ts";
+export { type ApiScope, apiScopes, type StaticToken } from "./tokens.ts";

@@ -1,0 +1,490 @@
+import type { Clock } from "@orderbridge/core";
+import {
+  type AnyKysely,
+  type DatabaseDialect,
+  insertIfAbsent,
+  migrate,
+  nowMs,
+  transaction,
+} from "@orderbridge/core/kysely";
+import { sql } from "kysely";
+import { randomId } from "../ids.ts";
+import { checkChange } from "../payment.ts";
+import type {
+  ChangeResult,
+  ClaimedDelivery,
+  DeliveryState,
+  GatewayStorage,
+  IdempotencyKey,
+  PaymentEvent,
+  Refund,
+  UsedKey,
+} from "../storage.ts";
+import { createMigrations } from "./migrations.ts";
+import { fromPayment, integer, type Row, text, toAttempt, toEvent, toPayment, toRefund } from "./rows.ts";
+
+export interface PaymentGatewayStorageOptions {
+  readonly db: AnyKysely;
+  readonly dialect: DatabaseDialect;
+  /** Judges due times and claims. @defaultValue the database's own clock; on SQLite the machine's */
+  readonly clock?: Clock;
+}
+
+/** Tries after which a delivery no longer holds back the ones behind it. */
+const overtakenAfter = 3;
+
+/** A change that must not be stored after all: ends the transaction and becomes its result. */
+class Dropped extends Error {
+  override readonly name = "Dropped";
+  readonly result: ChangeResult;
+  constructor(result: ChangeResult) {
+    super("dropped");
+    this.result = result;
+  }
+}
+
+/** Storage on SQLite, PostgreSQL or MariaDB, in tables `gateway_…`. Call `migrate()` once at start. */
+export function createPaymentGatewayStorage(
+  options: PaymentGatewayStorageOptions,
+): GatewayStorage & { migrate(): Promise<void> } {
+  const { db, dialect, clock } = options;
+  const now = () => nowMs(dialect, clock);
+  const later = (ms: number) => sql<number>`${now()} + ${sql.lit(Math.round(ms))}`;
+  const inTransaction = <T>(work: (trx: AnyKysely) => Promise<T>): Promise<T> => transaction(db, dialect, work);
+
+  async function useKey(trx: AnyKysely, key: IdempotencyKey): Promise<UsedKey | undefined> {
+    const inserted = await insertIfAbsent(trx, dialect, "gateway_idempotency", {
+      merchant: key.merchant,
+      idempotency_key: key.key,
+      fingerprint: key.fingerprint,
+      resource_id: key.resourceId,
+      work_ends_at: key.workMs === 0 ? 0 : later(key.workMs),
+      created_at: now(),
+    });
+    if (inserted) return undefined;
+    const row = await trx
+      .selectFrom("gateway_idempotency")
+      .select(["fingerprint", "resource_id", "work_ends_at"])
+      .where("merchant", "=", key.merchant)
+      .where("idempotency_key", "=", key.key)
+      .executeTakeFirstOrThrow();
+    if (row.fingerprint !== key.fingerprint) return { state: "mismatch" };
+    if (integer(row.work_ends_at) === 0) return { state: "done", resourceId: text(row.resource_id) };
+    const { numUpdatedRows } = await trx
+      .updateTable("gateway_idempotency")
+      .set({ work_ends_at: later(key.workMs) })
+      .where("merchant", "=", key.merchant)
+      .where("idempotency_key", "=", key.key)
+      .where("work_ends_at", "=", row.work_ends_at)
+      .where("work_ends_at", "<=", now())
+      .executeTakeFirst();
+    return numUpdatedRows === 1n ? { state: "taken_over", resourceId: text(row.resource_id) } : { state: "running" };
+  }
+
+  async function storeEvent(trx: AnyKysely, event: PaymentEvent, url: string | undefined): Promise<void> {
+    await trx
+      .insertInto("gateway_event")
+      .values({
+        id: event.id,
+        payment_id: event.paymentId,
+        merchant: event.merchant,
+        sequence: event.sequence,
+        name: event.name,
+        body: event.body,
+        position: null,
+        created_at: event.createdAt.getTime(),
+      })
+      .execute();
+    await trx
+      .updateTable("gateway_delivery")
+      .set({ due_at: now() })
+      .where("payment_id", "=", event.paymentId)
+      .where("state", "=", "pending")
+      .where("due_at", ">", now())
+      .execute();
+    if (url === undefined) return;
+    await trx
+      .insertInto("gateway_delivery")
+      .values({
+        id: event.id,
+        event_id: event.id,
+        payment_id: event.paymentId,
+        sequence: event.sequence,
+        url,
+        state: "pending",
+        attempts: 0,
+        schedule_attempts: 0,
+        due_at: now(),
+        claim: null,
+        claim_ends_at: 0,
+      })
+      .execute();
+  }
+
+  /** Resolves to `false` when the refund was settled before. */
+  async function storeRefund(trx: AnyKysely, refund: Refund): Promise<boolean> {
+    const inserted = await insertIfAbsent(trx, dialect, "gateway_refund", {
+      id: refund.id,
+      payment_id: refund.paymentId,
+      amount_minor: Number(refund.amountMinor),
+      status: refund.status,
+      created_at: refund.createdAt.getTime(),
+      updated_at: refund.updatedAt.getTime(),
+    });
+    if (inserted) return true;
+    const { numUpdatedRows } = await trx
+      .updateTable("gateway_refund")
+      .set({ status: refund.status, updated_at: refund.updatedAt.getTime() })
+      .where("id", "=", refund.id)
+      .where("status", "=", "pending")
+      .executeTakeFirst();
+    return numUpdatedRows === 1n;
+  }
+
+  /** Gives positions to committed events. The counter's row is locked first, so positions become visible in order. */
+  async function placeEvents(): Promise<void> {
+    const unplaced = db.selectFrom("gateway_event").select("id").where("position", "is", null).limit(1);
+    if (!(await unplaced.executeTakeFirst())) return;
+    await inTransaction(async (trx) => {
+      await trx.updateTable("gateway_counter").set({ value: sql`value` }).where("name", "=", "event").execute();
+      const counter = await trx
+        .selectFrom("gateway_counter")
+        .select("value")
+        .where("name", "=", "event")
+        .executeTakeFirstOrThrow();
+      const events = await trx
+        .selectFrom("gateway_event")
+        .select("id")
+        .where("position", "is", null)
+        .orderBy("created_at")
+        .orderBy("payment_id")
+        .orderBy("sequence")
+        .limit(500)
+        .execute();
+      let position = integer(counter.value);
+      for (const { id } of events) {
+        await trx.updateTable("gateway_event").set({ position: ++position }).where("id", "=", id).execute();
+      }
+      await trx.updateTable("gateway_counter").set({ value: position }).where("name", "=", "event").execute();
+    });
+  }
+
+  return {
+    async migrate() {
+      await migrate({ db, dialect, prefix: "gateway", migrations: createMigrations(dialect) });
+      await insertIfAbsent(db, dialect, "gateway_counter", { name: "event", value: 0 });
+    },
+
+    createPayment: (payment, key) =>
+      inTransaction(async (trx) => {
+        const used = key && (await useKey(trx, key));
+        if (used) return { state: "key_used", key: used };
+        await trx.insertInto("gateway_payment").values(fromPayment(payment)).execute();
+        return { state: "created" };
+      }),
+
+    async getPayment(id) {
+      const row = await db.selectFrom("gateway_payment").selectAll().where("id", "=", id).executeTakeFirst();
+      return row && toPayment(row);
+    },
+
+    async findByAccount(provider, account) {
+      const row = await db
+        .selectFrom("gateway_payment")
+        .selectAll()
+        .where("account", "=", account)
+        .where("provider", "=", provider)
+        .orderBy("created_at", "desc")
+        .limit(1)
+        .executeTakeFirst();
+      return row && toPayment(row);
+    },
+
+    async change(paymentId, decide, key) {
+      try {
+        return await inTransaction<ChangeResult>(async (trx) => {
+          const row = await trx
+            .selectFrom("gateway_payment")
+            .selectAll()
+            .where("id", "=", paymentId)
+            .$if(dialect !== "sqlite", (query) => query.forUpdate())
+            .executeTakeFirst();
+          if (!row) return { state: "not_found" };
+          const before = toPayment(row);
+          const used = key && (await useKey(trx, key));
+          if (used) return { state: "key_used", payment: before, key: used };
+          const change = decide(before);
+          if (!change) throw new Dropped({ state: "unchanged", payment: before });
+          const { booking, event, refund } = change;
+          if (booking) {
+            const isNew = await insertIfAbsent(trx, dialect, "gateway_booking", {
+              provider: booking.provider,
+              transaction_id: booking.transactionId,
+              payment_id: booking.paymentId,
+              amount_minor: Number(booking.amountMinor),
+              paid_at: booking.paidAt.getTime(),
+            });
+            if (!isNew) throw new Dropped({ state: "duplicate", payment: before });
+          }
+          if (refund && !(await storeRefund(trx, refund))) throw new Dropped({ state: "duplicate", payment: before });
+          checkChange(before, change.payment);
+          const payment = { ...change.payment, version: before.version + 1 };
+          const { id: _id, ...columns } = fromPayment(payment);
+          const { numUpdatedRows } = await trx
+            .updateTable("gateway_payment")
+            .set(columns)
+            .where("id", "=", paymentId)
+            .where("status", "=", before.status)
+            .where("version", "=", before.version)
+            .executeTakeFirst();
+          if (numUpdatedRows !== 1n) throw new Error("a payment changed under the lock that should hold it");
+          if (event) await storeEvent(trx, event, payment.webhookUrl);
+          return { state: "changed", payment };
+        });
+      } catch (error) {
+        if (error instanceof Dropped) return error.result;
+        throw error;
+      }
+    },
+
+    async finishKey(merchant, key) {
+      await db
+        .updateTable("gateway_idempotency")
+        .set({ work_ends_at: 0 })
+        .where("merchant", "=", merchant)
+        .where("idempotency_key", "=", key)
+        .execute();
+    },
+
+    async releaseKey(merchant, key) {
+      await db
+        .updateTable("gateway_idempotency")
+        .set({ work_ends_at: now() })
+        .where("merchant", "=", merchant)
+        .where("idempotency_key", "=", key)
+        .where("work_ends_at", ">", now())
+        .execute();
+    },
+
+    async dueForExpiry(limit) {
+      const rows = await db
+        .selectFrom("gateway_payment")
+        .select("id")
+        .where("status", "in", ["pending", "processing"])
+        .where("expires_at", "<=", now())
+        .orderBy("expires_at")
+        .limit(limit)
+        .execute();
+      return rows.map(({ id }) => text(id));
+    },
+
+    async getRefund(id) {
+      const row = await db.selectFrom("gateway_refund").selectAll().where("id", "=", id).executeTakeFirst();
+      return row && toRefund(row);
+    },
+
+    async openRefunds(olderThanMs, limit) {
+      const rows = await db
+        .selectFrom("gateway_refund")
+        .selectAll()
+        .where("status", "=", "pending")
+        .where("created_at", "<=", later(-olderThanMs))
+        .orderBy("created_at")
+        .limit(limit)
+        .execute();
+      return rows.map(toRefund);
+    },
+
+    async eventsAfter(merchant, position, limit) {
+      await placeEvents();
+      const rows = await db
+        .selectFrom("gateway_event")
+        .select(["position", "body"])
+        .where("merchant", "=", merchant)
+        .where("position", ">", position)
+        .orderBy("position")
+        .limit(limit)
+        .execute();
+      return rows.map((row) => ({ position: integer(row.position), body: text(row.body) }));
+    },
+
+    async getEvent(id) {
+      const row = await db.selectFrom("gateway_event").selectAll().where("id", "=", id).executeTakeFirst();
+      return row && toEvent(row);
+    },
+
+    async claimDeliveries({ limit, ttlMs }) {
+      const candidates = await db
+        .selectFrom("gateway_delivery as d")
+        .select(["d.id", "d.payment_id"])
+        .where("d.state", "=", "pending")
+        .where("d.due_at", "<=", now())
+        .where(
+          sql<boolean>`not exists (
+            select 1 from gateway_delivery other
+            where other.payment_id = d.payment_id and (
+              (other.claim is not null and other.claim_ends_at > ${now()})
+              or (other.sequence < d.sequence and other.state = 'pending' and other.schedule_attempts < ${overtakenAfter})
+            )
+          )`,
+        )
+        .orderBy("d.due_at")
+        .orderBy("d.sequence")
+        .limit(limit)
+        .execute();
+      // One of each payment; whoever reads at the same time chooses the same one, and only one update finds it free.
+      const chosen = new Map<string, string>();
+      for (const { id, payment_id } of candidates) if (!chosen.has(payment_id)) chosen.set(payment_id, id);
+      if (chosen.size === 0) return [];
+      const claim = randomId();
+      const { numUpdatedRows } = await db
+        .updateTable("gateway_delivery")
+        .set({
+          claim,
+          claim_ends_at: later(ttlMs),
+          attempts: sql`attempts + 1`,
+          schedule_attempts: sql`schedule_attempts + 1`,
+        })
+        .where("id", "in", [...chosen.values()])
+        .where("state", "=", "pending")
+        .where("due_at", "<=", now())
+        .where(({ eb, or }) => or([eb("claim", "is", null), eb("claim_ends_at", "<=", now())]))
+        .executeTakeFirst();
+      if (numUpdatedRows === 0n) return [];
+      const rows = await db
+        .selectFrom("gateway_delivery as d")
+        .innerJoin("gateway_event as e", "e.id", "d.event_id")
+        .innerJoin("gateway_payment as p", "p.id", "d.payment_id")
+        .leftJoin("gateway_merchant as m", "m.id", "p.merchant")
+        .select([
+          "d.id",
+          "d.event_id",
+          "d.payment_id",
+          "d.url",
+          "d.attempts",
+          "d.schedule_attempts",
+          "e.name",
+          "e.body",
+          "p.merchant",
+          "p.webhook_secret as own_secret",
+          "m.webhook_secret as merchant_secret",
+        ])
+        .where("d.claim", "=", claim)
+        .execute();
+      return rows.map((row: Row): ClaimedDelivery => {
+        const secret = row.own_secret ?? row.merchant_secret;
+        return {
+          id: text(row.id),
+          eventId: text(row.event_id),
+          eventName: row.name as ClaimedDelivery["eventName"],
+          paymentId: text(row.payment_id),
+          merchant: text(row.merchant),
+          url: text(row.url),
+          body: text(row.body),
+          attempt: integer(row.attempts),
+          scheduleAttempt: integer(row.schedule_attempts),
+          secrets: secret === null || secret === undefined ? [] : [text(secret)],
+          claim,
+        };
+      });
+    },
+
+    finishDelivery: (delivery, attempt, verdict) =>
+      inTransaction(async (trx) => {
+        const { numUpdatedRows } = await trx
+          .updateTable("gateway_delivery")
+          .set({
+            state: verdict.state,
+            claim: null,
+            ...(verdict.state === "pending" ? { due_at: later(verdict.delayMs) } : {}),
+          })
+          .where("id", "=", delivery.id)
+          .where("claim", "=", delivery.claim)
+          .executeTakeFirst();
+        if (numUpdatedRows !== 1n) return false;
+        await trx
+          .insertInto("gateway_delivery_attempt")
+          .values({
+            delivery_id: delivery.id,
+            attempt: attempt.attempt,
+            started_at: attempt.startedAt.getTime(),
+            duration_ms: attempt.durationMs,
+            outcome: attempt.outcome,
+            status: attempt.status ?? null,
+            // PostgreSQL stores no NUL characters.
+            answer: attempt.answer?.replaceAll("\0", "\uFFFD") ?? null,
+          })
+          .execute();
+        return true;
+      }),
+
+    async redeliver(eventId) {
+      const { numUpdatedRows } = await db
+        .updateTable("gateway_delivery")
+        .set({ state: "pending", due_at: now(), schedule_attempts: 0 })
+        .where("event_id", "=", eventId)
+        .executeTakeFirst();
+      return Number(numUpdatedRows);
+    },
+
+    async deliveriesOf(paymentId) {
+      const deliveries = await db
+        .selectFrom("gateway_delivery")
+        .select(["id", "event_id", "state", "attempts", "due_at"])
+        .where("payment_id", "=", paymentId)
+        .orderBy("sequence")
+        .execute();
+      const attempts = await db
+        .selectFrom("gateway_delivery_attempt as a")
+        .innerJoin("gateway_delivery as d", "d.id", "a.delivery_id")
+        .selectAll("a")
+        .where("d.payment_id", "=", paymentId)
+        .orderBy("a.attempt")
+        .execute();
+      return deliveries.map((row: Row) => ({
+        id: text(row.id),
+        eventId: text(row.event_id),
+        state: row.state as DeliveryState,
+        attempts: integer(row.attempts),
+        dueAt: new Date(integer(row.due_at)),
+        log: attempts.filter(({ delivery_id }) => delivery_id === row.id).map(toAttempt),
+      }));
+    },
+
+    async merchantSecret(merchant, proposal) {
+      const find = () =>
+        db.selectFrom("gateway_merchant").select("webhook_secret").where("id", "=", merchant).executeTakeFirst();
+      const known = await find();
+      if (known) return text(known.webhook_secret);
+      await insertIfAbsent(db, dialect, "gateway_merchant", { id: merchant, webhook_secret: proposal });
+      return text((await find())?.webhook_secret);
+    },
+
+    async addToken({ id, hash, merchant, scopes, createdAt }) {
+      await db
+        .insertInto("gateway_token")
+        .values({ id, hash, merchant, scopes: JSON.stringify(scopes), created_at: createdAt.getTime() })
+        .execute();
+    },
+
+    async findToken(hash) {
+      const row = await db.selectFrom("gateway_token").selectAll().where("hash", "=", hash).executeTakeFirst();
+      if (!row) return undefined;
+      return {
+        id: text(row.id),
+        merchant: text(row.merchant),
+        scopes: JSON.parse(text(row.scopes)) as readonly string[],
+        createdAt: new Date(integer(row.created_at)),
+      };
+    },
+
+    async removeToken(id) {
+      const { numDeletedRows } = await db.deleteFrom("gateway_token").where("id", "=", id).executeTakeFirst();
+      return numDeletedRows === 1n;
+    },
+
+    async ping() {
+      await sql`select 1`.execute(db);
+    },
+  };
+}

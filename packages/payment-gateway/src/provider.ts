@@ -1,0 +1,86 @@
+import type { Currency } from "./money.ts";
+import type { Payment } from "./payment.ts";
+
+/** What the payer does next; the pay page draws it. */
+export type PayerStep =
+  | { readonly kind: "link"; readonly url: string }
+  /** Digits or text that the payer types in the provider's own application. */
+  | { readonly kind: "account"; readonly account: string }
+  /** Buttons of a form that the page posts to the provider's callback as `action`. */
+  | { readonly kind: "actions"; readonly actions: readonly PayerAction[] };
+
+export interface PayerAction {
+  readonly action: "pay" | "pay_part" | "cancel" | "fail";
+  /** Whether the payer may name an amount. */
+  readonly withAmount: boolean;
+}
+
+export type ProviderState =
+  | { readonly state: "waiting" }
+  /** No money will come of this any more. */
+  | { readonly state: "ended" }
+  | { readonly state: "paid"; readonly money: ReportedMoney }
+  /** The provider cannot tell now. */
+  | { readonly state: "unknown" };
+
+export interface ReportedMoney {
+  /** The provider's id of the transfer: the same money has the same id, however often it is reported. */
+  readonly transactionId: string;
+  readonly amountMinor: bigint;
+  readonly currency: Currency;
+  /** @defaultValue now */
+  readonly paidAt?: Date;
+}
+
+export type BookResult =
+  | { readonly state: "booked"; readonly payment: Payment }
+  /** This transaction was booked before. */
+  | { readonly state: "duplicate"; readonly payment: Payment }
+  | { readonly state: "not_found" }
+  | { readonly state: "wrong_currency"; readonly payment: Payment };
+
+/** What a provider may do with payments; it sees those of its own name only. */
+export interface ProviderContext {
+  find(paymentId: string): Promise<Payment | undefined>;
+  findByAccount(account: string): Promise<Payment | undefined>;
+  book(paymentId: string, money: ReportedMoney): Promise<BookResult>;
+  /** The remote invoice was cancelled. Does nothing once there is money. */
+  cancelled(paymentId: string): Promise<void>;
+  /** An attempt failed: the payment waits for the next one. */
+  failed(paymentId: string): Promise<void>;
+  /** Where the payer's browser goes: the page of a payment. */
+  payUrl(paymentId: string): string;
+}
+
+/**
+ * A way to pay. An ability that a provider lacks is absent. Calls may be repeated after a crash: `start` and `refund`
+ * get a key that stays the same, and must not begin twice for one key.
+ */
+export interface PaymentProvider {
+  /** Part of addresses and rows: `[a-z0-9-]+`. */
+  readonly name: string;
+  /** Currencies and the smallest step of an amount in each. */
+  readonly currencies: Readonly<Partial<Record<Currency, { readonly stepMinor: bigint }>>>;
+  /** No real money. @defaultValue false */
+  readonly test?: boolean;
+  payerStep(payment: Payment): PayerStep;
+  /** Prepares the payment at the provider. Throws when it cannot; `start` is then called again with the same payment. */
+  start?(payment: Payment): Promise<{ readonly account?: string; readonly session?: string }>;
+  /** Asked before a payment expires. */
+  state?(payment: Payment): Promise<ProviderState>;
+  /** Ends the remote invoice. `paid` when the money was faster. */
+  cancel?(payment: Payment): Promise<ProviderState>;
+  /** `key` is the same for every try of one refund. `pending`: the outcome is not known yet; it is asked again. */
+  refund?(request: {
+    readonly payment: Payment;
+    readonly amountMinor: bigint;
+    readonly key: string;
+  }): Promise<"succeeded" | "failed" | "pending">;
+  /** Answers what arrives under `/providers/<name>`. `path` is the rest of the path, without the leading slash. */
+  callback?(request: {
+    readonly request: Request;
+    readonly path: string;
+    readonly body: Uint8Array;
+    readonly context: ProviderContext;
+  }): Promise<Response>;
+}

@@ -1,0 +1,192 @@
+import type { Payment, PaymentEventName } from "./payment.ts";
+
+/** Money that a provider reported. One provider transaction is booked once, whatever repeats. */
+export interface Booking {
+  readonly provider: string;
+  /** The provider's id of the transfer, as text. */
+  readonly transactionId: string;
+  readonly paymentId: string;
+  readonly amountMinor: bigint;
+  /** When the provider says that it was paid. */
+  readonly paidAt: Date;
+}
+
+export interface PaymentEvent {
+  /** `evt_…`; the `webhook-id` of every delivery. */
+  readonly id: string;
+  readonly paymentId: string;
+  readonly merchant: string;
+  /** 1 for the first event of a payment. */
+  readonly sequence: number;
+  readonly name: PaymentEventName;
+  /** The JSON that is signed and sent, fixed here. */
+  readonly body: string;
+  readonly createdAt: Date;
+}
+
+export type RefundStatus = "pending" | "succeeded" | "failed";
+
+export interface Refund {
+  /** Also the idempotency key towards the provider. */
+  readonly id: string;
+  readonly paymentId: string;
+  readonly amountMinor: bigint;
+  readonly status: RefundStatus;
+  readonly createdAt: Date;
+  readonly updatedAt: Date;
+}
+
+/** One change of a payment. Everything in it is stored together, or nothing. */
+export interface PaymentChange {
+  readonly payment: Payment;
+  /** When it was booked before, the whole change is dropped. */
+  readonly booking?: Booking;
+  /** With a webhook address in the payment each one also becomes a delivery. */
+  readonly event?: PaymentEvent;
+  /** Inserted, or settled by its id. When it was settled before, the whole change is dropped. */
+  readonly refund?: Refund;
+}
+
+export type ChangeResult =
+  | { readonly state: "changed"; readonly payment: Payment }
+  /** The decision was to change nothing. */
+  | { readonly state: "unchanged"; readonly payment: Payment }
+  /** The booking was there before, or the refund was settled. */
+  | { readonly state: "duplicate"; readonly payment: Payment }
+  | { readonly state: "key_used"; readonly payment: Payment; readonly key: UsedKey }
+  | { readonly state: "not_found" };
+
+export interface IdempotencyKey {
+  readonly merchant: string;
+  readonly key: string;
+  /** Digest of method, path and body. */
+  readonly fingerprint: string;
+  /** Payment or refund that the request makes. */
+  readonly resourceId: string;
+  /** While the request is at work others are told to wait, at most so long; 0: it is finished with this change. */
+  readonly workMs: number;
+}
+
+export type UsedKey =
+  | { readonly state: "done"; readonly resourceId: string }
+  | { readonly state: "running" }
+  /** Whoever worked on it is gone: the work is the caller's now. */
+  | { readonly state: "taken_over"; readonly resourceId: string }
+  | { readonly state: "mismatch" };
+
+export type CreateResult = { readonly state: "created" } | { readonly state: "key_used"; readonly key: UsedKey };
+
+export type DeliveryState = "pending" | "delivered" | "exhausted";
+
+export interface ClaimedDelivery {
+  readonly id: string;
+  readonly eventId: string;
+  readonly eventName: PaymentEventName;
+  readonly paymentId: string;
+  readonly merchant: string;
+  readonly url: string;
+  readonly body: string;
+  /** 1 for the first try. A number without an entry in the log is a try whose process ended: its outcome is unknown. */
+  readonly attempt: number;
+  /** The same number, counted from the last time that a person asked for delivery. */
+  readonly scheduleAttempt: number;
+  /** Secrets in force now, the newest first. */
+  readonly secrets: readonly string[];
+  /** Proves the claim. */
+  readonly claim: string;
+}
+
+/** One try, as it is kept for people. */
+export interface DeliveryAttempt {
+  readonly attempt: number;
+  readonly startedAt: Date;
+  readonly durationMs: number;
+  /** `http_200`, `timeout`, `no_answer`, `blocked`, … Never tells which address was blocked. */
+  readonly outcome: string;
+  readonly status?: number;
+  /** Beginning of the answer. */
+  readonly answer?: string;
+}
+
+export interface DeliveryRecord {
+  readonly id: string;
+  readonly eventId: string;
+  readonly state: DeliveryState;
+  readonly attempts: number;
+  readonly dueAt: Date;
+  readonly log: readonly DeliveryAttempt[];
+}
+
+export type DeliveryVerdict =
+  | { readonly state: "delivered" | "exhausted" }
+  | { readonly state: "pending"; readonly delayMs: number };
+
+export interface ApiTokenRecord {
+  readonly id: string;
+  readonly merchant: string;
+  readonly scopes: readonly string[];
+  readonly createdAt: Date;
+}
+
+/** Everything that the gateway remembers. Each sentence of a comment is a case in `gatewayStorageCases`. */
+export interface GatewayStorage {
+  /** Inserts a payment together with its idempotency key. A used key inserts nothing. */
+  createPayment(payment: Payment, key?: IdempotencyKey): Promise<CreateResult>;
+  getPayment(id: string): Promise<Payment | undefined>;
+  /** The newest payment of a provider with this account. */
+  findByAccount(provider: string, account: string): Promise<Payment | undefined>;
+  /**
+   * Decides on a payment that nobody else changes meanwhile, and stores the decision in one transaction. `decide` may
+   * be asked again after a conflict, so it must not do anything else. With a key the decision is made only when the key
+   * is new, and the key is kept only when there was a change.
+   *
+   * @throws {ForbiddenChangeError} when the decision breaks the rules; nothing is stored then.
+   */
+  change(
+    paymentId: string,
+    decide: (payment: Payment) => PaymentChange | undefined,
+    key?: IdempotencyKey,
+  ): Promise<ChangeResult>;
+  /** Ends the work of a key: later callers get `done`. */
+  finishKey(merchant: string, key: string): Promise<void>;
+  /** Gives the work of a key back: the next caller takes it over at once. */
+  releaseKey(merchant: string, key: string): Promise<void>;
+  /** Ids of payments without money whose life has ended, the oldest first. */
+  dueForExpiry(limit: number): Promise<readonly string[]>;
+  getRefund(id: string): Promise<Refund | undefined>;
+  /** Refunds whose outcome has been open for longer than `olderThanMs`. */
+  openRefunds(olderThanMs: number, limit: number): Promise<readonly Refund[]>;
+
+  /**
+   * Events of a merchant after a position, in the order of positions. Positions are given after commit, so a reader
+   * who goes on from the last one misses nothing.
+   */
+  eventsAfter(
+    merchant: string,
+    position: number,
+    limit: number,
+  ): Promise<readonly { readonly position: number; readonly body: string }[]>;
+  getEvent(id: string): Promise<PaymentEvent | undefined>;
+
+  /**
+   * Claims due deliveries for `ttlMs`; an expired claim is handed out again. Of one payment one delivery at a time, in
+   * the order of events; a delivery that failed three times lets later ones pass. A new event of the payment makes
+   * waiting ones due at once.
+   */
+  claimDeliveries(options: { readonly limit: number; readonly ttlMs: number }): Promise<readonly ClaimedDelivery[]>;
+  /** Stores a try and what follows from it. Resolves to `false`, changing nothing, when the claim was lost. */
+  finishDelivery(delivery: ClaimedDelivery, attempt: DeliveryAttempt, verdict: DeliveryVerdict): Promise<boolean>;
+  /** Makes the deliveries of an event due at once, same id and bytes, with a new schedule. Resolves to how many there are. */
+  redeliver(eventId: string): Promise<number>;
+  deliveriesOf(paymentId: string): Promise<readonly DeliveryRecord[]>;
+
+  /** The merchant's own webhook secret; `proposal` is stored when there is none. */
+  merchantSecret(merchant: string, proposal: string): Promise<string>;
+  addToken(token: ApiTokenRecord & { readonly hash: string }): Promise<void>;
+  findToken(hash: string): Promise<ApiTokenRecord | undefined>;
+  /** Resolves to `false` for an unknown id. */
+  removeToken(id: string): Promise<boolean>;
+
+  /** Resolves when the storage answers. */
+  ping(): Promise<void>;
+}

@@ -1,0 +1,1 @@
+export { createFakeReceiver, type FakeReceiver } from "./fake-receiver.ts";
