@@ -12,7 +12,14 @@ import {
   robokassaVariables,
   start,
 } from "@orderbridge/example-support";
-import { createResultHandler, createRobokassa, InputError, type Order, placeOrder } from "@orderbridge/robokassa";
+import {
+  createResult2Handler,
+  createResultHandler,
+  createRobokassa,
+  InputError,
+  type Order,
+  placeOrder,
+} from "@orderbridge/robokassa";
 import { createRobokassaStorage } from "@orderbridge/robokassa/kysely";
 import express, { type ErrorRequestHandler } from "express";
 
@@ -51,14 +58,18 @@ await start(async () => {
   });
 
   // Before any body parser: the handler reads the bytes that were sent.
-  const result = createResultHandler({
+  const shop = {
     robokassa,
     storage,
     logger,
     // Runs inside the transaction that books the payment: write your own tables through it.
-    onPaid: async ({ id, test }) => logger.info("order paid", { id, test }),
-  });
-  app.all("/robokassa/result", toNodeListener(result, { logger }));
+    onPaid: async ({ id, test }: Order) => logger.info("order paid", { id, test }),
+  };
+  app.all("/robokassa/result", toNodeListener(createResultHandler(shop), { logger }));
+  const certificates = variables.ROBOKASSA_RESULT2_CERTS;
+  if (certificates) {
+    app.post("/robokassa/result2", toNodeListener(createResult2Handler({ ...shop, certificates }), { logger }));
+  }
 
   app.post("/orders", express.json({ limit: "64kb" }), async (request, response) => {
     const { total, description } = (request.body ?? {}) as { total: string; description: string };

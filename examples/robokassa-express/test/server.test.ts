@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Listening, listen } from "@orderbridge/core/testing";
+import { createRobokassa } from "@orderbridge/robokassa";
 import { createFakeRobokassa, type FakeRobokassa } from "@orderbridge/robokassa/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
@@ -158,6 +159,20 @@ test("in test mode sells test orders, with numbers of their own", async () => {
   expect(await getOrder(url, body.id as string)).toMatchObject({ status: "paid", test: true });
 });
 
+test("hears of a payment through ResultUrl2 alone, once certificates are given", async () => {
+  const { url } = await startShop({ ROBOKASSA_RESULT2_CERTS: fake.certificate });
+  const { body } = await placeOrder(url);
+  fake.configure({ resultUrl: "" });
+  const link = createRobokassa({ ...shop, apiUrl: fakeServer.url }).paymentUrl({
+    invId: body.robokassaInvId as string,
+    outSum: "1000.00",
+    description: "Қалам",
+    resultUrl2: `${url}/robokassa/result2`,
+  });
+  expect((await fake.pay({ url: link })).delivery2).toMatchObject({ status: 200, answer: "OK1" });
+  expect((await getOrder(url, body.id as string)).status).toBe("paid");
+});
+
 test("a test payment does not pay a live order", async () => {
   const { url } = await startShop();
   const { body } = await placeOrder(url);
@@ -220,6 +235,11 @@ describe("does not start, and says which variable to mend", () => {
       "test mode without test passwords",
       { ROBOKASSA_TEST: "1", ROBOKASSA_TEST_PASSWORD1: "", ROBOKASSA_TEST_PASSWORD2: "" },
       "ROBOKASSA_TEST_PASSWORD1 is missing; ROBOKASSA_TEST=1 needs it",
+    ],
+    [
+      "certificates that are none",
+      { ROBOKASSA_RESULT2_CERTS: "/nowhere.pem" },
+      "ROBOKASSA_RESULT2_CERTS is neither PEM",
     ],
     ["an unknown algorithm", { ROBOKASSA_ALGORITHM: "sha3" }, "ROBOKASSA_ALGORITHM must be md5 or"],
   ])("with %s", async (_case, change, text) => {

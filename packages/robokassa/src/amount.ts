@@ -8,8 +8,11 @@ import { InputError } from "./errors.ts";
  */
 export function checkAmount(field: string, value: unknown): string {
   if (typeof value !== "string") throw new InputError(field, 'must be decimal text such as "1000.00", not a number');
-  if (!/^(0|[1-9]\d{0,14})(\.\d{1,2})?$/.test(value)) {
-    throw new InputError(field, 'must be decimal text such as "1000.00": digits, a dot, at most two decimals');
+  if (!/^(0|[1-9]\d{0,12})(\.\d{1,2})?$/.test(value)) {
+    throw new InputError(
+      field,
+      'must be decimal text such as "1000.00": at most 13 digits, a dot, at most two decimals',
+    );
   }
   if (toMinor(value) === 0n) throw new InputError(field, "must be more than zero");
   return value;
@@ -37,4 +40,14 @@ export function sameAmount(left: string, right: string): boolean {
 function canonical(amount: string): string {
   const [whole = "", fraction = ""] = amount.split(".");
   return `${BigInt(whole)}.${fraction.replace(/0+$/, "")}`;
+}
+
+/** Whether `left` is less money than `right`; both must be plain decimal text. */
+export function isLess(left: string, right: string): boolean {
+  return toMillionths(left) < toMillionths(right);
+}
+
+function toMillionths(amount: string): bigint {
+  const [whole = "0", fraction = ""] = amount.split(".");
+  return BigInt(whole) * 1_000_000n + BigInt(fraction.padEnd(6, "0"));
 }

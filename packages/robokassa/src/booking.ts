@@ -1,11 +1,14 @@
 import type { Clock, Logger } from "@orderbridge/core";
-import { sameAmount } from "./amount.ts";
-import type { Order, PaymentSource, RobokassaStorage } from "./storage.ts";
+import { isLess, isReceivedAmount, sameAmount } from "./amount.ts";
+import type { BookingResult, Order, PaymentSource, RobokassaStorage } from "./storage.ts";
 
 /** A payment that is proven: by a signature, or by Robokassa's own state query. */
 export interface ProvenPayment {
   readonly invId: string;
-  readonly outSum: string;
+  /** Must be the order's total. */
+  readonly outSum?: string | undefined;
+  /** What the buyer paid, where `outSum` is not told: a surcharge may make it more than the total, nothing makes it less. */
+  readonly paidSum?: string | undefined;
   readonly currency?: string | undefined;
   readonly test: boolean;
   readonly source: PaymentSource;
@@ -50,13 +53,32 @@ export async function bookPayment<Transaction>(
   if (payment.test !== order.test) {
     return { state: "refused", reason: payment.test ? "test_payment_for_live_order" : "live_payment_for_test_order" };
   }
-  if (!sameAmount(payment.outSum, order.total)) return { state: "refused", reason: "amount_differs" };
+  const { outSum, paidSum } = payment;
+  const differs =
+    (outSum !== undefined && !sameAmount(outSum, order.total)) ||
+    (paidSum !== undefined && (!isReceivedAmount(paidSum) || isLess(paidSum, order.total)));
+  if (differs) return { state: "refused", reason: "amount_differs" };
   if (payment.currency !== undefined && payment.currency !== order.currency) {
     return { state: "refused", reason: "currency_differs" };
   }
   const { invId, source, opKey } = payment;
   const result = await storage.orders.bookPayment({ invId, source, opKey, paidAt: clock.now() }, onPaid);
-  if (result.state === "unknown") return { state: "refused", reason: "unknown_order" };
   logger.info(`robokassa: payment ${result.state}`, { invId, source, test: payment.test });
-  return result;
+  return toBooking(result);
 }
+
+/** Money is reserved, not paid. An older message than the last one, or one for a paid order, changes nothing. */
+export async function bookHold<Transaction>(
+  { storage, logger }: BookingContext<Transaction>,
+  hold: { readonly invId: string; readonly opKey: string; readonly sentAt: Date },
+): Promise<Booking> {
+  const order = await storage.orders.getByInvId(hold.invId);
+  if (!order) return { state: "refused", reason: "unknown_order" };
+  if (order.test) return { state: "refused", reason: "live_payment_for_test_order" };
+  const result = await storage.orders.bookHold(hold);
+  logger.info(`robokassa: hold ${result.state}`, { invId: hold.invId });
+  return toBooking(result);
+}
+
+const toBooking = (result: BookingResult): Booking =>
+  result.state === "unknown" ? { state: "refused", reason: "unknown_order" } : result;

@@ -9,6 +9,8 @@ export type {
 export { type PlaceOrderOptions, placeOrder } from "./place-order.ts";
 export type { Country, Receipt, ReceiptItem } from "./receipt.ts";
 export { createResultHandler, type ResultHandlerOptions } from "./result-handler.ts";
+export { type Notification2, type Refusal2, readCertificates, type Verification2 } from "./result2.ts";
+export { createResult2Handler, type Result2HandlerOptions } from "./result2-handler.ts";
 export { createRobokassa, type Robokassa } from "./robokassa.ts";
 export type { Hosts, Readings, RobokassaOptions } from "./shop.ts";
 export { type ShpOrder, type ShpPair, sortShp } from "./shp.ts";
@@ -18,6 +20,7 @@ export type {
   BookingResult,
   CallbackEntry,
   CallbackLog,
+  DueCheck,
   InvIdRanges,
   NewOrder,
   Order,
@@ -25,5 +28,7 @@ export type {
   OrderStore,
   PaymentBooking,
   PaymentSource,
+  Refund,
+  RefundStore,
   RobokassaStorage,
 } from "./storage.ts";

@@ -1,4 +1,6 @@
+import type { X509Certificate } from "node:crypto";
 import { type NotificationFields, type Verification, verifyNotification } from "./notification.ts";
+import { type Verification2, verifyNotification2 } from "./result2.ts";
 import { createShop, type RobokassaOptions, type Shop } from "./shop.ts";
 import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl } from "./start.ts";
 
@@ -12,6 +14,11 @@ export interface Robokassa {
   paymentForm(request: PaymentRequest): PaymentForm;
   /** Checks a ResultURL notification: proof that the payment was made. Never throws. */
   verifyResult(fields: NotificationFields): Verification;
+  /** Checks a ResultUrl2 message with Robokassa's certificates ({@link readCertificates}). Never throws. */
+  verifyResult2(
+    body: string | Uint8Array,
+    options: { readonly certificates: readonly X509Certificate[]; readonly now: Date },
+  ): Verification2;
   /** Checks a visit to SuccessURL. No proof of payment: it only says that the link is genuine. Never throws. */
   verifySuccess(fields: NotificationFields): Verification;
 }
@@ -27,6 +34,7 @@ export function createRobokassa(options: RobokassaOptions): Robokassa {
     paymentUrl: (request) => paymentUrl(shop, request),
     paymentForm: (request) => paymentForm(shop, request),
     verifyResult: (fields) => verifyNotification(shop, fields, "password2"),
+    verifyResult2: (body, options) => verifyNotification2(shop, body, options),
     verifySuccess: (fields) => verifyNotification(shop, fields, "password1"),
   };
   shops.set(robokassa, shop);

@@ -20,6 +20,8 @@ export interface Order {
   readonly paidAt: Date | undefined;
   /** Robokassa's id of the operation, once known; refunds need it. */
   readonly opKey: string | undefined;
+  /** Decimal text: refunds that are made or under way. */
+  readonly refunded: string;
   readonly createdAt: Date;
 }
 
@@ -48,6 +50,53 @@ export type BookingResult =
   | { readonly state: "repeated"; readonly order: Order }
   | { readonly state: "unknown" };
 
+/** One refund, kept before it is asked for, so that the sum of all never exceeds the payment. */
+export interface Refund {
+  /** Chosen by the shop; the same id is never refunded twice. */
+  readonly id: string;
+  readonly invId: string;
+  /** Decimal text with two decimals. */
+  readonly amount: string;
+  /**
+   * `asking`: the request may have reached Robokassa or not. `processing`, `finished`, `canceled`: as Robokassa says.
+   * `refused`: it said no, and the amount is free again; so is a canceled one.
+   */
+  readonly state: "asking" | "processing" | "finished" | "canceled" | "refused";
+  /** Robokassa's id of the request, once known. */
+  readonly requestId: string | undefined;
+  readonly createdAt: Date;
+}
+
+export interface RefundStore {
+  /**
+   * Keeps a refund as `asking`. `exceeds` when it is more than what is left of the payment, `not_paid` when there is
+   * none; `known` with the stored one for a known id, whatever its amount.
+   */
+  begin(refund: {
+    readonly id: string;
+    readonly invId: string;
+    readonly amount: string;
+  }): Promise<
+    | { readonly state: "begun" | "known"; readonly refund: Refund }
+    | { readonly state: "exceeds" | "not_paid" | "unknown" }
+  >;
+  /** Stores what Robokassa said. When the finished refunds reach the order's total it becomes `refunded`. */
+  settle(
+    id: string,
+    result: { readonly state: Refund["state"]; readonly requestId?: string | undefined },
+  ): Promise<Refund | undefined>;
+  get(id: string): Promise<Refund | undefined>;
+  /** Refunds whose end is not known yet, the oldest first. */
+  open(limit: number): Promise<readonly Refund[]>;
+}
+
+/** An order that waits for its next state query. */
+export interface DueCheck {
+  readonly order: Order;
+  /** Queries made so far. */
+  readonly checks: number;
+}
+
 /** Orders and their InvIds. */
 export interface OrderStore<Transaction> {
   /**
@@ -61,7 +110,8 @@ export interface OrderStore<Transaction> {
   /** `undefined` for an unknown number. The text is compared as it is: `0146` is not `146`. */
   getByInvId(invId: string): Promise<Order | undefined>;
   /**
-   * Moves a `new` or `held` order to `paid`, once: of many callers one sees `booked`.
+   * Moves a `new` or `held` order to `paid`, once: of many callers one sees `booked`. A later one may still bring the
+   * `opKey`.
    *
    * `work` runs inside the same transaction, for the caller that books. When it throws, nothing is booked and the error
    * is passed on. It may run again when the database asks to repeat the transaction.
@@ -70,6 +120,22 @@ export interface OrderStore<Transaction> {
     payment: PaymentBooking,
     work?: (order: Order, transaction: Transaction) => Promise<void>,
   ): Promise<BookingResult>;
+  /** Moves a `new` order to `held`, unless a message of the same time or newer was applied before. */
+  bookHold(hold: { readonly invId: string; readonly opKey: string; readonly sentAt: Date }): Promise<BookingResult>;
+  /** Moves a `held` order back to `new`: the reserved money went back to the buyer. */
+  bookRelease(invId: string): Promise<BookingResult>;
+  /** `new` and `held` live orders whose next state query is due, the longest due first. */
+  dueChecks(now: Date, limit: number): Promise<readonly DueCheck[]>;
+  /**
+   * Counts a state query and sets the next one; `undefined` ends them. Changes nothing when somebody else counted one
+   * since (`checks` differs): of many processes one asks.
+   */
+  scheduleCheck(
+    invId: string,
+    change: { readonly checks: number; readonly nextAt: Date | undefined },
+  ): Promise<boolean>;
+  /** Takes the description away: the rest holds no personal data. `false` for an unknown id. */
+  erase(id: string): Promise<boolean>;
 }
 
 /** One request that reached us, without personal data. */
@@ -99,10 +165,13 @@ export interface CallbackLog {
   record(entry: CallbackEntry): Promise<void>;
   /** Newest first. */
   list(filter: { readonly invId?: string; readonly limit: number }): Promise<readonly CallbackEntry[]>;
+  /** Drops entries older than this; gives their number. */
+  prune(before: Date): Promise<number>;
 }
 
 export interface RobokassaStorage<Transaction = unknown> {
   readonly orders: OrderStore<Transaction>;
+  readonly refunds: RefundStore;
   readonly callbacks: CallbackLog;
   /** Rejects when the storage does not answer. */
   ping(): Promise<void>;
@@ -158,6 +227,12 @@ export function nextInvId(
   }
   return next;
 }
+
+/** Refunds in these states count against the payment. */
+export const countedRefunds: readonly Refund["state"][] = ["asking", "processing", "finished"];
+
+/** Pause between placing an order and its first state query, in milliseconds: notifications usually come first. */
+export const firstCheckDelayMs = 60_000;
 
 /** Whether `create` may hand out the stored order again. */
 export function isSameOrder(stored: Order, order: NewOrder): boolean {

@@ -10,7 +10,14 @@ import {
   robokassaVariables,
   variables,
 } from "@orderbridge/example-support";
-import { createResultHandler, createRobokassa, InputError, type Order, placeOrder } from "@orderbridge/robokassa";
+import {
+  createResult2Handler,
+  createResultHandler,
+  createRobokassa,
+  InputError,
+  type Order,
+  placeOrder,
+} from "@orderbridge/robokassa";
 import { createRobokassaStorage } from "@orderbridge/robokassa/kysely";
 
 export const runtime = "nodejs";
@@ -28,7 +35,14 @@ async function openShop() {
   const storage = createRobokassaStorage({ db, dialect });
   await storage.migrate();
   const robokassa = createRobokassa({ ...robokassaOptions(read.values), logger });
-  return { robokassa, storage, result: createResultHandler({ robokassa, storage, logger }), logger, close };
+  const certificates = read.values.ROBOKASSA_RESULT2_CERTS;
+  return {
+    robokassa,
+    storage,
+    result: createResultHandler({ robokassa, storage, logger }),
+    result2: certificates && createResult2Handler({ robokassa, storage, logger, certificates }),
+    close,
+  };
 }
 
 /** Opened with the first request: `next build` imports this file too, without the variables. */
@@ -58,9 +72,10 @@ const show = ({ id, status, total, invId, paidAt, test }: Order) => ({
 });
 
 async function route(request: Request): Promise<Response> {
-  const { robokassa, storage, result } = await shop();
+  const { robokassa, storage, result, result2 } = await shop();
   const { pathname, search } = new URL(request.url);
   if (pathname === "/robokassa/result") return result(request);
+  if (pathname === "/robokassa/result2" && result2) return result2(request);
 
   const path = `${request.method} ${pathname}`;
   if (path === "POST /orders") {

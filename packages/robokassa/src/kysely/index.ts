@@ -1,9 +1,13 @@
 import { type Clock, systemClock } from "@orderbridge/core";
 import { type AnyKysely, type DatabaseDialect, insertIfAbsent, migrate, transaction } from "@orderbridge/core/kysely";
-import { type Kysely, sql } from "kysely";
+import { type Kysely, sql, type UpdateResult } from "kysely";
+import { fromMinor, toMinor } from "../amount.ts";
 import {
+  type BookingResult,
   type CallbackEntry,
   checkRanges,
+  countedRefunds,
+  firstCheckDelayMs,
   type InvIdRanges,
   isAccepted,
   isSameOrder,
@@ -11,6 +15,7 @@ import {
   nextInvId,
   type Order,
   type OrderStatus,
+  type Refund,
   type RobokassaStorage,
 } from "../storage.ts";
 import { robokassaMigrations } from "./migrations.ts";
@@ -28,6 +33,18 @@ interface Tables {
     paid_at: number | string | null;
     paid_source: string | null;
     op_key: string | null;
+    refunded_minor: number | string;
+    notified_at: number | string | null;
+    check_at: number | string | null;
+    checks: number;
+    created_at: number | string;
+  };
+  robokassa_refunds: {
+    id: string;
+    inv_id: string;
+    amount_minor: number | string;
+    state: string;
+    request_id: string | null;
     created_at: number | string;
   };
   robokassa_sequences: { id: string; last_value: string };
@@ -94,6 +111,49 @@ export function createRobokassaStorage({
     return row && toOrder(row);
   }
 
+  async function afterUpdate(
+    trx: Kysely<Tables>,
+    invId: string,
+    { numUpdatedRows }: UpdateResult,
+  ): Promise<BookingResult> {
+    const order = await find(trx, "inv_id", invId);
+    if (!order) return { state: "unknown" };
+    return { state: numUpdatedRows > 0n ? "booked" : "repeated", order };
+  }
+
+  async function findRefund(from: Kysely<Tables>, id: string): Promise<Refund | undefined> {
+    const row = await from.selectFrom("robokassa_refunds").selectAll().where("id", "=", id).executeTakeFirst();
+    return row && toRefund(row);
+  }
+
+  /** Refunds of one order are counted one after another. */
+  async function lockOrder(trx: Kysely<Tables>, invId: string): Promise<void> {
+    await trx
+      .updateTable("robokassa_orders")
+      .set({ refunded_minor: sql.ref("refunded_minor") })
+      .where("inv_id", "=", invId)
+      .execute();
+  }
+
+  /** Brings the order's sum of refunds up to date, and its status when all of it went back. */
+  async function countRefunds(trx: Kysely<Tables>, { invId, total }: Order): Promise<void> {
+    const rows = await trx.selectFrom("robokassa_refunds").selectAll().where("inv_id", "=", invId).execute();
+    const sum = (states: readonly string[]): number =>
+      rows.filter(({ state }) => states.includes(state)).reduce((minor, row) => minor + Number(row.amount_minor), 0);
+    await trx
+      .updateTable("robokassa_orders")
+      .set({ refunded_minor: sum(countedRefunds) })
+      .where("inv_id", "=", invId)
+      .execute();
+    if (BigInt(sum(["finished"])) !== toMinor(total)) return;
+    await trx
+      .updateTable("robokassa_orders")
+      .set({ status: "refunded" })
+      .where("inv_id", "=", invId)
+      .where("status", "=", "paid")
+      .execute();
+  }
+
   return {
     migrate: () => migrate({ db, dialect, prefix: "robokassa", migrations: robokassaMigrations(dialect) }),
     async ping() {
@@ -117,6 +177,10 @@ export function createRobokassaStorage({
             paid_at: null,
             paid_source: null,
             op_key: null,
+            refunded_minor: 0,
+            notified_at: null,
+            check_at: order.test ? null : clock.now().getTime() + firstCheckDelayMs,
+            checks: 0,
             created_at: clock.now().getTime(),
           });
           if (inserted) await setSequence(trx, sequence, number);
@@ -141,10 +205,115 @@ export function createRobokassaStorage({
             .executeTakeFirst();
           const order = await find(trx, "inv_id", invId);
           if (!order) return { state: "unknown" };
-          if (updated.numUpdatedRows === 0n) return { state: "repeated", order };
-          await work?.(order, trx);
-          return { state: "booked", order };
+          if (updated.numUpdatedRows > 0n) {
+            await work?.(order, trx);
+            return { state: "booked", order };
+          }
+          if (order.opKey === undefined && opKey !== undefined) {
+            await trx.updateTable("robokassa_orders").set({ op_key: opKey }).where("inv_id", "=", invId).execute();
+          }
+          return { state: "repeated", order: { ...order, opKey: order.opKey ?? opKey } };
         }),
+      bookHold: ({ invId, opKey, sentAt }) =>
+        inTransaction(async (trx) => {
+          const updated = await trx
+            .updateTable("robokassa_orders")
+            .set({ status: "held", op_key: opKey, notified_at: sentAt.getTime() })
+            .where("inv_id", "=", invId)
+            .where("status", "=", "new")
+            .where(({ eb, or }) => or([eb("notified_at", "is", null), eb("notified_at", "<", sentAt.getTime())]))
+            .executeTakeFirst();
+          return afterUpdate(trx, invId, updated);
+        }),
+      bookRelease: (invId) =>
+        inTransaction(async (trx) => {
+          const updated = await trx
+            .updateTable("robokassa_orders")
+            .set({ status: "new" })
+            .where("inv_id", "=", invId)
+            .where("status", "=", "held")
+            .executeTakeFirst();
+          return afterUpdate(trx, invId, updated);
+        }),
+      async dueChecks(now, limit) {
+        const rows = await db
+          .selectFrom("robokassa_orders")
+          .selectAll()
+          .where("check_at", "<=", now.getTime())
+          .where("status", "in", ["new", "held"])
+          .orderBy("check_at")
+          .orderBy("id")
+          .limit(limit)
+          .execute();
+        return rows.map((row) => ({ order: toOrder(row), checks: row.checks }));
+      },
+      async scheduleCheck(invId, { checks, nextAt }) {
+        const { numUpdatedRows } = await db
+          .updateTable("robokassa_orders")
+          .set({ checks: checks + 1, check_at: nextAt?.getTime() ?? null })
+          .where("inv_id", "=", invId)
+          .where("checks", "=", checks)
+          .where("check_at", "is not", null)
+          .executeTakeFirst();
+        return numUpdatedRows > 0n;
+      },
+      async erase(id) {
+        const { numUpdatedRows } = await db
+          .updateTable("robokassa_orders")
+          .set({ description: "" })
+          .where("id", "=", id)
+          .executeTakeFirst();
+        return numUpdatedRows > 0n;
+      },
+    },
+    refunds: {
+      begin: ({ id, invId, amount }) =>
+        inTransaction(async (trx) => {
+          await lockOrder(trx, invId);
+          const known = await findRefund(trx, id);
+          if (known) return { state: "known", refund: known };
+          const order = await find(trx, "inv_id", invId);
+          if (!order) return { state: "unknown" };
+          if (order.status !== "paid") return { state: "not_paid" };
+          if (toMinor(amount) > toMinor(order.total) - toMinor(order.refunded)) return { state: "exceeds" };
+          const inserted = await insertIfAbsent(trx, dialect, "robokassa_refunds", {
+            id,
+            inv_id: invId,
+            amount_minor: Number(toMinor(amount)),
+            state: "asking",
+            request_id: null,
+            created_at: clock.now().getTime(),
+          });
+          if (inserted) await countRefunds(trx, order);
+          const refund = (await findRefund(trx, id)) as Refund;
+          return { state: inserted ? "begun" : "known", refund };
+        }),
+      settle: (id, { state, requestId }) =>
+        inTransaction(async (trx) => {
+          const known = await findRefund(trx, id);
+          if (!known) return undefined;
+          await lockOrder(trx, known.invId);
+          await trx
+            .updateTable("robokassa_refunds")
+            .set({ state, ...(requestId === undefined ? {} : { request_id: requestId }) })
+            .where("id", "=", id)
+            .execute();
+          const order = await find(trx, "inv_id", known.invId);
+          if (order) await countRefunds(trx, order);
+          return findRefund(trx, id);
+        }),
+      get: (id) => findRefund(db, id),
+      async open(limit) {
+        const rows = await db
+          .selectFrom("robokassa_refunds")
+          .selectAll()
+          .where("state", "in", ["asking", "processing"])
+          .orderBy("created_at")
+          .orderBy("id")
+          .limit(limit)
+          .execute();
+        return rows.map(toRefund);
+      },
     },
     callbacks: {
       record: (entry) =>
@@ -192,6 +361,13 @@ export function createRobokassaStorage({
           }),
         );
       },
+      async prune(before) {
+        const { numDeletedRows } = await db
+          .deleteFrom("robokassa_callbacks")
+          .where("at", "<", before.getTime())
+          .executeTakeFirst();
+        return Number(numDeletedRows);
+      },
     },
   };
 }
@@ -207,6 +383,18 @@ function toOrder(row: Tables["robokassa_orders"]): Order {
     status: row.status as OrderStatus,
     paidAt: row.paid_at === null ? undefined : new Date(Number(row.paid_at)),
     opKey: row.op_key ?? undefined,
+    refunded: fromMinor(BigInt(row.refunded_minor)),
+    createdAt: new Date(Number(row.created_at)),
+  };
+}
+
+function toRefund(row: Tables["robokassa_refunds"]): Refund {
+  return {
+    id: row.id,
+    invId: row.inv_id,
+    amount: fromMinor(BigInt(row.amount_minor)),
+    state: row.state as Refund["state"],
+    requestId: row.request_id ?? undefined,
     createdAt: new Date(Number(row.created_at)),
   };
 }

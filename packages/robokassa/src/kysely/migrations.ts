@@ -19,6 +19,10 @@ export function robokassaMigrations(dialect: DatabaseDialect): Record<string, Mi
           .addColumn("paid_at", types.integer64)
           .addColumn("paid_source", types.key)
           .addColumn("op_key", types.key)
+          .addColumn("refunded_minor", types.integer64, (column) => column.notNull())
+          .addColumn("notified_at", types.integer64)
+          .addColumn("check_at", types.integer64)
+          .addColumn("checks", "integer", (column) => column.notNull())
           .addColumn("created_at", types.integer64, (column) => column.notNull())
           .execute();
       },
@@ -68,6 +72,60 @@ export function robokassaMigrations(dialect: DatabaseDialect): Record<string, Mi
           .ifNotExists()
           .on("robokassa_callbacks")
           .column("inv_id")
+          .execute();
+      },
+    },
+    "006_orders_check_at": {
+      async up(db) {
+        await db.schema
+          .createIndex("robokassa_orders_check_at")
+          .ifNotExists()
+          .on("robokassa_orders")
+          .column("check_at")
+          .execute();
+      },
+    },
+    "007_refunds": {
+      async up(db) {
+        await db.schema
+          .createTable("robokassa_refunds")
+          .ifNotExists()
+          .addColumn("id", types.key, (column) => column.primaryKey())
+          .addColumn("inv_id", types.key, (column) => column.notNull())
+          .addColumn("amount_minor", types.integer64, (column) => column.notNull())
+          .addColumn("state", types.key, (column) => column.notNull())
+          .addColumn("request_id", types.key)
+          .addColumn("created_at", types.integer64, (column) => column.notNull())
+          .execute();
+      },
+    },
+    "008_refunds_inv_id": {
+      async up(db) {
+        await db.schema
+          .createIndex("robokassa_refunds_inv_id")
+          .ifNotExists()
+          .on("robokassa_refunds")
+          .column("inv_id")
+          .execute();
+      },
+    },
+    "009_refunds_state": {
+      async up(db) {
+        await db.schema
+          .createIndex("robokassa_refunds_state")
+          .ifNotExists()
+          .on("robokassa_refunds")
+          .column("state")
+          .execute();
+      },
+    },
+    "010_callbacks_at": {
+      async up(db) {
+        await db.schema
+          .createIndex("robokassa_callbacks_at")
+          .ifNotExists()
+          .on("robokassa_callbacks")
+          .column("at")
           .execute();
       },
     },

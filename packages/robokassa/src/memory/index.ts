@@ -1,13 +1,17 @@
 import { type Clock, systemClock } from "@orderbridge/core";
+import { fromMinor, toMinor } from "../amount.ts";
 import {
   type CallbackEntry,
   checkRanges,
+  countedRefunds,
+  firstCheckDelayMs,
   type InvIdRanges,
   isAccepted,
   isSameOrder,
   maxRefusedCallbacks,
   nextInvId,
   type Order,
+  type Refund,
   type RobokassaStorage,
 } from "../storage.ts";
 
@@ -20,6 +24,9 @@ export function createRobokassaMemoryStorage({
   const orders = new Map<string, Order>();
   const ids = new Map<string, string>();
   const last = new Map<boolean, bigint>();
+  const notifiedAt = new Map<string, Date>();
+  const checks = new Map<string, { checks: number; nextAt: Date }>();
+  const refunds = new Map<string, Refund>();
   let callbacks: CallbackEntry[] = [];
   let queue: Promise<unknown> = Promise.resolve();
 
@@ -34,6 +41,21 @@ export function createRobokassaMemoryStorage({
     const id = ids.get(invId);
     return id === undefined ? undefined : orders.get(id);
   };
+
+  function save(order: Order): Order {
+    orders.set(order.id, order);
+    return order;
+  }
+
+  /** Brings the order's sum of refunds up to date, and its status when all of it went back. */
+  function count(invId: string): void {
+    const order = byInvId(invId) as Order;
+    const own = [...refunds.values()].filter((refund) => refund.invId === invId);
+    const sum = (states: readonly Refund["state"][]): bigint =>
+      own.filter(({ state }) => states.includes(state)).reduce((total, { amount }) => total + toMinor(amount), 0n);
+    const isRefunded = order.status === "paid" && sum(["finished"]) === toMinor(order.total);
+    save({ ...order, refunded: fromMinor(sum(countedRefunds)), status: isRefunded ? "refunded" : order.status });
+  }
 
   return {
     orders: {
@@ -52,10 +74,14 @@ export function createRobokassaMemoryStorage({
           status: "new",
           paidAt: undefined,
           opKey: undefined,
+          refunded: "0.00",
           createdAt: clock.now(),
         };
         orders.set(created.id, created);
         ids.set(created.invId, created.id);
+        if (!created.test) {
+          checks.set(created.invId, { checks: 0, nextAt: new Date(clock.now().getTime() + firstCheckDelayMs) });
+        }
         return created;
       },
       async get(id) {
@@ -68,12 +94,83 @@ export function createRobokassaMemoryStorage({
         inTurn(async () => {
           const order = byInvId(invId);
           if (!order) return { state: "unknown" };
-          if (order.status !== "new" && order.status !== "held") return { state: "repeated", order };
+          if (order.status !== "new" && order.status !== "held") {
+            if (order.opKey !== undefined || opKey === undefined) return { state: "repeated", order };
+            return { state: "repeated", order: save({ ...order, opKey }) };
+          }
           const paid: Order = { ...order, status: "paid", paidAt, opKey: opKey ?? order.opKey };
           await work?.(paid, undefined);
-          orders.set(paid.id, paid);
-          return { state: "booked", order: paid };
+          return { state: "booked", order: save(paid) };
         }),
+      bookHold: ({ invId, opKey, sentAt }) =>
+        inTurn(async () => {
+          const order = byInvId(invId);
+          if (!order) return { state: "unknown" };
+          if (order.status !== "new" || (notifiedAt.get(invId) ?? new Date(0)) >= sentAt) {
+            return { state: "repeated", order };
+          }
+          notifiedAt.set(invId, sentAt);
+          return { state: "booked", order: save({ ...order, status: "held", opKey }) };
+        }),
+      bookRelease: (invId) =>
+        inTurn(async () => {
+          const order = byInvId(invId);
+          if (!order) return { state: "unknown" };
+          if (order.status !== "held") return { state: "repeated", order };
+          return { state: "booked", order: save({ ...order, status: "new" }) };
+        }),
+      async dueChecks(now, limit) {
+        const due = [...checks].filter(([, { nextAt }]) => nextAt <= now);
+        due.sort(([, a], [, b]) => a.nextAt.getTime() - b.nextAt.getTime());
+        return due
+          .map(([invId, check]) => ({ order: byInvId(invId) as Order, checks: check.checks }))
+          .filter(({ order }) => order.status === "new" || order.status === "held")
+          .slice(0, limit);
+      },
+      async scheduleCheck(invId, change) {
+        if (checks.get(invId)?.checks !== change.checks) return false;
+        if (change.nextAt) checks.set(invId, { checks: change.checks + 1, nextAt: change.nextAt });
+        else checks.delete(invId);
+        return true;
+      },
+      async erase(id) {
+        const order = orders.get(id);
+        if (order) save({ ...order, description: "" });
+        return order !== undefined;
+      },
+    },
+    refunds: {
+      begin: ({ id, invId, amount }) =>
+        inTurn(async () => {
+          const known = refunds.get(id);
+          if (known) return { state: "known", refund: known };
+          const order = byInvId(invId);
+          if (!order) return { state: "unknown" };
+          if (order.status !== "paid") return { state: "not_paid" };
+          const left = toMinor(order.total) - toMinor(order.refunded);
+          if (toMinor(amount) > left) return { state: "exceeds" };
+          const refund: Refund = { id, invId, amount, state: "asking", requestId: undefined, createdAt: clock.now() };
+          refunds.set(id, refund);
+          count(invId);
+          return { state: "begun", refund };
+        }),
+      settle: (id, { state, requestId }) =>
+        inTurn(async () => {
+          const refund = refunds.get(id);
+          if (!refund) return undefined;
+          const settled: Refund = { ...refund, state, requestId: requestId ?? refund.requestId };
+          refunds.set(id, settled);
+          count(refund.invId);
+          return settled;
+        }),
+      async get(id) {
+        return refunds.get(id);
+      },
+      async open(limit) {
+        return [...refunds.values()]
+          .filter(({ state }) => state === "asking" || state === "processing")
+          .slice(0, limit);
+      },
     },
     callbacks: {
       async record(entry) {
@@ -85,6 +182,12 @@ export function createRobokassaMemoryStorage({
       async list({ invId, limit }) {
         const matching = invId === undefined ? callbacks : callbacks.filter((entry) => entry.invId === invId);
         return matching.slice(-limit).reverse();
+      },
+      async prune(before) {
+        const kept = callbacks.filter(({ at }) => at >= before);
+        const dropped = callbacks.length - kept.length;
+        callbacks = kept;
+        return dropped;
       },
     },
     async ping() {},

@@ -143,6 +143,133 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     },
   },
   {
+    name: "learns the operation's key from a later notification, and keeps the first one",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      await orders.bookPayment({ invId: "1", source: "result2", paidAt, opKey: "KEY-1" });
+      await orders.bookPayment({ invId: "1", source: "reconcile", paidAt, opKey: "KEY-2" });
+      equal((await orders.get("order-1"))?.opKey, "KEY-1");
+    },
+  },
+  {
+    name: "holds, releases and pays; a hold is not paid, and an older message changes nothing",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      const hold = { invId: "1", opKey: "KEY-1", sentAt: paidAt };
+      equal((await orders.bookHold(hold)).state, "booked");
+      equal((await orders.bookHold(hold)).state, "repeated");
+      const held = await orders.get("order-1");
+      deepEqual([held?.status, held?.paidAt, held?.opKey], ["held", undefined, "KEY-1"]);
+      equal((await orders.bookRelease("1")).state, "booked");
+      equal((await orders.bookRelease("1")).state, "repeated");
+      equal((await orders.bookHold(hold)).state, "repeated");
+      equal((await orders.get("order-1"))?.status, "new");
+      equal((await orders.bookHold({ ...hold, sentAt: new Date(paidAt.getTime() + 1) })).state, "booked");
+      equal((await orders.bookPayment({ invId: "1", source: "result", paidAt })).state, "booked");
+      equal((await orders.bookHold({ ...hold, sentAt: new Date(paidAt.getTime() + 2) })).state, "repeated");
+      equal((await orders.bookRelease("1")).state, "repeated");
+      equal((await orders.get("order-1"))?.status, "paid");
+      equal((await orders.bookHold({ ...hold, invId: "9" })).state, "unknown");
+      equal((await orders.bookRelease("9")).state, "unknown");
+    },
+  },
+  {
+    name: "hands out waiting live orders for a state query, counts each query once, and stops when told",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.create({ ...order, id: "order-2", test: true });
+      const soon = new Date("2100-01-01T00:00:00.000Z");
+      deepEqual(await orders.dueChecks(new Date("2000-01-01T00:00:00.000Z"), 10), []);
+      const due = await orders.dueChecks(soon, 10);
+      deepEqual(
+        due.map((one) => [one.order.id, one.checks]),
+        [["order-1", 0]],
+      );
+      const later = new Date(soon.getTime() + 1000);
+      equal(await orders.scheduleCheck("1", { checks: 0, nextAt: later }), true);
+      equal(await orders.scheduleCheck("1", { checks: 0, nextAt: later }), false);
+      deepEqual(await orders.dueChecks(soon, 10), []);
+      equal((await orders.dueChecks(later, 10))[0]?.checks, 1);
+      equal(await orders.scheduleCheck("1", { checks: 1, nextAt: undefined }), true);
+      deepEqual(await orders.dueChecks(later, 10), []);
+      equal(await orders.scheduleCheck("9", { checks: 0, nextAt: later }), false);
+    },
+  },
+  {
+    name: "does not ask about a paid order",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      deepEqual(await orders.dueChecks(new Date("2100-01-01T00:00:00.000Z"), 10), []);
+    },
+  },
+  {
+    name: "never refunds more than was paid, whatever comes at the same time",
+    async run({ storage: { orders, refunds } }) {
+      await orders.create(order);
+      equal((await refunds.begin({ id: "early", invId: "1", amount: "1.00" })).state, "not_paid");
+      equal((await refunds.begin({ id: "lost", invId: "9", amount: "1.00" })).state, "unknown");
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      equal((await refunds.begin({ id: "much", invId: "1", amount: "1000.01" })).state, "exceeds");
+      const begun = await Promise.all(
+        Array.from({ length: 5 }, (_, index) => refunds.begin({ id: `part-${index}`, invId: "1", amount: "400.00" })),
+      );
+      deepEqual(begun.map(({ state }) => state).sort(), ["begun", "begun", "exceeds", "exceeds", "exceeds"]);
+      equal((await orders.get("order-1"))?.refunded, "800.00");
+    },
+  },
+  {
+    name: "knows a refund by its id, and frees the amount of a refused or canceled one",
+    async run({ storage: { orders, refunds } }) {
+      await orders.create(order);
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      await refunds.begin({ id: "r-1", invId: "1", amount: "600.00" });
+      const again = await refunds.begin({ id: "r-1", invId: "1", amount: "700.00" });
+      equal(again.state, "known");
+      ok("refund" in again && again.refund.amount === "600.00" && again.refund.state === "asking");
+      equal((await refunds.settle("r-1", { state: "refused" }))?.state, "refused");
+      equal((await orders.get("order-1"))?.refunded, "0.00");
+      await refunds.begin({ id: "r-2", invId: "1", amount: "1000.00" });
+      equal((await refunds.settle("r-2", { state: "processing", requestId: "REQ" }))?.requestId, "REQ");
+      deepEqual(
+        (await refunds.open(10)).map(({ id }) => id),
+        ["r-2"],
+      );
+      equal((await orders.get("order-1"))?.status, "paid");
+      equal((await refunds.settle("r-2", { state: "finished" }))?.requestId, "REQ");
+      deepEqual(await refunds.open(10), []);
+      const refunded = await orders.get("order-1");
+      deepEqual([refunded?.status, refunded?.refunded, refunded?.paidAt], ["refunded", "1000.00", paidAt]);
+      equal(await refunds.settle("nobody", { state: "finished" }), undefined);
+      equal(await refunds.get("nobody"), undefined);
+    },
+  },
+  {
+    name: "keeps an order paid when a part of it went back",
+    async run({ storage: { orders, refunds } }) {
+      await orders.create(order);
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      await refunds.begin({ id: "r-1", invId: "1", amount: "0.01" });
+      await refunds.settle("r-1", { state: "finished" });
+      const stored = await orders.get("order-1");
+      deepEqual([stored?.status, stored?.refunded], ["paid", "0.01"]);
+    },
+  },
+  {
+    name: "erases the description, and drops old callbacks",
+    async run({ storage: { orders, callbacks } }) {
+      await orders.create(order);
+      equal(await orders.erase("order-1"), true);
+      equal(await orders.erase("order-9"), false);
+      equal((await orders.get("order-1"))?.description, "");
+      await callbacks.record(callback);
+      await callbacks.record({ ...callback, at: new Date(paidAt.getTime() + 1) });
+      equal(await callbacks.prune(new Date(paidAt.getTime() + 1)), 1);
+      equal((await callbacks.list({ limit: 10 })).length, 1);
+    },
+  },
+  {
     name: "lists callbacks newest first, of one number or of all",
     async run({ storage: { callbacks } }) {
       await callbacks.record(callback);

@@ -1,6 +1,7 @@
-import { createHash } from "node:crypto";
+import { createHash, sign } from "node:crypto";
 import { type Clock, type FetchHandler, systemClock } from "@orderbridge/core";
 import { createFaults, createJournal, type Faults, type Journal } from "@orderbridge/core/testing";
+import { createFakeCertificate, type FakeCertificate } from "./certificate.ts";
 import { donePage, errorPage, paymentPage } from "./page.ts";
 
 /** A shop as its cabinet shows it. */
@@ -31,6 +32,8 @@ export interface FakeReadings {
   readonly shpOrder?: "name" | "pair";
   /** @defaultValue "raw" */
   readonly url2Signing?: "raw" | "encoded";
+  /** How the ResultUrl2 message stands in the body. @defaultValue "bare" */
+  readonly result2Body?: "bare" | "quoted" | "base64";
 }
 
 export interface FakeRobokassaOptions extends FakeShop {
@@ -42,19 +45,22 @@ export interface FakeRobokassaOptions extends FakeShop {
   readonly clock?: Clock;
   /** Pauses before the second to fifth attempt of ResultURL, in milliseconds; the real ones are not published. */
   readonly retryDelaysMs?: readonly number[];
+  /** Signs ResultUrl2. @defaultValue made at the first need, valid for a year */
+  readonly certificate?: FakeCertificate;
 }
 
 export interface FakeDelivery {
+  readonly kind: "result" | "result2";
   readonly invId: string;
   /** 1 to 5. */
   readonly attempt: number;
   readonly at: Date;
-  /** The form that was sent. */
+  /** The form or message that was sent. */
   readonly body: string;
   /** `undefined` when nobody answered. */
   readonly status: number | undefined;
   readonly answer: string;
-  /** The answer was exactly `OK<InvId>`. */
+  /** ResultURL: the answer was exactly `OK<InvId>`; ResultUrl2: any 2xx. */
   readonly accepted: boolean;
 }
 
@@ -77,6 +83,8 @@ export interface PayResult {
   readonly invId: string | undefined;
   /** First attempt of ResultURL; `undefined` when nobody is to be called. */
   readonly delivery: FakeDelivery | undefined;
+  /** First attempt of ResultUrl2, where the payment asked for it; never in tests. */
+  readonly delivery2: FakeDelivery | undefined;
   /** Where the buyer's browser is sent. */
   readonly redirectUrl: string | undefined;
 }
@@ -97,6 +105,8 @@ export interface FakeRobokassa {
   ): Promise<PayResult>;
   /** Sends ResultURL of a paid operation once more, as the cabinet's button does. */
   redeliver(invId: string): Promise<FakeDelivery | undefined>;
+  /** Certificate for ResultUrl2 as PEM; also served where the documents name it. */
+  readonly certificate: string;
   /** Newest last. */
   readonly operations: readonly FakeOperation[];
   readonly deliveries: readonly FakeDelivery[];
@@ -123,6 +133,7 @@ interface Session {
   readonly shp: readonly (readonly [string, string])[];
   readonly successUrl: string | undefined;
   readonly failUrl: string | undefined;
+  readonly resultUrl2: string | undefined;
   finished: boolean;
 }
 
@@ -135,6 +146,11 @@ interface Operation {
   at: Date;
   readonly session: Session;
 }
+
+const decimals = (text: string, places: number): string => {
+  const [whole = "0", fraction = ""] = text.split(".");
+  return `${whole}.${fraction.padEnd(places, "0").slice(0, places)}`;
+};
 
 const errorTexts: Readonly<Record<number, string>> = {
   23: "Test parameters are not set",
@@ -171,6 +187,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   const faults = createFaults(clock);
   const closing = new AbortController();
   const running = new Set<Promise<unknown>>();
+  let key = options.certificate;
   let assignedInvId = 500_000_000;
   let serial = 0;
 
@@ -241,6 +258,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       shp,
       successUrl: fields.get("successurl2") ?? shop.successUrl,
       failUrl: fields.get("failurl2") ?? shop.failUrl,
+      resultUrl2: fields.get("resulturl2"),
       finished: false,
     };
     sessions.set(session.id, session);
@@ -249,10 +267,6 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
 
   /** Fields of ResultURL as they come: each value under two names, six decimals live and two in tests. */
   function resultForm({ session }: Operation): URLSearchParams {
-    const decimals = (text: string, places: number): string => {
-      const [whole = "0", fraction = ""] = text.split(".");
-      return `${whole}.${fraction.padEnd(places, "0").slice(0, places)}`;
-    };
     const { invId, test } = session;
     const outSum = decimals(session.outSum, test ? 2 : 6);
     const password = (test ? shop.testPassword2 : shop.password2) ?? "";
@@ -278,57 +292,106 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     return form;
   }
 
-  function attempt(operation: Operation, number: number): Promise<FakeDelivery | undefined> {
-    const delivery = callShop(operation, number).finally(() => running.delete(delivery));
+  /** RS256 over `header.payload`. */
+  function result2Message({ session, opKey, state }: Operation): string {
+    const segment = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString("base64url");
+    const text = `${segment({ typ: "JWT", alg: "RS256" })}.${segment({
+      header: {
+        type: "PaymentStateNotification",
+        version: "1.0.0",
+        timestamp: String(Math.floor(clock.now().getTime() / 1000)),
+      },
+      data: {
+        shop: shop.login,
+        opKey,
+        invId: session.invId,
+        paymentMethod: "BankCard",
+        incSum: decimals(session.outSum, 2),
+        state: state === 20 ? "HOLD" : "OK",
+      },
+    })}`;
+    const message = `${text}.${sign("sha256", Buffer.from(text), certificate().privateKey).toString("base64url")}`;
+    if (readings.result2Body === "quoted") return JSON.stringify(message);
+    return readings.result2Body === "base64" ? Buffer.from(message).toString("base64") : message;
+  }
+
+  function certificate(): FakeCertificate {
+    const now = clock.now().getTime();
+    key ??= createFakeCertificate({ validFrom: new Date(now - 86_400_000), validTo: new Date(now + 365 * 86_400_000) });
+    return key;
+  }
+
+  function toSend(
+    operation: Operation,
+    kind: FakeDelivery["kind"],
+  ): readonly [string, RequestInit, string] | undefined {
+    if (kind === "result2") {
+      const url = operation.session.resultUrl2;
+      if (!url || operation.test) return undefined;
+      const body = result2Message(operation);
+      return [url, { method: "POST", body, headers: { "content-type": "application/json" } }, body];
+    }
+    const { resultUrl, resultMethod = "POST" } = shop;
+    if (!resultUrl) return undefined;
+    if (resultMethod === "email") {
+      letters.push({ invId: operation.invId, reason: "email_method" });
+      return undefined;
+    }
+    const body = resultForm(operation).toString();
+    return resultMethod === "GET"
+      ? [`${resultUrl}${resultUrl.includes("?") ? "&" : "?"}${body}`, {}, body]
+      : [resultUrl, { method: "POST", body, headers: { "content-type": "application/x-www-form-urlencoded" } }, body];
+  }
+
+  function attempt(
+    operation: Operation,
+    number: number,
+    kind: FakeDelivery["kind"],
+  ): Promise<FakeDelivery | undefined> {
+    const delivery = callShop(operation, number, kind).finally(() => running.delete(delivery));
     running.add(delivery);
     return delivery;
   }
 
-  async function callShop(operation: Operation, number: number): Promise<FakeDelivery | undefined> {
-    const { resultUrl, resultMethod = "POST" } = shop;
-    if (!resultUrl) return undefined;
+  async function callShop(
+    operation: Operation,
+    number: number,
+    kind: FakeDelivery["kind"],
+  ): Promise<FakeDelivery | undefined> {
+    const request = toSend(operation, kind);
+    if (!request) return undefined;
+    const [url, init, body] = request;
     const { invId } = operation;
-    if (resultMethod === "email") {
-      letters.push({ invId, reason: "email_method" });
-      return undefined;
-    }
-    const body = resultForm(operation).toString();
     let status: number | undefined;
     let answer = "";
     try {
-      const response =
-        resultMethod === "GET"
-          ? await send(`${resultUrl}${resultUrl.includes("?") ? "&" : "?"}${body}`, { redirect: "manual" })
-          : await send(resultUrl, {
-              method: "POST",
-              body,
-              headers: { "content-type": "application/x-www-form-urlencoded" },
-              redirect: "manual",
-            });
+      const response = await send(url, { ...init, redirect: "manual" });
       status = response.status;
       answer = await response.text();
     } catch {
       // nobody answered
     }
-    const accepted = status === 200 && answer === `OK${invId}`;
-    const delivery = { invId, attempt: number, at: clock.now(), body, status, answer, accepted };
+    const accepted =
+      kind === "result"
+        ? status === 200 && answer === `OK${invId}`
+        : status !== undefined && status >= 200 && status < 300;
+    const delivery = { kind, invId, attempt: number, at: clock.now(), body, status, answer, accepted };
     deliveries.push(delivery);
     if (!accepted) {
       const delay = retryDelaysMs[number - 1];
       if (number < 5 && delay !== undefined) {
         clock.sleep(delay, closing.signal).then(
-          () => attempt(operation, number + 1),
+          () => attempt(operation, number + 1, kind),
           () => undefined, // closed
         );
-      } else letters.push({ invId, reason: "not_accepted" });
+      } else if (kind === "result") letters.push({ invId, reason: "not_accepted" });
     }
     return delivery;
   }
 
   function successUrl({ session, outSum, invId }: Operation): string | undefined {
     if (!session.successUrl) return undefined;
-    const [whole = "0", fraction = ""] = outSum.split(".");
-    const sum = `${whole}.${fraction.padEnd(2, "0")}`;
+    const sum = decimals(outSum, 2);
     const password = (session.test ? shop.testPassword1 : shop.password1) ?? "";
     const url = new URL(session.successUrl);
     url.searchParams.set("OutSum", sum);
@@ -362,14 +425,16 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       session,
     };
     operations.push(operation);
-    const delivery = session.hold ? undefined : await attempt(operation, 1);
-    return { errorCode: undefined, invId: session.invId, delivery, redirectUrl: successUrl(operation) };
+    const delivery = session.hold ? undefined : await attempt(operation, 1, "result");
+    const delivery2 = await attempt(operation, 1, "result2");
+    return { errorCode: undefined, invId: session.invId, delivery, delivery2, redirectUrl: successUrl(operation) };
   }
 
   const failed = (errorCode: number): PayResult => ({
     errorCode,
     invId: undefined,
     delivery: undefined,
+    delivery2: undefined,
     redirectUrl: undefined,
   });
 
@@ -390,6 +455,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       shp: Object.entries(shp),
       successUrl: shop.successUrl,
       failUrl: shop.failUrl,
+      resultUrl2: undefined,
       finished: false,
     };
     return payOpened(session);
@@ -397,7 +463,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
 
   const redeliver: FakeRobokassa["redeliver"] = async (invId) => {
     const operation = operations.findLast((other) => other.invId === invId && other.state === 100);
-    return operation && attempt(operation, 5);
+    return operation && attempt(operation, 5, "result");
   };
 
   const see = ({ invId, opKey, outSum, test, state, at }: Operation): FakeOperation => ({
@@ -441,6 +507,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       const { invId } = (await request.json()) as { invId: string };
       return Response.json((await redeliver(invId)) ?? null);
     }
+    if (path === "/media/files/jwtsign.cer") return new Response(certificate().certificate);
     if (path === "/fake/state") return Response.json({ operations: operations.map(see), deliveries, letters });
     return new Response("not found", { status: 404 });
   }
@@ -455,6 +522,9 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     },
     pay,
     redeliver,
+    get certificate() {
+      return certificate().certificate;
+    },
     get operations() {
       return operations.map(see);
     },

@@ -1,3 +1,4 @@
+export { createFakeCertificate, type FakeCertificate } from "./certificate.ts";
 export { type RobokassaStorageContext, robokassaStorageCases } from "./conformance.ts";
 export {
   createFakeRobokassa,

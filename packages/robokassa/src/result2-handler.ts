@@ -1,0 +1,99 @@
+import {
+  type Clock,
+  defineHandler,
+  type FetchHandler,
+  type Logger,
+  redactingLogger,
+  systemClock,
+} from "@orderbridge/core";
+import { type Booking, bookHold, bookPayment, type OnPaid } from "./booking.ts";
+import { certificateWarnings, type Refusal2, readCertificates } from "./result2.ts";
+import type { Robokassa } from "./robokassa.ts";
+import type { RobokassaStorage } from "./storage.ts";
+
+export interface Result2HandlerOptions<Transaction> {
+  readonly robokassa: Pick<Robokassa, "verifyResult2">;
+  readonly storage: RobokassaStorage<Transaction>;
+  /** Robokassa's certificates as PEM or DER; give the old and the new one while they change. */
+  readonly certificates: string | readonly (string | Uint8Array)[];
+  /** The same as for the result handler: whichever notification comes first runs it. @defaultValue nothing */
+  readonly onPaid?: OnPaid<Transaction>;
+  readonly clock?: Clock;
+  /** Hears why a message was refused, and that a certificate ends soon. @defaultValue console */
+  readonly logger?: Logger;
+  /** Largest body that is read, in bytes. @defaultValue 65_536 */
+  readonly maxBodyBytes?: number;
+}
+
+type Verdict = "paid" | "held" | "repeated" | Extract<Booking, { state: "refused" }>["reason"] | Refusal2;
+
+const statusOf = (verdict: Verdict): number => {
+  switch (verdict) {
+    case "paid":
+    case "held":
+    case "repeated":
+      return 200;
+    case "unknown_order":
+      return 404;
+    case "amount_differs":
+    case "currency_differs":
+    case "test_payment_for_live_order":
+    case "live_payment_for_test_order":
+      return 409;
+    default:
+      return 400;
+  }
+};
+
+/**
+ * Answers ResultUrl2: the message signed with Robokassa's key, and the only one that tells of a hold.
+ *
+ * `OK` books the payment as ResultURL does; `HOLD` marks the order as held, which is not paid.
+ *
+ * @throws {ConfigError} at creation, for certificates that cannot be read.
+ */
+export function createResult2Handler<Transaction>(options: Result2HandlerOptions<Transaction>): FetchHandler {
+  const { robokassa, storage, onPaid, clock = systemClock, maxBodyBytes = 65_536 } = options;
+  const logger = redactingLogger(options.logger ?? console);
+  const certificates = readCertificates(options.certificates);
+  for (const warning of certificateWarnings(certificates, clock.now())) {
+    logger.warn(`robokassa: ${warning}; get the new one from docs.robokassa.ru and add it to the list`);
+  }
+
+  return defineHandler(
+    async (_request, body) => {
+      const verification = robokassa.verifyResult2(body, { certificates, now: clock.now() });
+      const notification = verification.ok ? verification.notification : undefined;
+      let verdict: Verdict;
+      if (!verification.ok) verdict = verification.reason;
+      else if (verification.notification.state === "HOLD") {
+        const booking = await bookHold({ storage, clock, logger }, verification.notification);
+        verdict = booking.state === "refused" ? booking.reason : booking.state === "booked" ? "held" : "repeated";
+      } else {
+        const { invId, opKey, incSum } = verification.notification;
+        const booking = await bookPayment(
+          { storage, onPaid, clock, logger },
+          { invId, opKey, paidSum: incSum, test: false, source: "result2" },
+        );
+        verdict = booking.state === "refused" ? booking.reason : booking.state === "booked" ? "paid" : "repeated";
+      }
+      const status = statusOf(verdict);
+      await storage.callbacks.record({
+        source: "result2",
+        at: clock.now(),
+        invId: notification?.invId,
+        outSum: undefined,
+        signature: undefined,
+        shpNames: [],
+        verdict,
+        status,
+      });
+      if (status !== 200) {
+        logger.warn(`robokassa: result2 refused: ${verdict}`, { invId: notification?.invId });
+        return new Response(null, { status });
+      }
+      return new Response(`OK${notification?.invId}`, { headers: { "content-type": "text/plain; charset=utf-8" } });
+    },
+    { methods: ["POST"], maxBodyBytes, logger },
+  );
+}
