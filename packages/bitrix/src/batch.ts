@@ -1,0 +1,146 @@
+import { ApiError, ConfigError, type Outcome, SdkError } from "@orderbridge/core";
+import type { CallOptions, Envelope } from "./bitrix.ts";
+import { type BitrixFailure, outcomeOf, readFailure } from "./error-body.ts";
+import { type Parameters, referencedKeys, toCommandQuery } from "./parameters.ts";
+
+export interface BatchCommand {
+  readonly method: string;
+  readonly parameters?: Parameters;
+}
+
+export interface BatchOptions extends CallOptions {
+  /** Stop at the first command that fails; those after it are `not-run`. @defaultValue false */
+  readonly halt?: boolean;
+}
+
+/** What became of one command. */
+export type BatchItem =
+  | {
+      readonly state: "done";
+      readonly result: unknown;
+      readonly total: number | undefined;
+      readonly next: number | undefined;
+    }
+  /** Bitrix24 said no to this command. `outcome` is `unknown` when it may have run all the same. */
+  | { readonly state: "failed"; readonly code: string; readonly description: string; readonly outcome: Outcome }
+  /** Nothing happened: an earlier command failed under `halt`, or its request was refused as a whole. */
+  | { readonly state: "not-run"; readonly error?: SdkError }
+  /** The reply was lost, or does not mention the command: it may have run, so look first. */
+  | { readonly state: "unknown"; readonly error?: SdkError };
+
+export type BatchResult<Commands extends Readonly<Record<string, BatchCommand>> | readonly BatchCommand[]> = {
+  readonly [Key in keyof Commands]: BatchItem;
+};
+
+/** Commands in one request; Bitrix24 refuses the 51st. */
+const pageSize = 50;
+
+/** Maps of a batch's answer: PHP writes an empty one, or one with the keys 0, 1, 2…, as a JSON array. */
+type AnswerMap = Readonly<Record<string, unknown>>;
+const readMap = (value: unknown): AnswerMap =>
+  typeof value === "object" && value !== null ? (value as AnswerMap) : {};
+
+export function createBatch({
+  request,
+  isRead,
+  recordTime,
+}: {
+  readonly request: (method: string, parameters: Parameters, options: CallOptions) => Promise<Envelope>;
+  readonly isRead: (method: string) => boolean;
+  readonly recordTime: (method: string, time: unknown) => void;
+}) {
+  /** One request of at most 50 commands. */
+  async function runPage(
+    page: readonly (readonly [string, BatchCommand])[],
+    { halt = false, ...options }: BatchOptions,
+  ): Promise<ReadonlyMap<string, BatchItem>> {
+    const cmd = Object.fromEntries(
+      page.map(([key, { method, parameters = {} }]) => {
+        const query = toCommandQuery(parameters);
+        return [key, query === "" ? method : `${method}?${query}`];
+      }),
+    );
+    let answer: AnswerMap;
+    try {
+      const safe = options.safe ?? page.every(([, { method }]) => isRead(method));
+      answer = readMap((await request("batch", { halt: halt ? 1 : 0, cmd }, { ...options, safe })).result);
+    } catch (error) {
+      if (!SdkError.isInstance(error)) throw error;
+      const nothingRan = error.outcome === "not-executed" || (error.outcome === "refused" && error instanceof ApiError);
+      return new Map(page.map(([key]) => [key, { state: nothingRan ? "not-run" : "unknown", error }]));
+    }
+    const results = readMap(answer.result);
+    const failures = readMap(answer.result_error);
+    const totals = readMap(answer.result_total);
+    const nexts = readMap(answer.result_next);
+    const times = readMap(answer.result_time);
+    let stopped = false;
+    return new Map(
+      page.map(([key, { method }]): [string, BatchItem] => {
+        recordTime(method, times[key] ?? {});
+        if (Object.hasOwn(failures, key)) {
+          stopped ||= halt;
+          return [key, toFailed(failures[key])];
+        }
+        if (!Object.hasOwn(results, key)) return [key, { state: stopped ? "not-run" : "unknown" }];
+        return [key, { state: "done", result: results[key], total: numberOf(totals[key]), next: numberOf(nexts[key]) }];
+      }),
+    );
+  }
+
+  return async function batch<const Commands extends Readonly<Record<string, BatchCommand>> | readonly BatchCommand[]>(
+    commands: Commands,
+    options: BatchOptions = {},
+  ): Promise<BatchResult<Commands>> {
+    // Own keys for a list: with letters, so that no map of the answer becomes a JSON array.
+    const entries: [string, BatchCommand][] = Array.isArray(commands)
+      ? commands.map((command: BatchCommand, index) => [`c${index}`, command])
+      : Object.entries(commands as Readonly<Record<string, BatchCommand>>);
+    for (const [key, { method }] of entries) {
+      if (!/^\w+$/.test(key)) throw new ConfigError(`commands: "${key}" must consist of letters, digits and _`);
+      if (/^(batch|upload|download)$/i.test(method)) throw new ConfigError(`commands: ${method} is refused in a batch`);
+    }
+    const pages = Array.from({ length: Math.ceil(entries.length / pageSize) }, (_, index) =>
+      entries.slice(index * pageSize, (index + 1) * pageSize),
+    );
+    for (const page of pages) checkReferences(page);
+
+    const items = new Map<string, BatchItem>();
+    let stopped = false;
+    for (const page of pages) {
+      const answers: ReadonlyMap<string, BatchItem> = stopped
+        ? new Map(page.map(([key]) => [key, { state: "not-run" }]))
+        : await runPage(page, options);
+      for (const [key, item] of answers) {
+        items.set(key, item);
+        stopped ||= options.halt === true && item.state !== "done";
+      }
+    }
+    const results = entries.map(([key]) => items.get(key) as BatchItem);
+    return (
+      Array.isArray(commands) ? results : Object.fromEntries(entries.map(([key], index) => [key, results[index]]))
+    ) as BatchResult<Commands>;
+  };
+}
+
+/** A reference reaches only earlier commands of the same request. */
+function checkReferences(page: readonly (readonly [string, BatchCommand])[]): void {
+  const earlier = new Set<string>();
+  for (const [key, { parameters = {} }] of page) {
+    for (const target of referencedKeys(parameters)) {
+      if (earlier.has(target)) continue;
+      throw new ConfigError(
+        `commands: "${key}" refers to "${target}", which is not an earlier one of the same ${pageSize}; reorder them`,
+      );
+    }
+    earlier.add(key);
+  }
+}
+
+function toFailed(value: unknown): BatchItem {
+  const { code, description }: BitrixFailure = readFailure(value) ?? { code: "", description: "" };
+  // A command has no HTTP status of its own; a server error is named by its code.
+  return { state: "failed", code, description, outcome: outcomeOf(code, 400) };
+}
+
+const numberOf = (value: unknown): number | undefined => (typeof value === "number" ? value : undefined);

@@ -1,0 +1,250 @@
+import {
+  ApiError,
+  type Clock,
+  ConfigError,
+  createHttpClient,
+  createRateLimiter,
+  type HttpClient,
+  type Logger,
+  type RateBudget,
+  ResponseShapeError,
+  redactingLogger,
+  type Storage,
+  silentLogger,
+  systemClock,
+} from "@orderbridge/core";
+import { createMemoryStorage } from "@orderbridge/core/memory";
+import * as v from "valibot";
+import { type BatchCommand, type BatchOptions, type BatchResult, createBatch } from "./batch.ts";
+import { createDeals, type Deals } from "./deals.ts";
+import { readRefusal } from "./error-body.ts";
+import { createList, type ListOptions } from "./list.ts";
+import { createOperatingTime } from "./operating-time.ts";
+import { type Parameters, toJsonParameters } from "./parameters.ts";
+import { createShopOrders, type ShopOrders } from "./shop-orders.ts";
+import { parseWebhookUrl, readRename } from "./webhook-address.ts";
+
+export interface BitrixOptions {
+  /** Incoming webhook, `https://example.bitrix24.kz/rest/1/secret/`. It is a password: keep it out of code and logs. */
+  readonly webhookUrl: string;
+  /**
+   * Request limit: 5 per second and a burst of 250 on the Enterprise plan, 2 per second and 50 on all others; or a budget
+   * of your own for a self-hosted portal. A tenth of the burst is left free, since the clocks differ. @defaultValue "other"
+   */
+  readonly plan?: "enterprise" | "other" | RateBudget;
+  /** Seconds that a method may run within ten minutes; of Bitrix24's 480 some are left free. @defaultValue 450 */
+  readonly operatingLimitSeconds?: number;
+  /**
+   * Budget, block and the portal's new address, shared by all processes that use the same database.
+   * @defaultValue this process's memory
+   */
+  readonly storage?: Pick<Storage, "rateLimits" | "watermarks">;
+  /** Hosts that a rename may lead to, besides the portal's own country domain. @defaultValue [] */
+  readonly allowedHosts?: readonly string[];
+  /** @defaultValue globalThis.fetch */
+  readonly fetch?: typeof fetch;
+  readonly clock?: Clock;
+  /** @defaultValue silent */
+  readonly logger?: Logger;
+  /** One deadline over an attempt; Bitrix24 itself stops at 60 s. @defaultValue 65_000 */
+  readonly timeoutMs?: number;
+  /** Further attempts after the first. @defaultValue 4 */
+  readonly retries?: number;
+  /** First pause between attempts; doubles, with jitter. @defaultValue 1_000 */
+  readonly minDelayMs?: number;
+}
+
+export interface CallOptions {
+  /** The call changes nothing, so it may be repeated after a lost reply. @defaultValue by the method's name */
+  readonly safe?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/** An answer of REST v2 without its wrapping. */
+export interface Envelope {
+  readonly result: unknown;
+  /** Rows in all, for list methods with `start` >= 0. */
+  readonly total: number | undefined;
+  /** Offset of the next page; absent on the last one. */
+  readonly next: number | undefined;
+}
+
+export interface Bitrix {
+  /**
+   * Calls one method and gives its `result`.
+   *
+   * A write whose reply was lost is not repeated: the error's `outcome` is `unknown`, so look first.
+   *
+   * @throws {ApiError} the portal says no, also with HTTP 200; `vendorCode` is `""` for many CRM methods.
+   * @throws {BlockedError} the portal was shut out by Bitrix24; no call is made until a person acts.
+   */
+  call<Result = unknown>(method: string, parameters?: Parameters, options?: CallOptions): Promise<Result>;
+  /** {@link Bitrix.call} with `total` and `next`. */
+  request(method: string, parameters?: Parameters, options?: CallOptions): Promise<Envelope>;
+  /** Runs many commands, 50 in a request, and tells of each what became of it. Never rejects for a failed command. */
+  batch<const Commands extends Readonly<Record<string, BatchCommand>> | readonly BatchCommand[]>(
+    commands: Commands,
+    options?: BatchOptions,
+  ): Promise<BatchResult<Commands>>;
+  /** All rows of a list method, 50 in a request, in the order of their ids; safe against rows that come and go. */
+  list<Row = Readonly<Record<string, unknown>>>(
+    method: string,
+    parameters?: Parameters,
+    options?: ListOptions,
+  ): AsyncIterableIterator<Row>;
+  readonly deals: Deals;
+  /** Orders of the online store (`sale.order`). */
+  readonly orders: ShopOrders;
+}
+
+const budgets: Readonly<Record<"enterprise" | "other", RateBudget>> = {
+  enterprise: { intervalMs: 200, capacity: 225 },
+  other: { intervalMs: 500, capacity: 45 },
+};
+
+const envelopeSchema = v.object({
+  result: v.unknown(),
+  total: v.optional(v.number()),
+  next: v.optional(v.number()),
+  time: v.optional(v.unknown()),
+});
+
+/** Code of our own for an answer that leads elsewhere. */
+const redirected = "REDIRECT";
+
+/** New addresses and pauses of a method that one call lives through. */
+const maxDetours = 3;
+
+/** A client for one Bitrix24 portal. @throws {ConfigError} for options that cannot work. */
+export function createBitrix(options: BitrixOptions): Bitrix {
+  const {
+    plan = "other",
+    operatingLimitSeconds = 450,
+    storage = createMemoryStorage(),
+    allowedHosts = [],
+    clock = systemClock,
+    timeoutMs = 65_000,
+    retries = 4,
+    minDelayMs = 1_000,
+  } = options;
+  if (!(operatingLimitSeconds > 0)) throw new ConfigError("operatingLimitSeconds must be positive");
+  const address = parseWebhookUrl(options.webhookUrl);
+  const logger = redactingLogger(options.logger ?? silentLogger);
+  const limiter = createRateLimiter({
+    vendor: "bitrix",
+    account: `bitrix:${address.host}`,
+    budget: typeof plan === "string" ? budgets[plan] : plan,
+    store: storage.rateLimits,
+    clock,
+  });
+  const operating = createOperatingTime({ limitSeconds: operatingLimitSeconds, clock });
+  const originKey = `bitrix-origin:${address.origin}`;
+  /** Read once: where the portal lives now. */
+  let origin: Promise<string> | undefined;
+
+  const currentOrigin = (): Promise<string> => {
+    origin ??= storage.watermarks.get(originKey).then((stored) => stored ?? address.origin);
+    return origin;
+  };
+
+  /** Moves on to the portal's new address, or says why not. */
+  async function follow(target: string | undefined, method: string, status: number): Promise<void> {
+    if (target === undefined) {
+      throw new ApiError(
+        `bitrix: ${method} was redirected to a host that is not allowed; if the portal moved there, set webhookUrl anew or name the host in allowedHosts`,
+        { vendor: "bitrix", status, vendorCode: redirected, outcome: "not-executed" },
+      );
+    }
+    await storage.watermarks.advance(originKey, await storage.watermarks.get(originKey), target);
+    origin = Promise.resolve(target);
+    logger.warn("bitrix: the portal has a new address; set webhookUrl to it", { host: new URL(target).host });
+  }
+
+  /** A client per call: it knows where this call was redirected to, which no error may hold. */
+  function clientAt(at: string, onRedirect: (location: string | null) => void): HttpClient {
+    return createHttpClient({
+      vendor: "bitrix",
+      baseUrl: `${at}${address.path}`,
+      headers: { accept: "application/json", "user-agent": "orderbridge/0.1" },
+      limiter,
+      ...(options.fetch ? { fetch: options.fetch } : {}),
+      clock,
+      logger,
+      timeoutMs,
+      retries,
+      minDelayMs,
+      readRefusal(answer) {
+        if (answer.status < 300 || answer.status >= 400) return readRefusal(answer);
+        onRedirect(answer.headers.get("location"));
+        return { vendorCode: redirected, outcome: "not-executed" };
+      },
+    });
+  }
+
+  async function request(
+    method: string,
+    parameters: Parameters = {},
+    callOptions: CallOptions = {},
+  ): Promise<Envelope> {
+    if (!/^[A-Za-z0-9._]+$/.test(method)) throw new ConfigError("method must be a name such as crm.deal.get");
+    const { safe = isRead(method), signal } = callOptions;
+    const json = toJsonParameters(parameters, method);
+    for (let detours = 0; ; detours++) {
+      await operating.wait(method, signal);
+      const at = await currentOrigin();
+      let target: string | undefined;
+      const client = clientAt(at, (location) => {
+        target = readRename(location, { current: at, path: `${address.path}/${method}`, allowedHosts });
+      });
+      try {
+        const answer = await client.request({
+          name: method,
+          method: "POST",
+          path: `/${method}`,
+          json,
+          schema: envelopeSchema,
+          safe,
+          ...(signal ? { signal } : {}),
+        });
+        if (!answer) {
+          throw new ResponseShapeError(`bitrix: ${method} answered an empty body`, {
+            vendor: "bitrix",
+            status: 200,
+            paths: [],
+            outcome: "unknown",
+          });
+        }
+        operating.record(method, answer.time);
+        return { result: answer.result, total: answer.total, next: answer.next };
+      } catch (error) {
+        if (!(error instanceof ApiError) || detours >= maxDetours) throw error;
+        if (error.vendorCode === redirected) await follow(target, method, error.status);
+        else if (error.vendorCode === "OPERATION_TIME_LIMIT") operating.exhaust(method);
+        else throw error;
+      }
+    }
+  }
+
+  const client: Bitrix = {
+    request,
+    async call<Result>(method: string, parameters?: Parameters, callOptions?: CallOptions) {
+      return (await request(method, parameters, callOptions)).result as Result;
+    },
+    batch: createBatch({ request, isRead, recordTime: operating.record }),
+    list: createList({ request }),
+    get deals() {
+      return deals;
+    },
+    get orders() {
+      return orders;
+    },
+  };
+  const deals = createDeals(client);
+  const orders = createShopOrders(client);
+  return client;
+}
+
+/** Names that only read, over all families of methods. */
+export function isRead(method: string): boolean {
+  return /(^|\.)(get|list|fields|getfields|types|current|count|info|scope|methods|profile|events)$/i.test(method);
+}

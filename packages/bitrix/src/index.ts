@@ -1,0 +1,56 @@
+export type { BatchCommand, BatchItem, BatchOptions, BatchResult } from "./batch.ts";
+export { type Bitrix, type BitrixOptions, type CallOptions, createBitrix, type Envelope } from "./bitrix.ts";
+export { createDealSide, type DealSide, type DealSideOptions } from "./deal-side.ts";
+export type { Deal, Deals, Stage } from "./deals.ts";
+export { InputError } from "./errors.ts";
+export { createEventHandler, dealEvents, dealTopic, type EventHandlerOptions } from "./event-handler.ts";
+export type { ListOptions } from "./list.ts";
+export { fromDecimalText, toDecimalText } from "./money.ts";
+export { createOrderSide, type OrderSideOptions } from "./order-side.ts";
+export { createOrderStatusHandler, type OrderStatusHandlerOptions } from "./order-status-handler.ts";
+export { bitrixOrderStatuses } from "./order-statuses.ts";
+export {
+  createOrders,
+  type NewOrder,
+  type Orders,
+  type OrdersOptions,
+  type OrderValues,
+  orderTopic,
+} from "./orders.ts";
+export { type Parameter, type Parameters, type Reference, reference } from "./parameters.ts";
+export {
+  createProductSync,
+  type ProductChange,
+  type ProductSync,
+  type ProductSyncOptions,
+  productTopic,
+} from "./product-sync.ts";
+export type { ShopOrder, ShopOrders } from "./shop-orders.ts";
+export {
+  createStatusSync,
+  type SideChange,
+  type SideState,
+  type SideWrite,
+  type StatusSync,
+  type StatusSyncOptions,
+  type SyncOutcome,
+  type SyncSide,
+} from "./status-sync.ts";
+export type {
+  AgreedState,
+  BitrixStorage,
+  BitrixStores,
+  ClaimedWork,
+  LinkStore,
+  Order,
+  OrderChange,
+  OrderStore,
+  Product,
+  ProductConflict,
+  ProductStore,
+  ProductValues,
+  SyncLink,
+  WorkEntry,
+  WorkStore,
+} from "./storage.ts";
+export { createWorker, type Worker, type WorkerOptions } from "./worker.ts";

@@ -1,0 +1,283 @@
+import { type Clock, ConfigError, type Logger, redactingLogger, systemClock } from "@orderbridge/core";
+import type { BitrixStorage, SyncLink } from "./storage.ts";
+
+/** An entity as one side of a sync sees it, in words that both sides share. */
+export interface SideState {
+  /** The side's own code, e.g. a stage id. Two reads with one code mean that nothing moved. */
+  readonly code: string;
+  /** The shared status; `undefined` when the code has no mapping. */
+  readonly status: string | undefined;
+  /** `undefined` when the side does not know of payments. */
+  readonly paid: boolean | undefined;
+  /** What a conflict ranks by: a cancelled side wins over a final one, that over one in progress. */
+  readonly rank: "progress" | "final" | "cancelled";
+  /** When the code last changed; for the rule `latest`. */
+  readonly changedAt: Date | undefined;
+}
+
+export interface SideChange {
+  /** Shared status to move to. */
+  readonly status?: string | undefined;
+  /** The other side was paid; a side decides by itself what that moves. */
+  readonly paid?: true | undefined;
+}
+
+/** One system of a sync. */
+export interface SyncSide {
+  /** For messages and the history: `bitrix24`, `backend`, … */
+  readonly name: string;
+  /** `undefined`: the entity is gone. */
+  read(id: string): Promise<SideState | undefined>;
+  /** The code that a change leads to, which may be the present one; `undefined` when the status has no mapping here. */
+  target(change: SideChange, seen: SideState): Promise<string | undefined>;
+  /** Moves the entity on and gives it as it was left. `changed`, writing nothing, when it is no longer as seen. */
+  write(id: string, change: SideWrite): Promise<SideState | "changed">;
+  /** The other side's entity, as this side knows it; `undefined` when it knows none. */
+  peerOf(id: string): Promise<string | undefined>;
+  /** Remembers the other side's entity, which was found from there; absent where there is nothing to remember. */
+  link?(id: string, peerId: string): Promise<void>;
+}
+
+export interface SideWrite {
+  readonly code: string;
+  /** Only for sides that know of payments. */
+  readonly paid: true | undefined;
+  readonly seen: SideState;
+  readonly peerId: string;
+}
+
+export interface StatusSyncOptions {
+  /** Names the links in the storage; one per pair of systems. */
+  readonly name: string;
+  readonly storage: Pick<BitrixStorage, "links" | "work">;
+  readonly left: SyncSide;
+  readonly right: SyncSide;
+  /**
+   * Who wins when both sides moved to different statuses since they last agreed. Before it rank: cancelled, paid, final.
+   */
+  readonly conflict: "left" | "right" | "latest";
+  /** How long the echo of a write may take, in milliseconds. @defaultValue 600_000 */
+  readonly echoMs?: number;
+  readonly clock?: Clock;
+  /** @defaultValue console */
+  readonly logger?: Logger;
+}
+
+export type SyncOutcome =
+  /** Nothing had to be written. `unmapped` names codes that have no mapping: they are left alone. */
+  | { readonly state: "settled"; readonly unmapped: readonly string[] }
+  | { readonly state: "written"; readonly sides: readonly SideName[] }
+  /** No partner is known. */
+  | { readonly state: "unlinked" }
+  /** One side is gone. */
+  | { readonly state: "lost" };
+
+type SideName = "left" | "right";
+
+export interface StatusSync {
+  /**
+   * Looks at the pair of a left entity and brings both sides together. One caller at a time per pair: let a worker call it
+   * under the left id.
+   */
+  sync(leftId: string): Promise<SyncOutcome>;
+  /**
+   * The left entity that a right one belongs to, linked now if only the right side knew of it; `undefined` when there is
+   * none. For events of the right side: mark the left entity, so that one worker looks at the pair.
+   */
+  leftOf(rightId: string): Promise<string | undefined>;
+  /** Links of this sync, with what was counted. */
+  links(options: { readonly after?: string; readonly limit: number }): Promise<readonly SyncLink[]>;
+}
+
+const maxTurns = 5;
+
+/**
+ * Two systems that follow each other's status. It compares both sides with what they last agreed on: a side that moved is
+ * followed, an echo of our own write finds agreement and moves nothing, and a storm of events ends in one look.
+ *
+ * A payment goes first and at once; it is told to the other side once.
+ */
+export function createStatusSync(options: StatusSyncOptions): StatusSync {
+  const { name, storage, left, right, conflict, echoMs = 600_000, clock = systemClock } = options;
+  const logger = redactingLogger(options.logger ?? console);
+  if (!["left", "right", "latest"].includes(conflict)) {
+    throw new ConfigError('conflict must be "left", "right" or "latest"');
+  }
+
+  async function save(link: SyncLink, change: Partial<SyncLink>): Promise<SyncLink> {
+    const next: SyncLink = { ...link, ...change, version: link.version + 1 };
+    if (await storage.links.put(next)) return next;
+    throw new Error(`bitrix: sync ${name}: a link was changed by another worker, or its partner is linked elsewhere`);
+  }
+
+  const newLink = (leftId: string, rightId: string): SyncLink => ({
+    sync: name,
+    leftId,
+    rightId,
+    agreed: undefined,
+    expectedEcho: undefined,
+    echoes: 0,
+    nearMisses: 0,
+    state: "active",
+    note: undefined,
+    version: 0,
+  });
+
+  async function syncPair(stored: SyncLink): Promise<SyncOutcome> {
+    let link = stored;
+    const written: SideName[] = [];
+    for (let turn = 0; turn < maxTurns; turn++) {
+      const [l, r] = await Promise.all([left.read(link.leftId), right.read(link.rightId)]);
+      if (!l || !r) {
+        if (link.state !== "lost") {
+          logger.warn(`bitrix: sync ${name}: one side is gone`, { left: link.leftId, right: link.rightId });
+          await save(link, { state: "lost", note: `${l ? right.name : left.name} is gone` });
+        }
+        return { state: "lost" };
+      }
+      const states: Record<SideName, SideState> = { left: l, right: r };
+      const plan = decide(link, l, r, conflict);
+      const notes = [...plan.notes];
+      let changedMeanwhile = false;
+      for (const side of ["left", "right"] as const) {
+        const change = plan.changes[side];
+        if (!change) continue;
+        const system = side === "left" ? left : right;
+        const seen = states[side];
+        const code = await system.target(change, seen);
+        if (code === undefined) {
+          notes.push(`${system.name} has no code for ${change.status}`);
+          continue;
+        }
+        const paid = change.paid && seen.paid === false ? true : undefined;
+        if (code === seen.code && !paid) continue;
+        // Kept before it is sent: a write whose reply was lost is then known for ours.
+        if (code !== seen.code) {
+          const until = new Date(clock.now().getTime() + echoMs);
+          link = await save(link, { expectedEcho: { side, code, until } });
+        }
+        const [id, peerId] = side === "left" ? [link.leftId, link.rightId] : [link.rightId, link.leftId];
+        const result = await system.write(id, { code, paid, seen, peerId });
+        if (result === "changed") {
+          changedMeanwhile = true;
+          break;
+        }
+        logger.info(`bitrix: sync ${name}: moved`, { side: system.name, id, from: seen.code, to: result.code, paid });
+        written.push(side);
+        states[side] = result;
+      }
+      if (changedMeanwhile) continue;
+      await agree(link, states, { written: written.length > 0, notes });
+      return written.length > 0 ? { state: "written", sides: written } : { state: "settled", unmapped: notes };
+    }
+    throw new Error(`bitrix: sync ${name}: a side changes faster than it can be followed`);
+  }
+
+  /** Stores what both sides were left at, and checks off the echo that was expected. */
+  async function agree(
+    link: SyncLink,
+    states: Readonly<Record<SideName, SideState>>,
+    { written, notes }: { readonly written: boolean; readonly notes: readonly string[] },
+  ): Promise<void> {
+    let { echoes, nearMisses, expectedEcho } = link;
+    if (expectedEcho && clock.now() >= expectedEcho.until) expectedEcho = undefined;
+    if (expectedEcho && !written) {
+      if (states[expectedEcho.side].code === expectedEcho.code) echoes++;
+      else nearMisses++;
+      expectedEcho = undefined;
+    }
+    const note = notes.length > 0 ? notes.join("; ") : undefined;
+    if (note !== undefined && note !== link.note) {
+      logger.warn(`bitrix: sync ${name}: nothing was moved: ${note}`, { left: link.leftId, right: link.rightId });
+    }
+    // A payment is agreed once either side knows of it: it is told to the other side once, whatever comes of it there.
+    const paid = states.left.paid === true || states.right.paid === true;
+    const agreed = { left: { code: states.left.code, paid }, right: { code: states.right.code, paid } };
+    const next: Partial<SyncLink> = { agreed, expectedEcho, echoes, nearMisses, state: "active", note };
+    const isNews = Object.entries(next).some(
+      ([field, value]) => JSON.stringify(value) !== JSON.stringify(link[field as keyof SyncLink]),
+    );
+    if (link.version === 0 || isNews) await save(link, next);
+  }
+
+  return {
+    async sync(leftId) {
+      const known = await storage.links.getByLeft(name, leftId);
+      if (known) return syncPair(known);
+      const rightId = await left.peerOf(leftId);
+      return rightId === undefined ? { state: "unlinked" } : syncPair(newLink(leftId, rightId));
+    },
+    async leftOf(rightId) {
+      const known = await storage.links.getByRight(name, rightId);
+      if (known) return known.leftId;
+      const leftId = await right.peerOf(rightId);
+      if (leftId === undefined || !(await left.read(leftId))) return undefined;
+      const other = await storage.links.getByLeft(name, leftId);
+      if (other) {
+        logger.warn(`bitrix: sync ${name}: two entities claim one partner; the first stays`, {
+          left: leftId,
+          right: other.rightId,
+          claimedBy: rightId,
+        });
+        return undefined;
+      }
+      await save(newLink(leftId, rightId), {});
+      await left.link?.(leftId, rightId);
+      return leftId;
+    },
+    links: ({ after, limit }) => storage.links.list(name, after === undefined ? { limit } : { after, limit }),
+  };
+}
+
+interface Plan {
+  readonly changes: Readonly<Partial<Record<SideName, SideChange>>>;
+  /** Moves that could not be followed. */
+  readonly notes: readonly string[];
+}
+
+/** What has to be written so that both sides agree. */
+function decide(link: SyncLink, left: SideState, right: SideState, conflict: StatusSyncOptions["conflict"]): Plan {
+  const { agreed, expectedEcho } = link;
+  const moved = (side: SideName, { code }: SideState): boolean =>
+    agreed?.[side].code !== code && !(expectedEcho?.side === side && expectedEcho.code === code);
+  const movedSides = (["left", "right"] as const).filter((side) => moved(side, side === "left" ? left : right));
+  const wasPaid = agreed?.left.paid === true;
+
+  let winner: SideName | undefined;
+  const notes: string[] = [];
+  if (left.status === undefined || left.status !== right.status) {
+    const unmapped = movedSides.filter((side) => (side === "left" ? left : right).status === undefined);
+    notes.push(...unmapped.map((side) => `unmapped ${(side === "left" ? left : right).code}`));
+    const mapped = movedSides.filter((side) => !unmapped.includes(side));
+    // At first sight of a pair a code without a mapping is left alone, so nothing is moved onto it.
+    if (agreed || unmapped.length === 0) {
+      winner = mapped.length === 2 ? settle(left, right, { conflict, wasPaid }) : mapped[0];
+    }
+  }
+  const newlyPaid = (from: SideState, to: SideState): true | undefined =>
+    !wasPaid && from.paid === true && to.paid !== true ? true : undefined;
+  const toRight = { status: winner === "left" ? left.status : undefined, paid: newlyPaid(left, right) };
+  const toLeft = { status: winner === "right" ? right.status : undefined, paid: newlyPaid(right, left) };
+  const isChange = ({ status, paid }: SideChange) => status !== undefined || paid !== undefined;
+  return {
+    changes: { ...(isChange(toLeft) ? { left: toLeft } : {}), ...(isChange(toRight) ? { right: toRight } : {}) },
+    notes,
+  };
+}
+
+/** Both sides moved to different statuses. Cancelled, paid, final rank before the rule. */
+function settle(
+  left: SideState,
+  right: SideState,
+  { conflict, wasPaid }: { readonly conflict: StatusSyncOptions["conflict"]; readonly wasPaid: boolean },
+): SideName {
+  const rankOf = (state: SideState): number => {
+    if (state.rank === "cancelled") return 3;
+    if ((state.paid === true && !wasPaid) || state.status === "paid") return 2;
+    return state.rank === "final" ? 1 : 0;
+  };
+  const difference = rankOf(left) - rankOf(right);
+  if (difference !== 0) return difference > 0 ? "left" : "right";
+  if (conflict !== "latest") return conflict;
+  return (left.changedAt?.getTime() ?? 0) >= (right.changedAt?.getTime() ?? 0) ? "left" : "right";
+}

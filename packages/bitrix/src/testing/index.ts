@@ -1,0 +1,19 @@
+export {
+  createFakeBitrix,
+  type FakeBitrix,
+  type FakeBitrixOptions,
+  type FakeDeal,
+  type FakeEvent,
+  type FakeStage,
+  type FakeWrite,
+} from "./fake-bitrix.ts";
+export {
+  createFakeBitrixSite,
+  type FakeBitrixSite,
+  type FakeBitrixSiteOptions,
+  type FakeSiteDelivery,
+  type FakeSiteOrder,
+  type FakeSiteProduct,
+  type SendOptions,
+} from "./fake-bitrix-site.ts";
+export { type BitrixStorageContext, bitrixStorageCases } from "./storage-cases.ts";

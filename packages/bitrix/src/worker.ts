@@ -1,0 +1,102 @@
+import { BlockedError, type Clock, type Logger, redactingLogger, redactText, systemClock } from "@orderbridge/core";
+import type { BitrixStorage, ClaimedWork } from "./storage.ts";
+
+export interface WorkerOptions {
+  readonly storage: Pick<BitrixStorage, "work">;
+  /** What to do with an entity, by topic. It must read the entity anew and be safe to repeat. */
+  readonly handlers: Readonly<Record<string, (key: string) => Promise<void>>>;
+  readonly clock?: Clock;
+  /** @defaultValue console */
+  readonly logger?: Logger;
+  /** Pause when nothing is due, in milliseconds. @defaultValue 200 */
+  readonly pollMs?: number;
+  /** Entities at work at the same time. @defaultValue 8 */
+  readonly concurrency?: number;
+  /** After this long another worker may take an entity over, in milliseconds. @defaultValue 300_000 */
+  readonly claimMs?: number;
+  /** First pause after a failure; doubles up to ten minutes. @defaultValue 1_000 */
+  readonly retryMs?: number;
+  /** An entity that failed this often is set aside until something marks it again. @defaultValue 12 */
+  readonly maxAttempts?: number;
+}
+
+export interface Worker {
+  /** Works until the signal is aborted; what has begun is ended first. Several processes may run one each. */
+  run(signal: AbortSignal): Promise<void>;
+  /** Does what is due now and resolves to the number of entities; for tests and for a cron call. */
+  drain(): Promise<number>;
+}
+
+const maxRetryMs = 600_000;
+
+/** Looks after entities that are due: one worker at a time for each, again after a failure, never lost by a crash. */
+export function createWorker(options: WorkerOptions): Worker {
+  const {
+    storage: { work },
+    handlers,
+    clock = systemClock,
+    pollMs = 200,
+    concurrency = 8,
+    claimMs = 300_000,
+    retryMs = 1_000,
+    maxAttempts = 12,
+  } = options;
+  const logger = redactingLogger(options.logger ?? console);
+  const topics = Object.keys(handlers);
+
+  async function handle(claimed: ClaimedWork): Promise<void> {
+    const { topic, key, attempt } = claimed;
+    try {
+      await handlers[topic]?.(key);
+      await work.finish(claimed);
+    } catch (error) {
+      const message = redactText(error instanceof Error ? error.message : String(error)).slice(0, 1_000);
+      // A block ends when a person acts, however long that takes: it is not the entity's fault.
+      if (attempt >= maxAttempts && !(error instanceof BlockedError)) {
+        logger.error(`bitrix: ${topic} set aside after ${attempt} attempts`, { key, error: message });
+        await work.park(claimed, message);
+        return;
+      }
+      const delayMs = Math.min(retryMs * 2 ** Math.min(attempt - 1, 20), maxRetryMs);
+      logger.warn(`bitrix: ${topic} failed, again in ${delayMs} ms`, { key, attempt, error: message });
+      await work.retry(claimed, { delayMs, error: message });
+    }
+  }
+
+  async function drain(): Promise<number> {
+    let count = 0;
+    for (;;) {
+      const claimed = await work.claim({ topics, limit: concurrency, ttlMs: claimMs });
+      if (claimed.length === 0) return count;
+      count += claimed.length;
+      await Promise.all(claimed.map(handle));
+    }
+  }
+
+  return {
+    drain,
+    async run(signal) {
+      const active = new Set<Promise<void>>();
+      while (!signal.aborted) {
+        let claimed: readonly ClaimedWork[] = [];
+        try {
+          const limit = concurrency - active.size;
+          if (limit > 0) claimed = await work.claim({ topics, limit, ttlMs: claimMs });
+        } catch (error) {
+          logger.error("bitrix: the worker could not read its work", {
+            error: error instanceof Error ? error.message : String(error),
+          });
+        }
+        for (const item of claimed) {
+          const task: Promise<void> = handle(item)
+            .catch((error) => logger.error("bitrix: the worker could not store its result", { error }))
+            .finally(() => active.delete(task));
+          active.add(task);
+        }
+        if (claimed.length > 0) continue;
+        await clock.sleep(pollMs, signal).catch(() => undefined);
+      }
+      await Promise.all(active);
+    },
+  };
+}

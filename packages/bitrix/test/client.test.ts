@@ -1,0 +1,327 @@
+import { ApiError, BlockedError, ConfigError } from "@orderbridge/core";
+import { createMemoryStorage } from "@orderbridge/core/memory";
+import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
+import { describe, expect, test } from "vitest";
+import { createBitrix, InputError, reference } from "../src/index.ts";
+import { createFakeBitrix, type FakeBitrixOptions } from "../src/testing/index.ts";
+
+const origin = "https://fake.bitrix24.kz";
+/** Fast enough that no test waits for a slot. */
+const budget = { intervalMs: 0.001, capacity: 1 };
+
+function setUp(options: FakeBitrixOptions = {}) {
+  const fake = createFakeBitrix({ bucket: { perSecond: 1000, capacity: 1000 }, ...options });
+  const storage = createMemoryStorage();
+  const bitrix = createBitrix({
+    webhookUrl: fake.webhookUrl(origin),
+    fetch: fetchFrom(fake.handle),
+    storage,
+    plan: budget,
+    minDelayMs: 1,
+    retries: 2,
+  });
+  return { fake, bitrix, storage };
+}
+
+describe("the address", () => {
+  test.each([
+    ["no secret", "https://example.bitrix24.kz/rest/1/"],
+    ["plain HTTP", "http://example.bitrix24.kz/rest/1/s3cretvalue/"],
+    ["a method at the end", "https://example.bitrix24.kz/rest/1/s3cretvalue/crm.deal.list"],
+    ["no address", "s3cretvalue"],
+  ])("is refused with %s, without being repeated in the message", (_case, webhookUrl) => {
+    const create = () => createBitrix({ webhookUrl });
+    expect(create).toThrow(ConfigError);
+    expect(create).not.toThrow(/s3cretvalue/);
+  });
+});
+
+describe("call", () => {
+  test("gives the result of a method", async () => {
+    const { fake, bitrix } = setUp();
+    const { id } = fake.addDeal({ title: "Гүлдер + 1 & 100%" });
+    expect(await bitrix.call("crm.deal.get", { id })).toMatchObject({ ID: String(id), TITLE: "Гүлдер + 1 & 100%" });
+  });
+
+  test.each([
+    ["an empty code", "crm.deal.get", ""],
+    ["the code 0 as a number", "catalog.product.get", "0"],
+    ["a long number", "sale.order.get", "200540400001"],
+  ])("fails by the presence of an error: %s", async (_case, method, vendorCode) => {
+    const { bitrix } = setUp();
+    await expect(bitrix.call(method, { id: 1 })).rejects.toMatchObject({ vendorCode, outcome: "refused" });
+  });
+
+  test("repeats what was refused for the rate, whatever the method", async () => {
+    const { fake, bitrix } = setUp();
+    fake.faults.add({ fault: { kind: "rateLimit" }, times: 2 });
+    await bitrix.call("crm.deal.add", { fields: { TITLE: "Роза" } });
+    expect(fake.deals).toHaveLength(1);
+  });
+
+  test("repeats a read after a lost reply, but not a write", async () => {
+    const { fake, bitrix } = setUp();
+    fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+    expect(await bitrix.call("crm.category.list", { entityTypeId: 2 })).toBeDefined();
+    fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+    await expect(bitrix.call("crm.deal.add", { fields: {} })).rejects.toMatchObject({ outcome: "unknown" });
+    fake.faults.add({ fault: { kind: "failAfterExecuting", status: 502 } });
+    await expect(bitrix.call("crm.deal.add", { fields: {} })).rejects.toMatchObject({ outcome: "unknown" });
+    expect(fake.deals).toHaveLength(2);
+  });
+
+  test("stops everything after OVERLOAD_LIMIT until a person acts", async () => {
+    const { fake, bitrix, storage } = setUp();
+    fake.faults.add({ fault: { kind: "block" } });
+    await expect(bitrix.call("profile")).rejects.toBeInstanceOf(BlockedError);
+    fake.faults.clear();
+    await expect(bitrix.call("profile")).rejects.toBeInstanceOf(BlockedError);
+    expect(fake.journal.count("/profile")).toBe(1);
+    await storage.rateLimits.unblock("bitrix:fake.bitrix24.kz");
+    expect(await bitrix.call("profile")).toMatchObject({ ID: "1" });
+  });
+
+  test("never shows the webhook's secret in an error", async () => {
+    const { fake, bitrix } = setUp();
+    fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+    const error: Error = await bitrix.call("crm.deal.add", { fields: {} }).then(
+      () => expect.unreachable(),
+      (thrown) => thrown,
+    );
+    expect(JSON.stringify([error.message, error.stack, error])).not.toContain("fake-webhook-secret");
+  });
+
+  test("lets a method rest when its operating time is used up, and no other", async () => {
+    const clock = createFakeClock();
+    const fake = createFakeBitrix({ clock, operatingLimitSeconds: 5, costs: { "crm.item.update": 3 } });
+    const { id } = fake.addDeal({});
+    const bitrix = createBitrix({
+      webhookUrl: fake.webhookUrl(origin),
+      fetch: fetchFrom(fake.handle),
+      plan: budget,
+      operatingLimitSeconds: 5,
+      clock,
+    });
+    await drive(clock, bitrix.deals.update(String(id), { title: "1" }));
+    await drive(clock, bitrix.deals.update(String(id), { title: "2" }));
+    const before = clock.now().getTime();
+    const third = bitrix.deals.update(String(id), { title: "3" });
+    expect(await drive(clock, bitrix.deals.get(String(id)))).toMatchObject({ title: "2" });
+    expect(await drive(clock, third, 60_000)).toMatchObject({ title: "3" });
+    expect(clock.now().getTime() - before).toBeGreaterThan(500_000);
+    expect(fake.refusals.operating).toBe(0);
+  });
+});
+
+/** Moves the clock until the work is done. */
+async function drive<Value>(
+  clock: ReturnType<typeof createFakeClock>,
+  work: Promise<Value>,
+  stepMs = 10,
+): Promise<Value> {
+  let done = false;
+  const watched = work.finally(() => {
+    done = true;
+  });
+  watched.catch(() => undefined);
+  while (!done) {
+    for (let turn = 0; turn < 50 && !done; turn++) await new Promise((resolve) => setImmediate(resolve));
+    if (!done) clock.advance(stepMs);
+  }
+  return watched;
+}
+
+describe("a renamed portal", () => {
+  test("is followed with the same call, and remembered", async () => {
+    const { fake, bitrix, storage } = setUp();
+    const moved: Request[] = [];
+    const hosts = fetchFrom(async (request) => {
+      if (new URL(request.url).host === "new-name.bitrix24.kz") {
+        moved.push(request.clone());
+        fake.redirectTo(undefined);
+      } else fake.redirectTo("https://new-name.bitrix24.kz");
+      return fake.handle(request);
+    });
+    const client = createBitrix({ webhookUrl: fake.webhookUrl(origin), fetch: hosts, storage, plan: budget });
+    await client.call("crm.deal.add", { fields: { TITLE: "Роза" } });
+    expect(moved.map(({ method }) => method)).toEqual(["POST"]);
+    expect(fake.deals.map(({ title }) => title)).toEqual(["Роза"]);
+    const another = createBitrix({ webhookUrl: fake.webhookUrl(origin), fetch: hosts, storage, plan: budget });
+    await another.call("profile");
+    expect(moved).toHaveLength(2);
+    expect(bitrix).toBeDefined();
+  });
+
+  test.each(["https://evil.example", "https://other.bitrix24.ru", "http://new.bitrix24.kz"])(
+    "is not followed to %s: the address holds the secret",
+    async (target) => {
+      const { fake, bitrix } = setUp();
+      fake.redirectTo(target);
+      const error: unknown = await bitrix.call("profile").catch((thrown) => thrown);
+      expect(error).toBeInstanceOf(ApiError);
+      expect((error as ApiError).message).not.toContain("fake-webhook-secret");
+      expect(fake.journal.entries).toHaveLength(1);
+    },
+  );
+});
+
+describe("batch", () => {
+  test("tells of each command what became of it", async () => {
+    const { fake, bitrix } = setUp();
+    const { id } = fake.addDeal({ title: "Роза" });
+    const items = await bitrix.batch({
+      good: { method: "crm.deal.update", parameters: { id, fields: { TITLE: "Тюльпан #1 & 2" } } },
+      bad: { method: "crm.deal.update", parameters: { id: 1, fields: { TITLE: "x" } } },
+      missing: { method: "crm.nothing" },
+    });
+    expect(items.good).toMatchObject({ state: "done", result: true });
+    expect(items.bad).toMatchObject({ state: "failed", code: "", description: "Not found", outcome: "refused" });
+    expect(items.missing).toMatchObject({ state: "failed", code: "ERROR_METHOD_NOT_FOUND" });
+    expect(fake.deal(id)?.title).toBe("Тюльпан #1 & 2");
+  });
+
+  test("reads maps that PHP wrote as lists: numeric keys, and none at all", async () => {
+    const { bitrix } = setUp();
+    expect(await bitrix.batch({ 0: { method: "profile" }, 1: { method: "scope" } })).toMatchObject({
+      0: { state: "done" },
+      1: { state: "done", result: ["crm", "sale", "catalog"] },
+    });
+    expect(await bitrix.batch({ 0: { method: "crm.nothing" }, 1: { method: "scope" } })).toMatchObject({
+      0: { state: "failed" },
+      1: { state: "done" },
+    });
+    expect(await bitrix.batch([{ method: "crm.nothing" }])).toMatchObject([{ state: "failed" }]);
+    expect(await bitrix.batch([])).toEqual([]);
+  });
+
+  test("names 25 bad ids of 500 updates and carries out the rest", async () => {
+    const { fake, bitrix } = setUp({ operatingLimitSeconds: 100_000 });
+    const commands = Array.from({ length: 500 }, (_, index) => {
+      const id = index % 20 === 0 ? 999_000 + index : fake.addDeal({ title: "old" }).id;
+      return { method: "crm.deal.update", parameters: { id, fields: { TITLE: "new" } } };
+    });
+    const items = await bitrix.batch(commands);
+    const failed = items.flatMap((item, index) => (item.state === "failed" ? [index] : []));
+    expect(failed).toEqual(Array.from({ length: 25 }, (_, index) => index * 20));
+    expect(items.filter(({ state }) => state === "done")).toHaveLength(475);
+    expect(fake.deals.filter(({ title }) => title === "new")).toHaveLength(475);
+    expect(fake.journal.count("/batch")).toBe(10);
+  });
+
+  test("leaves the commands after a failure not run under halt, in later requests too", async () => {
+    const { fake, bitrix } = setUp();
+    const add = { method: "crm.deal.add", parameters: { fields: { TITLE: "x" } } };
+    const items = await bitrix.batch([add, { method: "crm.nothing" }, ...Array.from({ length: 60 }, () => add)], {
+      halt: true,
+    });
+    expect(items[0]?.state).toBe("done");
+    expect(items[1]?.state).toBe("failed");
+    expect(new Set(items.slice(2).map(({ state }) => state))).toEqual(new Set(["not-run"]));
+    expect(fake.deals).toHaveLength(1);
+  });
+
+  test("says unknown for writes whose reply was lost, and not-run when nothing was sent", async () => {
+    const { fake, bitrix } = setUp();
+    const add = { method: "crm.deal.add", parameters: { fields: { TITLE: "x" } } };
+    fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+    expect((await bitrix.batch([add, add])).map(({ state }) => state)).toEqual(["unknown", "unknown"]);
+    fake.faults.add({ fault: { kind: "block" } });
+    expect((await bitrix.batch([add])).map(({ state }) => state)).toEqual(["not-run"]);
+    expect(fake.deals).toHaveLength(2);
+  });
+
+  test("takes a value from an earlier command", async () => {
+    const { fake, bitrix } = setUp();
+    await bitrix.batch({
+      deal: { method: "crm.deal.add", parameters: { fields: { TITLE: "Роза" } } },
+      move: { method: "crm.deal.update", parameters: { id: reference("deal"), fields: { STAGE_ID: "WON" } } },
+    });
+    expect(fake.deals[0]).toMatchObject({ title: "Роза", stageId: "WON" });
+  });
+
+  test.each([
+    ["text that looks like a reference", { title: "$result[deal]" }],
+    ["null", { title: null }],
+    ["an empty list", { title: [] }],
+  ])("refuses %s, which a batch cannot carry", async (_case, fields) => {
+    const { fake, bitrix } = setUp();
+    await expect(bitrix.batch([{ method: "crm.deal.add", parameters: { fields } }])).rejects.toBeInstanceOf(InputError);
+    expect(fake.journal.entries).toEqual([]);
+  });
+
+  test("refuses a reference to a command that is not earlier in the same request", async () => {
+    const { bitrix } = setUp();
+    const fill = Array.from({ length: 50 }, () => ({ method: "profile" }));
+    const late = { method: "crm.deal.get", parameters: { id: reference("c0") } };
+    await expect(bitrix.batch([...fill, late])).rejects.toBeInstanceOf(ConfigError);
+  });
+});
+
+describe("list", () => {
+  test.each(["crm.deal.list", "crm.item.list"])("gives every row of %s once while rows come and go", async (method) => {
+    const { fake, bitrix } = setUp();
+    const first = Array.from({ length: 120 }, () => fake.addDeal({ title: "keep" }).id);
+    const seen: number[] = [];
+    const parameters = method === "crm.item.list" ? { entityTypeId: 2 } : {};
+    for await (const row of bitrix.list<Record<string, unknown>>(method, parameters)) {
+      seen.push(Number(row.ID ?? row.id));
+      if (seen.length === 60) {
+        for (const id of first.slice(0, 10)) fake.deleteDeal(id);
+        fake.addDeal({ title: "late" });
+      }
+    }
+    expect(seen.slice(0, 120)).toEqual(first);
+    expect(new Set(seen).size).toBe(121);
+  });
+
+  test("keeps the caller's filter and continues after an id", async () => {
+    const { fake, bitrix } = setUp();
+    const ids = Array.from({ length: 6 }, (_, index) => fake.addDeal({ title: index % 2 ? "odd" : "even" }).id);
+    const seen: string[] = [];
+    for await (const { id } of bitrix.deals.list({ filter: { "=title": "odd" } }, { after: String(ids[1]) }))
+      seen.push(id);
+    expect(seen).toEqual([String(ids[3]), String(ids[5])]);
+  });
+
+  test("stops with an error when the method ignores the cursor", async () => {
+    const rows = Array.from({ length: 50 }, (_, index) => ({ ID: String(index + 1) }));
+    const bitrix = createBitrix({
+      webhookUrl: `${origin}/rest/1/secret-secret/`,
+      fetch: async () => Response.json({ result: rows }),
+      plan: budget,
+    });
+    const read = async () => {
+      for await (const _row of bitrix.list("crm.deal.list"));
+    };
+    await expect(read()).rejects.toThrow(/order of ID/);
+  });
+});
+
+describe("deals", () => {
+  test("creates a deal once although every tenth reply is lost", async () => {
+    const { fake, bitrix } = setUp();
+    let adds = 0;
+    fake.faults.add({
+      fault: { kind: "dropReplyAfterExecuting" },
+      times: 1000,
+      match: (request) => request.url.endsWith("crm.item.add") && ++adds % 10 === 0,
+    });
+    for (let index = 0; index < 100; index++) {
+      await bitrix.deals.add({ originatorId: "shop", originId: `order-${index}`, fields: { title: "Роза" } });
+    }
+    expect(new Set(fake.deals.map(({ fields }) => fields.originId)).size).toBe(100);
+    expect(fake.deals).toHaveLength(100);
+    expect(fake.faults.hits).toBe(10);
+  });
+
+  test("reads the stages of a funnel in their order, with what they mean", async () => {
+    const { bitrix } = setUp();
+    const stages = await bitrix.deals.stages("0");
+    expect(stages.map(({ id }) => id).slice(0, 3)).toEqual(["NEW", "PREPARATION", "PREPAYMENT_INVOICE"]);
+    expect(stages.filter(({ semantics }) => semantics !== "process").map(({ id }) => id)).toEqual([
+      "WON",
+      "LOSE",
+      "APOLOGY",
+    ]);
+  });
+});
