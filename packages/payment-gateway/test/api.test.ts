@@ -1,0 +1,188 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
+import { createWorld, type World } from "./gateway-harness.ts";
+
+let world: World;
+beforeAll(async () => {
+  world = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }));
+});
+afterAll(() => world.close());
+
+const init = (body: unknown, headers?: Readonly<Record<string, string>>) =>
+  world.api("POST", "/api/payment/init", body, headers);
+
+describe("amounts are read from the digits that were sent", () => {
+  test.each([
+    ["500", "500.00"],
+    ['"500"', "500.00"],
+    ["500.5", "500.50"],
+    ["0.01", "0.01"],
+    ['"1000000000000.00"', "1000000000000.00"],
+    ["999999999999.99", "999999999999.99"],
+    ["1.10", "1.10"],
+  ])("%s is %s", async (sent, amount) => {
+    const { status, body } = await init(`{"amount": ${sent}}`);
+    expect([status, body.data?.amount]).toEqual([200, amount]);
+  });
+
+  test.each([
+    ["1e3", 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ['"1e3"', 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ["-5", 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ['"+5"', 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ['" 5"', 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ['"05"', 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ['"5."', 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ['"٥"', 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ["true", 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ["null", 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ["[5]", 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ['{"rawJSON":"5"}', 'amount must be a decimal number such as 500 or "500.50", without sign or exponent'],
+    ["5.001", "amount must have at most two decimals"],
+    ["5.000", "amount must have at most two decimals"],
+    ["0.30000000000000004", "amount must have at most two decimals"],
+    ["1000000000000.01", "amount must be at most 1000000000000.00"],
+    ["99999999999999999999", "amount must be at most 1000000000000.00"],
+    ["0", "amount must be more than zero"],
+    ["0.00", "amount must be more than zero"],
+  ])("%s is refused", async (sent, detail) => {
+    const { status, body } = await init(`{"amount": ${sent}}`);
+    expect([status, body.detail]).toEqual([400, detail]);
+  });
+});
+
+test("errors are problem details that name the field", async () => {
+  const answer = await init({ amount: 5, currency: "XXX" });
+  expect(answer.headers.get("content-type")).toBe("application/problem+json");
+  expect(answer.body).toEqual({
+    type: "about:blank",
+    title: "Bad Request",
+    status: 400,
+    detail: expect.stringMatching(/^currency must be one of KZT, RUB, /),
+    success: false,
+    code: "invalid",
+    errors: [{ pointer: "#/currency", detail: expect.stringMatching(/^currency /) }],
+  });
+});
+
+test.each([
+  [{}, "amount is missing"],
+  [{ amount: 1, webhook: "x" }, "webhook is not a field of this request"],
+  [{ amount: 1, description: 5 }, "description must be text"],
+  [{ amount: 1, description: "a\u0000b" }, "description must be readable text"],
+  [{ amount: 1, description: "я".repeat(501) }, "description must have at most 500 characters"],
+  [{ amount: 1, webhook_url: "http://shop.example/hook" }, undefined],
+  [{ amount: 1, webhook_url: "https://10.0.0.1/hook" }, "webhook_url names an address that is not allowed"],
+  [{ amount: 1, webhook_url: "javascript:alert(1)" }, "webhook_url must start with https://"],
+  [{ amount: 1, return_url: "javascript:alert(1)" }, "return_url must be an http(s) address"],
+  [
+    { amount: 1, webhook_secret: "short" },
+    "webhook_secret must be text of 8 to 256 characters; after whsec_ it must be base64",
+  ],
+  [
+    { amount: 1, webhook_secret: "whsec_%%%%" },
+    "webhook_secret must be text of 8 to 256 characters; after whsec_ it must be base64",
+  ],
+  [{ amount: 1, expires_in: 59 }, "expires_in must be a whole number of seconds from 60 to 2592000"],
+  [{ amount: 1, expires_in: 60.5 }, "expires_in must be a whole number of seconds from 60 to 2592000"],
+  [{ amount: 1, expires_in: "60" }, "expires_in must be a whole number of seconds"],
+  [{ amount: 1, metadata: [] }, "metadata must be an object"],
+  [{ amount: 1, metadata: 5 }, "metadata must be an object"],
+  [{ amount: 1, metadata: { a: { b: { c: { d: { e: {} } } } } } }, "metadata must be at most 5 levels deep"],
+  [{ amount: 1, metadata: { a: "x".repeat(8_192) } }, "metadata must take at most 8192 bytes as JSON"],
+  [
+    { amount: 1, metadata: Object.fromEntries(Array.from({ length: 51 }, (_, index) => [`k${index}`, 1])) },
+    "metadata must have at most 50 keys",
+  ],
+  [{ amount: 1, provider: "visa" }, "provider is not one of sandbox"],
+])("%j: %s", async (request, detail) => {
+  const { status, body } = await init(request);
+  expect([status, body.detail]).toEqual(detail === undefined ? [200, undefined] : [400, detail]);
+});
+
+test("metadata comes back as it was sent: an empty object, long numbers, Cyrillic, hostile names", async () => {
+  const metadata =
+    '{"empty":{},"list":[],"big":12345678901234567890,"exact":1.10,"exponent":1E400,"имя":"Әлия","__proto__":{"a":1}}';
+  const { text, body } = await init(`{"amount": 1, "metadata": ${metadata}}`);
+  expect(text).toContain(`"metadata":${metadata}`);
+  expect((await init({ amount: 1, metadata: {} })).text).toContain('"metadata":{}');
+  expect((await init({ amount: 1 })).text).toContain('"metadata":{}');
+  await world.press(body.data.transaction_id, "pay");
+  expect((await world.api("GET", "/api/events")).text).toContain(`"metadata":${metadata}`);
+});
+
+test.each([
+  ["not JSON", "{", "the body must be JSON in UTF-8"],
+  ["a list", "[]", "the body must be a JSON object"],
+  ["nothing", "", "amount is missing"],
+])("a body that is %s is refused", async (_name, sent, detail) => {
+  const { status, body } = await init(sent);
+  expect([status, body.detail]).toEqual([400, detail]);
+});
+
+test("a body that is not UTF-8 is refused", async () => {
+  const response = await world.gateway.handle(
+    new Request("https://pay.example/api/payment/init", {
+      method: "POST",
+      headers: { "x-api-token": "shop-token-0123456789abcdef" },
+      body: new Uint8Array([0x7b, 0xff, 0x7d]),
+    }),
+  );
+  expect(response.status).toBe(400);
+});
+
+test("a body without end is refused with 413", async () => {
+  const { status, body } = await init(" ".repeat(70_000));
+  expect([status, body.code]).toEqual([413, "too_large"]);
+});
+
+test.each([
+  ["no token", ""],
+  ["a wrong token", "shop-token-0123456789abcdee"],
+])("with %s nothing is told: 401", async (_name, token) => {
+  const { status, body } = await init({ amount: 1 }, { "x-api-token": token });
+  expect([status, body.code]).toEqual([401, "unauthorized"]);
+});
+
+test("a wrong method is answered 405, an unknown address 404, an impossible id 404", async () => {
+  const wrong = await world.api("GET", "/api/payment/init/");
+  expect(wrong.status).toBe(404);
+  const refused = await world.api("DELETE", "/api/payment/init");
+  expect([refused.status, refused.headers.get("allow")]).toEqual([405, "POST"]);
+  for (const path of [
+    "/api/nothing",
+    "/api/payment/%00",
+    `/api/payment/${"x".repeat(500)}`,
+    "/providers/none/1",
+    "/pay/%00",
+  ]) {
+    expect((await world.api("GET", path)).status).toBe(404);
+  }
+});
+
+test("GET /api/events refuses a cursor that it never gave", async () => {
+  for (const after of ["x", "-1", "1.5", "9".repeat(30)]) {
+    expect((await world.api("GET", `/api/events?after=${after}`)).status).toBe(400);
+  }
+});
+
+test("a payment without a webhook address has no secret in its answer and no webhook, but its events can be read", async () => {
+  const { body } = await init({ amount: 7 });
+  expect(body.data).not.toHaveProperty("webhook_secret");
+  await world.press(body.data.transaction_id, "pay");
+  expect(await world.gateway.payments.deliveries("shop", body.data.transaction_id)).toEqual([]);
+});
+
+test("an unexpected error becomes a problem without details, and is logged", async () => {
+  const errors: unknown[] = [];
+  const storage = createPaymentGatewayMemoryStorage();
+  const broken = world.another({
+    storage: { ...storage, getPayment: () => Promise.reject(new Error("relation gateway_payment does not exist")) },
+    logger: { ...console, error: (message, fields) => errors.push([message, fields]) },
+  });
+  const response = await broken.handle(
+    new Request("https://pay.example/api/payment/abc", { headers: { "x-api-token": "shop-token-0123456789abcdef" } }),
+  );
+  expect([response.status, (await response.text()).includes("relation")]).toEqual([500, false]);
+  expect(errors).toHaveLength(1);
+});

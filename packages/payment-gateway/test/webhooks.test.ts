@@ -1,0 +1,70 @@
+import { Webhook } from "standardwebhooks";
+import { expect, test } from "vitest";
+import { signTestWebhook, verifyWebhook } from "../src/webhooks/index.ts";
+
+const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const now = () => Date.parse("2026-11-01T00:00:00Z");
+
+test("a test webhook is accepted by verifyWebhook and by standardwebhooks", () => {
+  const { headers, body } = signTestWebhook({ secret, webhook: { metadata: { order_id: "7" } }, now });
+  const result = verifyWebhook({ headers, body, secrets: [secret], now });
+  expect(result).toMatchObject({ ok: true, webhook: { event: "paid", metadata: { order_id: "7" } } });
+  const today = signTestWebhook({ secret });
+  expect(new Webhook(secret).verify(today.body, { ...today.headers })).toMatchObject({ event: "paid" });
+});
+
+test("standardwebhooks signs what verifyWebhook accepts", () => {
+  const { body } = signTestWebhook({ secret, now });
+  const headers = {
+    "webhook-id": "evt_test",
+    "webhook-timestamp": String(now() / 1000),
+    "webhook-signature": new Webhook(secret).sign("evt_test", new Date(now()), body),
+  };
+  expect(verifyWebhook({ headers, body, secrets: ["another_secret", secret], now }).ok).toBe(true);
+});
+
+test("the older header is the HMAC that openssl computes, and is accepted only when asked for", () => {
+  const { headers } = signTestWebhook({ secret: "test_secret_key", now });
+  // openssl dgst -sha256 -hmac test_secret_key
+  const body = '{"event":"paid","id":"evt_1","transaction_id":"t1"}';
+  const old = { "X-Webhook-Signature": "d511f5c7c143f4330114ff2c68d6d3bcd3b997bb04b3045f3b08f6ea913691b8" };
+  expect(headers["x-webhook-signature"]).toMatch(/^[0-9a-f]{64}$/);
+  expect(verifyWebhook({ headers: old, body, secrets: ["test_secret_key"], now })).toEqual({
+    ok: false,
+    reason: "missing",
+  });
+  expect(verifyWebhook({ headers: old, body, secrets: ["test_secret_key"], bodySignature: true, now }).ok).toBe(true);
+});
+
+test.each([
+  ["a changed body", { body: (text: string) => text.replace("500.00", "900.00") }, "mismatch"],
+  ["an old message", { at: 301 }, "too_old"],
+  ["a message from the future", { at: -301 }, "too_new"],
+  ["another secret", { secrets: ["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] }, "mismatch"],
+])("refuses %s", (_name, change: { body?: (text: string) => string; at?: number; secrets?: string[] }, reason) => {
+  const { headers, body } = signTestWebhook({ secret, now });
+  const result = verifyWebhook({
+    headers,
+    body: change.body?.(body) ?? body,
+    secrets: change.secrets ?? [secret],
+    now: () => now() + (change.at ?? 0) * 1000,
+  });
+  expect(result).toEqual({ ok: false, reason });
+});
+
+test("refuses a body that is not ours, and one whose id is not the signed one", () => {
+  const sign = (id: string, body: string) => ({
+    "webhook-id": id,
+    "webhook-timestamp": String(now() / 1000),
+    "webhook-signature": new Webhook(secret).sign(id, new Date(now()), body),
+  });
+  for (const body of ["", "nothing", "[]", "null", '{"id":"evt_1"}']) {
+    const result = verifyWebhook({ headers: sign("evt_1", body), body, secrets: [secret], now });
+    expect(result).toEqual({ ok: false, reason: "not_json" });
+  }
+  const body = '{"event":"paid","id":"evt_2","transaction_id":"t"}';
+  expect(verifyWebhook({ headers: sign("evt_1", body), body, secrets: [secret], now })).toEqual({
+    ok: false,
+    reason: "wrong_id",
+  });
+});
