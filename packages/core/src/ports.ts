@@ -188,7 +188,8 @@ export interface OutboxStore {
 
 /**
  * How fast an account may be called: a leaky bucket. `capacity` 1 is plain spacing, which keeps any sliding window
- * within the limit; Bitrix24 allows a burst.
+ * within the limit; Bitrix24 allows a burst. A slot says when a call may leave, not when it arrives: where the vendor
+ * counts strictly, leave room for a process that lags (7 a second: 155 ms rather than 143).
  */
 export interface RateBudget {
   /** One slot drains each `intervalMs`. */

@@ -126,7 +126,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     AbortController,
   });
 
-  async function attempt(call: HttpCall<v.GenericSchema | undefined>): Promise<HttpAnswer> {
+  async function attempt(call: HttpCall<v.GenericSchema | undefined>, onSend: () => void): Promise<HttpAnswer> {
     const { name, method = "GET", signal } = call;
     await limiter?.slot(signal);
     const headers = new Headers(
@@ -147,6 +147,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
       () => undefined, // the attempt ended first
     );
     const startedAt = clock.monotonicMs();
+    onSend();
     try {
       const answer = await ofetch.raw(`${base}${call.path}${query && `?${query}`}`, {
         method,
@@ -216,15 +217,20 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
 
   async function send(call: HttpCall<v.GenericSchema | undefined>): Promise<HttpAnswer> {
     const safe = call.safe ?? (call.method === undefined || call.method === "GET");
+    let mayHaveRun = false; // for a stop in the middle of an attempt, or after one whose outcome is open
     try {
       return await pRetry(
         async () => {
+          const mayHaveRunBefore = mayHaveRun;
           try {
-            const answer = await attempt(call);
+            const answer = await attempt(call, () => {
+              mayHaveRun = true;
+            });
             await judge(answer, call.name);
             return answer;
           } catch (error) {
             const failure = error instanceof RefusedAttempt ? error.error : error;
+            if (SdkError.isInstance(failure) && failure.outcome === "not-executed") mayHaveRun = mayHaveRunBefore;
             const repeatable =
               SdkError.isInstance(failure) && !(failure instanceof BlockedError) && !(failure instanceof ConfigError);
             const aborted =
@@ -264,7 +270,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
         throw new RequestError(`${vendor}: ${call.name} was aborted`, {
           vendor,
           code: "aborted",
-          outcome: "not-executed",
+          outcome: mayHaveRun ? "unknown" : "not-executed",
         });
       }
       throw error;

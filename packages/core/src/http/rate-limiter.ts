@@ -65,8 +65,22 @@ export function createRateLimiter({ vendor, account, budget, store, clock }: Rat
   }
 
   return {
-    slot: (signal) => queue.schedule(() => takeSlot(signal)),
+    slot: (signal) => unlessAborted(queue.schedule(takeSlot, signal), signal),
     penalize: (pauseMs) => store.penalize(account, pauseMs),
     block: (code) => store.block(account, code),
   };
+}
+
+/** Does not let a caller that gave up wait for its turn; when the turn comes, it takes no slot. */
+async function unlessAborted(turn: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (!signal) return turn;
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const onAbort = () => reject(signal.reason);
+  if (signal.aborted) onAbort();
+  signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    await Promise.race([turn, aborted]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
 }

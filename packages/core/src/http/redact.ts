@@ -5,7 +5,7 @@ const secretNames =
 const patterns: readonly (readonly [RegExp, string])[] = [
   // A Bitrix24 webhook address is the password itself.
   [/\/rest\/(\d+)\/[^/\s"']+/gi, "/rest/$1/[redacted]"],
-  [/\b(https?:\/\/)[^\s/@"']+@/gi, "$1[redacted]@"],
+  [/\b([a-z][a-z0-9+.-]*:\/\/)[^\s/@"']+@/gi, "$1[redacted]@"],
   [/([?&][^=&\s"']*(?:token|secret|pass|auth|key|sign|code|phone|mail)[^=&\s"']*=)[^&\s"']*/gi, "$1[redacted]"],
   // token=…, "access_token": "…", Authorization: Basic …
   [

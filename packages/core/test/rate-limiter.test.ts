@@ -1,0 +1,112 @@
+import { afterEach, describe, expect, test } from "vitest";
+import { BlockedError, ConfigError, createRateLimiter, type RateLimitStore } from "../src/index.ts";
+import { createKyselyStorage, type Database, openDatabase } from "../src/kysely/index.ts";
+import { createMemoryStorage } from "../src/memory/index.ts";
+import { createFakeClock, type FakeClock } from "../src/testing/index.ts";
+import { untilSleeping } from "./settle.ts";
+
+let database: Database | undefined;
+afterEach(async () => {
+  await database?.close();
+  database = undefined;
+});
+
+const stores: readonly (readonly [string, (clock: FakeClock) => Promise<RateLimitStore>])[] = [
+  ["memory", async (clock) => createMemoryStorage({ clock }).rateLimits],
+  [
+    "SQLite",
+    async (clock) => {
+      database = await openDatabase("sqlite::memory:");
+      const storage = createKyselyStorage({ ...database, clock });
+      await storage.migrate();
+      return storage.rateLimits;
+    },
+  ],
+];
+
+describe.each(stores)("over %s", (_name, openStore) => {
+  async function setUp(intervalMs = 1000 / 7) {
+    const clock = createFakeClock();
+    const store = await openStore(clock);
+    const limiter = () =>
+      createRateLimiter({ vendor: "amocrm", account: "amocrm:shop", budget: { intervalMs }, store, clock });
+    return { clock, store, limiter };
+  }
+
+  test("forty parallel calls of two processes never make eight in any second", async () => {
+    const { clock, limiter } = await setUp();
+    const processes = [limiter(), limiter()];
+    const sentAt: number[] = [];
+    const calls = Array.from({ length: 40 }, async (_, index) => {
+      await processes[index % 2]?.slot();
+      sentAt.push(clock.monotonicMs());
+    });
+    // Both processes have a caller asleep, until one of them has no more: then time jumps to the next slot.
+    for (let sent = 0; sent < 40; sent = sentAt.length) {
+      await untilSleeping(clock, sent < 39 ? 2 : 1);
+      const asleep = clock.sleepers;
+      while (clock.sleepers === asleep) clock.advance(1);
+      while (sentAt.length === sent) await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    await Promise.all(calls);
+    for (const [index, at] of sentAt.entries()) {
+      const inSecond = sentAt.slice(index).filter((other) => other < at + 1000);
+      expect(inSecond.length).toBeLessThanOrEqual(7);
+    }
+    expect(sentAt.at(-1)).toBeLessThanOrEqual(6600);
+  });
+
+  test("a pause reaches who already waits", async () => {
+    const { clock, limiter, store } = await setUp();
+    const slot = limiter().slot();
+    let isOpen = false;
+    void slot.then(() => {
+      isOpen = true;
+    });
+    await untilSleeping(clock, 1);
+    await store.penalize("amocrm:shop", 5000);
+    clock.advance(4999);
+    await untilSleeping(clock, 1);
+    expect(isOpen).toBe(false);
+    clock.advance(1);
+    await slot;
+  });
+
+  test("a block stops who already waits and who comes later, in every process", async () => {
+    const { clock, limiter, store } = await setUp();
+    const [first, second] = [limiter(), limiter()];
+    const waiting = [first.slot(), first.slot(), second.slot()].map((slot) => slot.catch((error: unknown) => error));
+    await untilSleeping(clock, 2);
+    await first.block("403");
+    clock.advance(1000);
+    for (const error of await Promise.all(waiting)) expect(error).toBeInstanceOf(BlockedError);
+    await expect(second.slot()).rejects.toThrow("amocrm: calls are stopped since 2026-11-01T00:00:00.000Z (403)");
+    await store.unblock("amocrm:shop");
+    await second.slot(); // the bucket has drained
+  });
+
+  test("callers that give up do not wait for their turn, and let the next one through", async () => {
+    const { clock, limiter } = await setUp();
+    const { slot } = limiter();
+    const stop = new AbortController();
+    const given = slot(stop.signal);
+    const next = slot();
+    await untilSleeping(clock, 1);
+    const queued = slot(stop.signal);
+    stop.abort(new Error("SIGTERM"));
+    await expect(given).rejects.toThrow("SIGTERM");
+    await expect(queued).rejects.toThrow("SIGTERM");
+    await untilSleeping(clock, 1);
+    clock.advance(1000);
+    await next;
+  });
+});
+
+test("refuses a budget that is none", () => {
+  const store = createMemoryStorage().rateLimits;
+  const limiter = (budget: { intervalMs: number; capacity?: number }) => () =>
+    createRateLimiter({ vendor: "amocrm", account: "a", budget, store, clock: createFakeClock() });
+  expect(limiter({ intervalMs: 0 })).toThrow(ConfigError);
+  expect(limiter({ intervalMs: Number.NaN })).toThrow(ConfigError);
+  expect(limiter({ intervalMs: 100, capacity: 0.5 })).toThrow("capacity");
+});

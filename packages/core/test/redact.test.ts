@@ -1,0 +1,94 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { redact, redactingLogger, redactText } from "../src/index.ts";
+
+test.each([
+  ["call to https://shop.bitrix24.kz/rest/1/abc123def/crm.deal.list failed", "abc123def"],
+  ["postgres://user:pa55word@db/shop https://user:pa55word@host/", "pa55word"],
+  ["GET /cron?task=new&token=s3cr3tvalue&x=1", "s3cr3tvalue"],
+  ["https://x/?access_token=s3cr3tvalue", "s3cr3tvalue"],
+  ["https://x/?SignatureValue=s3cr3tvalue", "s3cr3tvalue"],
+  ["authorization: Bearer s3cr3t.value-x/y=", "s3cr3t"],
+  ["Authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"],
+  ["token=s3cr3tvalue", "s3cr3tvalue"],
+  ['{"access_token": "s3cr3tvalue", "ok": 1}', "s3cr3tvalue"],
+  ["password: 's3cr3t value'", "s3cr3t"],
+  ["X-Api-Key: s3cr3tvalue", "s3cr3tvalue"],
+  ["secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "MfKQ9r8"],
+  ["jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "eyJzdWIi"],
+  ["buyer +7 701 123-45-67", "123-45-67"],
+  ["buyer +77011234567", "77011234567"],
+  ["buyer 8 (701) 123 45 67", "123 45"],
+  ["buyer 77011234567", "77011234567"],
+  ["mail aigul.k+shop@example.kz", "aigul"],
+])("leaves the secret out of %j", (text, secret) => {
+  expect(redactText(text)).not.toContain(secret);
+});
+
+test.each([
+  "kaspi: orders.list answered 503",
+  "order 123456789 at 2026-11-01T00:00:00.000Z took 1500 ms",
+  "stage C9:WON of deal 4711",
+  "id 0193b1b0-7701-4123-8456-7a0123456789",
+])("leaves %j as it is", (text) => {
+  expect(redactText(text)).toBe(text);
+});
+
+test("drops values under secret names at any depth, and keeps the rest", () => {
+  const fields = {
+    status: 503,
+    nested: [{ accessToken: "a", api_key: "b", Password1: "c", phone: "d", "x-webhook-signature": "e", orderId: "7" }],
+    total: 12n,
+  };
+  expect(redact(fields)).toEqual({
+    status: 503,
+    nested: [
+      {
+        accessToken: "[redacted]",
+        api_key: "[redacted]",
+        Password1: "[redacted]",
+        phone: "[redacted]",
+        "x-webhook-signature": "[redacted]",
+        orderId: "7",
+      },
+    ],
+    total: "12",
+  });
+});
+
+test("ends in circles, depths and long texts", () => {
+  const circle: Record<string, unknown> = {};
+  circle.self = circle;
+  expect(JSON.stringify(redact(circle))).toContain("[deep]");
+  expect((redact("x".repeat(10_000)) as string).length).toBeLessThan(2100);
+});
+
+test("shows an error by its name and its redacted message only", () => {
+  const error = new Error("no answer from https://u:pa55@x/", { cause: new Error("token=abc") });
+  expect(redact({ error })).toEqual({ error: { name: "Error", message: "no answer from https://[redacted]@x/" } });
+});
+
+test("a logger behind it never sees a planted secret", () => {
+  const secret = fc.stringMatching(/^[A-Za-z0-9]{16,24}$/).map((text) => `Z${text}`);
+  const place = fc.constantFrom<(secret: string) => unknown>(
+    (value) => ({ token: value }),
+    (value) => ({ deep: [{ clientSecret: value }] }),
+    (value) => `https://shop.bitrix24.kz/rest/17/${value}/profile`,
+    (value) => `Bearer ${value}`,
+    (value) => ({ message: `GET https://api.example/x?a=1&password=${value}&b=2` }),
+    (value) => new Error(`{"refresh_token":"${value}"}`),
+    (value) => `https://merchant:${value}@api.example/x`,
+    (value) => ({ list: ["ok", `Cookie: session; Authorization=${value}`] }),
+  );
+  fc.assert(
+    fc.property(secret, place, fc.string(), (planted, put, noise) => {
+      const lines: string[] = [];
+      const log = (message: string, fields?: object) => void lines.push(message + JSON.stringify(fields));
+      const logger = redactingLogger({ debug: log, info: log, warn: log, error: log });
+      const value = put(planted);
+      logger.error(typeof value === "string" ? `${noise} ${value}` : noise, { value });
+      expect(lines.join()).not.toContain(planted);
+    }),
+    { seed: 20261101, numRuns: 500 },
+  );
+});
