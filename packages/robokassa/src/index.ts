@@ -6,8 +6,16 @@ export type {
   RefusedNotification,
   Verification,
 } from "./notification.ts";
+export type { OperationState } from "./operation-state.ts";
 export { type PlaceOrderOptions, placeOrder } from "./place-order.ts";
 export type { Country, Receipt, ReceiptItem } from "./receipt.ts";
+export {
+  type CheckOutcome,
+  createReconciler,
+  type ReconcileCounts,
+  type Reconciler,
+  type ReconcilerOptions,
+} from "./reconcile.ts";
 export { createResultHandler, type ResultHandlerOptions } from "./result-handler.ts";
 export { type Notification2, type Refusal2, readCertificates, type Verification2 } from "./result2.ts";
 export { createResult2Handler, type Result2HandlerOptions } from "./result2-handler.ts";

@@ -1,5 +1,6 @@
 import type { X509Certificate } from "node:crypto";
 import { type NotificationFields, type Verification, verifyNotification } from "./notification.ts";
+import { type OperationState, operationState } from "./operation-state.ts";
 import { type Verification2, verifyNotification2 } from "./result2.ts";
 import { createShop, type RobokassaOptions, type Shop } from "./shop.ts";
 import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl } from "./start.ts";
@@ -19,6 +20,8 @@ export interface Robokassa {
     body: string | Uint8Array,
     options: { readonly certificates: readonly X509Certificate[]; readonly now: Date },
   ): Verification2;
+  /** Asks Robokassa for the state of a live payment. @throws {SdkError} when there is no answer */
+  operationState(invId: string | bigint): Promise<OperationState>;
   /** Checks a visit to SuccessURL. No proof of payment: it only says that the link is genuine. Never throws. */
   verifySuccess(fields: NotificationFields): Verification;
 }
@@ -35,6 +38,7 @@ export function createRobokassa(options: RobokassaOptions): Robokassa {
     paymentForm: (request) => paymentForm(shop, request),
     verifyResult: (fields) => verifyNotification(shop, fields, "password2"),
     verifyResult2: (body, options) => verifyNotification2(shop, body, options),
+    operationState: (invId) => operationState(shop, invId),
     verifySuccess: (fields) => verifyNotification(shop, fields, "password1"),
   };
   shops.set(robokassa, shop);

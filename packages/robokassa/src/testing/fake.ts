@@ -2,7 +2,7 @@ import { createHash, sign } from "node:crypto";
 import { type Clock, type FetchHandler, systemClock } from "@orderbridge/core";
 import { createFaults, createJournal, type Faults, type Journal } from "@orderbridge/core/testing";
 import { createFakeCertificate, type FakeCertificate } from "./certificate.ts";
-import { donePage, errorPage, paymentPage } from "./page.ts";
+import { donePage, errorPage, escapeHtml, paymentPage } from "./page.ts";
 
 /** A shop as its cabinet shows it. */
 export interface FakeShop {
@@ -34,6 +34,8 @@ export interface FakeReadings {
   readonly url2Signing?: "raw" | "encoded";
   /** How the ResultUrl2 message stands in the body. @defaultValue "bare" */
   readonly result2Body?: "bare" | "quoted" | "base64";
+  /** Namespace of the XML: as the documents or as the official tests have it. @defaultValue "documents" */
+  readonly xmlNamespace?: "documents" | "tests";
 }
 
 export interface FakeRobokassaOptions extends FakeShop {
@@ -103,6 +105,10 @@ export interface FakeRobokassa {
           readonly shp?: Readonly<Record<string, string>>;
         },
   ): Promise<PayResult>;
+  /** Opens a payment link and confirms payment details; the money has not come: state 5. Nobody is called. */
+  confirm(payment: { readonly url: string }): Promise<PayResult>;
+  /** Moves the newest operation of a number to another state without telling anybody. */
+  setState(invId: string, state: FakeOperationState): void;
   /** Sends ResultURL of a paid operation once more, as the cabinet's button does. */
   redeliver(invId: string): Promise<FakeDelivery | undefined>;
   /** Certificate for ResultUrl2 as PEM; also served where the documents name it. */
@@ -413,18 +419,23 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     return url.href;
   }
 
-  async function payOpened(session: Session): Promise<PayResult> {
+  function operate(session: Session, state: FakeOperationState): Operation {
     session.finished = true;
     const operation: Operation = {
       invId: session.invId,
       opKey: `${hash(`operation ${++serial}`).slice(0, 32).toUpperCase()}-fake${serial}`,
       outSum: session.outSum,
       test: session.test,
-      state: session.hold ? 20 : 100,
+      state,
       at: clock.now(),
       session,
     };
     operations.push(operation);
+    return operation;
+  }
+
+  async function payOpened(session: Session): Promise<PayResult> {
+    const operation = operate(session, session.hold ? 20 : 100);
     const delivery = session.hold ? undefined : await attempt(operation, 1, "result");
     const delivery2 = await attempt(operation, 1, "result2");
     return { errorCode: undefined, invId: session.invId, delivery, delivery2, redirectUrl: successUrl(operation) };
@@ -460,6 +471,50 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     };
     return payOpened(session);
   };
+
+  const confirm: FakeRobokassa["confirm"] = async ({ url }) => {
+    const opened = open(new URL(url).searchParams);
+    if ("error" in opened) return failed(opened.error);
+    const { invId } = operate(opened.session, 5);
+    return { errorCode: undefined, invId, delivery: undefined, delivery2: undefined, redirectUrl: undefined };
+  };
+
+  const setState: FakeRobokassa["setState"] = (invId, state) => {
+    const operation = operations.findLast((other) => other.invId === invId);
+    if (!operation) throw new RangeError(`the fake knows no operation ${invId}`);
+    operation.state = state;
+    operation.at = clock.now();
+  };
+
+  /** OpStateExt. Its books hold no test payments, but a test under the same number confuses them. */
+  function stateXml(form: URLSearchParams): Response {
+    const invId = form.get("InvoiceID") ?? "";
+    const own = operations.filter((operation) => operation.invId === invId);
+    const live = own.findLast((operation) => !operation.test);
+    let result = 0;
+    if (form.get("MerchantLogin") !== shop.login || shop.active === false) result = 2;
+    else if (hash(`${shop.login}:${invId}:${shop.password2}`) !== form.get("Signature")?.toLowerCase()) result = 1;
+    else if (!live) result = 3;
+    else if (own.some((operation) => operation.test)) result = 4;
+    const namespace =
+      readings.xmlNamespace === "tests"
+        ? "http://merchant.roboxchange.com/WebService/"
+        : "http://auth.robokassa.ru/Merchant/WebService/";
+    const date = (at: Date): string => at.toISOString().replace("Z", "0000+00:00"); // seven fraction digits
+    const body =
+      result !== 0 || !live
+        ? ""
+        : `<State><Code>${live.state}</Code><RequestDate>${date(clock.now())}</RequestDate><StateDate>${date(live.at)}</StateDate></State>
+<Info><IncCurrLabel>BankCardPSR</IncCurrLabel><IncSum>${decimals(live.outSum, 6)}</IncSum><IncAccount></IncAccount>
+<PaymentMethod><Code>BankCard</Code><Description>BankCard</Description></PaymentMethod>
+<OutCurrLabel>BANKR</OutCurrLabel><OutSum>${decimals(live.outSum, 6)}</OutSum><OpKey>${live.opKey}</OpKey><BankCardRRN></BankCardRRN></Info>
+<UserField>${live.session.shp.map(([name, value]) => `<Field><Name>${escapeHtml(name)}</Name><Value>${escapeHtml(value)}</Value></Field>`).join("")}</UserField>`;
+    return new Response(
+      `<?xml version="1.0" encoding="utf-8"?>
+<OperationStateResponse xmlns="${namespace}"><Result><Code>${result}</Code></Result>${body}</OperationStateResponse>`,
+      { headers: { "content-type": "text/xml; charset=utf-8" } },
+    );
+  }
 
   const redeliver: FakeRobokassa["redeliver"] = async (invId) => {
     const operation = operations.findLast((other) => other.invId === invId && other.state === 100);
@@ -507,6 +562,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       const { invId } = (await request.json()) as { invId: string };
       return Response.json((await redeliver(invId)) ?? null);
     }
+    if (path === "/Merchant/WebService/Service.asmx/OpStateExt") return stateXml(await readForm());
     if (path === "/media/files/jwtsign.cer") return new Response(certificate().certificate);
     if (path === "/fake/state") return Response.json({ operations: operations.map(see), deliveries, letters });
     return new Response("not found", { status: 404 });
@@ -521,6 +577,8 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       return response;
     },
     pay,
+    confirm,
+    setState,
     redeliver,
     get certificate() {
       return certificate().certificate;
