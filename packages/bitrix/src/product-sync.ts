@@ -10,6 +10,7 @@ import {
   parseJson,
   ResponseShapeError,
   redactingLogger,
+  SdkError,
   systemClock,
 } from "@orderbridge/core";
 import * as v from "valibot";
@@ -153,15 +154,15 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
         currency: state.currency ?? before.currency,
         enabled: state.enabled ?? before.enabled,
       };
-      const differs = !sameValues(before, theirs);
       const known = product !== undefined && state.version === before.siteVersion;
-      const own = before.sent !== undefined && sameValues(before.sent, theirs);
-      if (known && (before.pending || !differs)) return undefined;
-      if (before.pending && differs && own) return { product: { ...before, siteVersion: state.version } };
-      const conflict: ProductConflict | undefined =
-        before.pending && differs
-          ? { productId: id, at: clock.now(), ours: valuesOf(before), theirs, siteVersion: state.version }
-          : undefined;
+      if (known && (before.pending || sameValues(before, theirs))) return undefined;
+      const opposes = before.pending && !holds(before, theirs);
+      if (opposes && before.sent !== undefined && holds(before.sent, theirs)) {
+        return { product: { ...before, siteVersion: state.version, sent: undefined } };
+      }
+      const conflict: ProductConflict | undefined = opposes
+        ? { productId: id, at: clock.now(), ours: valuesOf(before), theirs, siteVersion: state.version }
+        : undefined;
       return {
         product: { ...before, ...theirs, siteVersion: state.version, pending: false, sent: undefined },
         conflict,
@@ -209,18 +210,26 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
 
   async function push(id: string): Promise<void> {
     for (let turn = 0; turn < maxTurns; turn++) {
-      // Kept before it is sent: when the reply is lost, the site's answer to the next push shows our own values.
+      // Kept before it is sent. While the answer to an earlier one is not known, that one is sent again: only so can its
+      // traces on the site be told from a change of somebody else.
       const product = await store(id, (now) =>
-        now?.pending && !(now.sent && sameValues(now.sent, now))
-          ? { product: { ...now, sent: valuesOf(now) } }
-          : undefined,
+        now?.pending && !now.sent ? { product: { ...now, sent: valuesOf(now) } } : undefined,
       );
-      if (!product?.pending) return;
-      const answer = await send(product);
+      if (!product?.pending || !product.sent) return;
+      const sent = product.sent;
+      let answer: Awaited<ReturnType<typeof send>>;
+      try {
+        answer = await send({ ...product, ...sent });
+      } catch (error) {
+        if (SdkError.isInstance(error) && (error.outcome === "refused" || error.outcome === "not-executed")) {
+          await store(id, (now) => (now?.sent ? { product: { ...now, sent: undefined } } : undefined));
+        }
+        throw error;
+      }
       if ("version" in answer) {
         const after = await store(id, (now) => {
           if (!now || (now.siteVersion !== undefined && now.siteVersion >= answer.version)) return undefined;
-          const changed = !sameValues(now, product);
+          const changed = !sameValues(now, sent);
           return { product: { ...now, siteVersion: answer.version, pending: changed, sent: undefined } };
         });
         logger.info("bitrix: product pushed to the site", { productId: id, siteVersion: answer.version });
@@ -229,7 +238,9 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
         // Nothing was known of the site, so nothing can be in conflict: learn its version and push on top of it.
         const { version } = answer.current;
         await store(id, (now) =>
-          now && now.siteVersion === undefined ? { product: { ...now, siteVersion: version } } : undefined,
+          now && now.siteVersion === undefined
+            ? { product: { ...now, siteVersion: version, sent: undefined } }
+            : undefined,
         );
       } else {
         await store(id, takeOver(id, answer.current));
@@ -319,6 +330,13 @@ const sameValues = (left: ProductValues, right: ProductValues): boolean =>
   left.priceMinor === right.priceMinor &&
   left.currency === right.currency &&
   left.enabled === right.enabled;
+
+/** Whether every value that `part` has is the whole's. */
+const holds = (part: ProductValues, whole: ProductValues): boolean =>
+  (part.name === undefined || part.name === whole.name) &&
+  (part.priceMinor === undefined || part.priceMinor === whole.priceMinor) &&
+  part.currency === whole.currency &&
+  (part.enabled === undefined || part.enabled === whole.enabled);
 
 const describe = ({ priceMinor, ...values }: ProductValues): Readonly<Record<string, unknown>> => ({
   ...values,
