@@ -11,5 +11,4 @@ export type {
   OrderLedger,
 } from "./ledger.ts";
 export type { KaspiAmocrmSyncOptions, RunReport, StageTarget } from "./sync/options.ts";
-export { createKaspiAmocrmSync, type KaspiAmocrmSync } from "./sync/sync.ts";
-export { LeaseLostError } from "./work-lease.ts";
+export { createKaspiAmocrmSync, type KaspiAmocrmSync, type SyncStatus } from "./sync/sync.ts";

@@ -1,11 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { type Clock, type LeaseStore, SdkError } from "@orderbridge/core";
-
-/** The lease ended while we worked: another process may be at it. Nothing more was sent. */
-export class LeaseLostError extends SdkError {
-  override readonly name = "LeaseLostError";
-  readonly outcome = "not-executed" as const;
-}
+import { type Clock, LeaseLostError, type LeaseStore } from "@orderbridge/core";
 
 export interface WorkLease {
   readonly fencingToken: number;
@@ -33,7 +27,7 @@ export async function createWorkLease({
   const first = await leases.acquire(name, { holder: randomUUID(), ttlMs });
   if (!first) return undefined;
   let lease = first;
-  const lost = () => new LeaseLostError(`the lease ${name} was lost; another process goes on`);
+  const lost = () => new LeaseLostError(name);
   return {
     fencingToken: lease.fencingToken,
     async keep() {

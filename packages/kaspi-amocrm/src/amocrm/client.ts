@@ -1,5 +1,6 @@
 import {
   ApiError,
+  budgetPerSecond,
   type Clock,
   ConfigError,
   createHttpClient,
@@ -11,6 +12,7 @@ import {
   type Refusal,
   SdkError,
   systemClock,
+  type TokenKeeper,
 } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { toE164 } from "@orderbridge/core/phone";
@@ -35,8 +37,10 @@ import {
 export interface AmocrmOptions {
   /** Host of the account, e.g. `example.amocrm.ru`. */
   readonly host: string;
-  /** A long-lived token, or a source that gives the present one and, after a 401, a newer one. */
-  readonly token: string | TokenSource;
+  /** A long-lived token, or the keeper of an OAuth pair (`createAmocrmConnection`). */
+  readonly token: string | Pick<TokenKeeper, "use">;
+  /** Of phones that are stored without a country code. @defaultValue "KZ" */
+  readonly country?: "KZ" | "RU";
   /** Replaces `https://<host>`, e.g. by the address of the fake. */
   readonly origin?: string;
   /** Of the integration in this account: 7 unless a package was bought. @defaultValue 7 */
@@ -52,13 +56,6 @@ export interface AmocrmOptions {
   readonly timeoutMs?: number;
   /** First pause before a call is repeated, in milliseconds. @defaultValue 1_000 */
   readonly minDelayMs?: number;
-}
-
-/** Where access tokens come from. */
-export interface TokenSource {
-  current(): Promise<string>;
-  /** The vendor refused `failed`: resolves to a newer token, or `undefined` when there is none. */
-  renew(failed: string): Promise<string | undefined>;
 }
 
 /**
@@ -249,6 +246,7 @@ const maxPages = 4_000;
 export function createAmocrm({
   host,
   token,
+  country = "KZ",
   origin = `https://${host}`,
   ratePerSecond = 7,
   integration = "token",
@@ -262,16 +260,13 @@ export function createAmocrm({
   }
   if (!token) throw new ConfigError("amocrm: token is empty; copy one from the integration's keys tab");
   if (!(ratePerSecond > 0)) throw new ConfigError("amocrm: ratePerSecond must be positive");
-  const tokens: TokenSource =
-    typeof token === "string" ? { current: async () => token, renew: async () => undefined } : token;
   const http = createHttpClient({
     vendor: "amocrm",
     baseUrl: `${origin}/api/v4`,
     limiter: createRateLimiter({
       vendor: "amocrm",
       account: `amocrm:${host}:${integration}`,
-      // Spacing keeps every sliding second within the limit; the rest is room for the network's jitter.
-      budget: { intervalMs: Math.ceil(1000 / ratePerSecond) + 12 },
+      budget: budgetPerSecond(ratePerSecond),
       store: rateLimits,
       clock,
     }),
@@ -281,17 +276,10 @@ export function createAmocrm({
     ...rest,
   });
 
-  async function authorized<T>(send: (headers: Record<string, string>) => Promise<T>): Promise<T> {
-    const access = await tokens.current();
-    try {
-      return await send({ authorization: `Bearer ${access}` });
-    } catch (error) {
-      if (!(error instanceof ApiError) || error.status !== 401) throw error;
-      const newer = await tokens.renew(access);
-      if (newer === undefined || newer === access) throw error;
-      return await send({ authorization: `Bearer ${newer}` });
-    }
-  }
+  const authorized = <T>(send: (headers: Record<string, string>) => Promise<T>): Promise<T> =>
+    typeof token === "string"
+      ? send({ authorization: `Bearer ${token}` })
+      : token.use(({ accessToken }) => send({ authorization: `Bearer ${accessToken}` }));
 
   const request = <Schema extends v.GenericSchema>(call: HttpCall<Schema> & { readonly schema: Schema }) =>
     authorized((headers) => http.request({ ...call, headers }));
@@ -461,19 +449,19 @@ export function createAmocrm({
     contacts: {
       async *list(options) {
         for await (const contact of items("contacts.list", "/contacts", "contacts", contactSchema, options)) {
-          yield readContact(contact);
+          yield readContact(contact, country);
         }
       },
       async get(id) {
         const contact = await request({ name: "contacts.get", path: `/contacts/${id}`, schema: contactSchema });
-        return contact && readContact(contact);
+        return contact && readContact(contact, country);
       },
       async findByPhone(phone) {
         // Stored numbers are free text; the last ten digits occur in most ways of writing them.
         const query = phone.replace(/\D/g, "").slice(-10);
         const exact: Contact[] = [];
         for await (const contact of items("contacts.search", "/contacts", "contacts", contactSchema, { query })) {
-          const read = readContact(contact);
+          const read = readContact(contact, country);
           if (read.phones.includes(phone)) exact.push(read);
         }
         return exact.sort((left, right) => Number(left.id) - Number(right.id))[0];
@@ -745,11 +733,11 @@ function readLead(lead: v.InferOutput<typeof leadSchema>): Lead {
   };
 }
 
-function readContact(contact: v.InferOutput<typeof contactSchema>): Contact {
+function readContact(contact: v.InferOutput<typeof contactSchema>, country: "KZ" | "RU"): Contact {
   const phones = readFields(contact.custom_fields_values)
     .filter((field) => field.fieldCode === "PHONE")
     .flatMap((field) => field.values)
-    .map((value) => toE164(value, { country: "KZ" }))
+    .map((value) => toE164(value, { country }))
     .filter((phone) => phone !== undefined);
   return { id: contact.id, updatedAt: instant(contact.updated_at), phones: [...new Set(phones)] };
 }

@@ -17,5 +17,6 @@ export {
   type NewNote,
   type Note,
   type Pipeline,
-  type TokenSource,
 } from "./client.ts";
+export { type AmocrmConnection, type AmocrmConnectionOptions, createAmocrmConnection } from "./connection.ts";
+export { type AmocrmEvent, type AmocrmWebhookOptions, createAmocrmWebhookHandler } from "./webhook.ts";

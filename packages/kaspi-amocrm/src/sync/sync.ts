@@ -3,7 +3,7 @@ import type { Kaspi } from "../kaspi/client.ts";
 import { createOrderFeed } from "../kaspi/feed.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import { maxWindowMs } from "../kaspi/windows.ts";
-import { type LedgerRow, unfinishedPhases } from "../ledger.ts";
+import { type LedgerPhase, type LedgerRow, unfinishedPhases } from "../ledger.ts";
 import { createWorkLease } from "../work-lease.ts";
 import { checkAccount } from "./check.ts";
 import { createContactFinder } from "./contacts.ts";
@@ -27,8 +27,24 @@ export interface KaspiAmocrmSync {
   backfill(options: { readonly from: Date; readonly to: Date; readonly signal?: AbortSignal }): Promise<RunReport>;
   /** Imports every minute and reconciles every ten until the signal. A failed run is logged and comes again. */
   run(signal: AbortSignal): Promise<void>;
+  /** Learns at once where people moved leads; for webhooks. `reconcile` does it by itself. */
+  lookAtStages(): Promise<void>;
+  status(): Promise<SyncStatus>;
   /** Compares the options with the account. Gives what is wrong, each with how to mend it; empty when all is well. */
   check(): Promise<readonly string[]>;
+}
+
+/** What an operator looks at first. */
+export interface SyncStatus {
+  readonly shops: readonly {
+    readonly shop: string;
+    /** Everything created before it is in the ledger. */
+    readonly watermark: Date | undefined;
+  }[];
+  /** Orders in each phase. */
+  readonly orders: Readonly<Partial<Record<LedgerPhase, number>>>;
+  /** The first hundred parked orders and why. */
+  readonly parked: readonly { readonly shop: string; readonly code: string; readonly reason: string | undefined }[];
 }
 
 const jobLeaseMs = 300_000;
@@ -152,6 +168,16 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     }
   }
 
+  const feedOf = (kaspi: Kaspi) =>
+    createOrderFeed({
+      kaspi,
+      watermarks: storage.watermarks,
+      leases: storage.leases,
+      clock,
+      logger,
+      ...(options.importFrom && { startAt: options.importFrom }),
+    });
+
   const isDue = (row: LedgerRow): boolean => unfinishedPhases.includes(row.phase) && row.dueAt <= clock.now();
   const hasChanged = (row: LedgerRow, order: KaspiOrder): boolean =>
     row.phase === "done" &&
@@ -255,14 +281,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       exclusively("new", async (keep) => {
         const report = emptyReport();
         for (const kaspi of shops) {
-          const feed = createOrderFeed({
-            kaspi,
-            watermarks: storage.watermarks,
-            leases: storage.leases,
-            clock,
-            logger,
-            ...(options.importFrom && { startAt: options.importFrom }),
-          });
+          const feed = feedOf(kaspi);
           const intake = createIntake(kaspi, report, (row, order) => isDue(row) || isReleased(row, order));
           for await (const page of feed.pages({ ...(signal && { signal }) })) {
             await keep();
@@ -319,6 +338,19 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       await Promise.all([every("importNew", importEveryMs), every("reconcile", reconcileEveryMs)]);
     },
 
+    async status() {
+      const watermark = (kaspi: Kaspi) => feedOf(kaspi).watermark();
+      return {
+        shops: await Promise.all(shops.map(async (kaspi) => ({ shop: kaspi.shop, watermark: await watermark(kaspi) }))),
+        orders: await storage.orders.counts(),
+        parked: (await storage.orders.parked(100)).map(({ shop, code, lastError }) => ({
+          shop,
+          code,
+          reason: lastError,
+        })),
+      };
+    },
+    lookAtStages: writer.lookAtStages,
     check: () => checkAccount(amocrm, options, stages),
   };
   return sync;

@@ -1,9 +1,9 @@
-import type { Clock, LeaseStore, Logger, WatermarkStore } from "@orderbridge/core";
+import { type Clock, LeaseLostError, type LeaseStore, type Logger, type WatermarkStore } from "@orderbridge/core";
 import type { Amocrm, ElementLink, Lead, LeadChange, NewLead } from "../amocrm/client.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import type { LedgerChange, LedgerLine, LedgerRow, OrderLedger } from "../ledger.ts";
 import { toWholeUnits } from "../money.ts";
-import { createWorkLease, LeaseLostError, type WorkLease } from "../work-lease.ts";
+import { createWorkLease, type WorkLease } from "../work-lease.ts";
 import { chunks, sendSplitting, writeSurely } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
 import type { ElementFinder } from "./elements.ts";
@@ -69,11 +69,13 @@ interface Work {
 export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
   const { amocrm, orders: ledger, contacts, elements, catalogId, clock, logger, showShop, stageOf } = options;
 
+  const leaseName = `amocrm-writer:${amocrm.host}`;
+
   async function takeLease(): Promise<WorkLease | undefined> {
     for (let tries = 0; tries < 60; tries++) {
       const lease = await createWorkLease({
         leases: options.leases,
-        name: `amocrm-writer:${amocrm.host}`,
+        name: leaseName,
         ttlMs: leaseMs,
         clock,
       });
@@ -166,7 +168,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
         changes.map(({ work, change }) => ({ ...change, shop: work.row.shop, code: work.row.code })),
         fence,
       );
-      if (!isOurs) throw new LeaseLostError("a newer holder took the orders; it goes on with them");
+      if (!isOurs) throw new LeaseLostError(leaseName);
       for (const { work, change } of changes) work.row = { ...work.row, ...change } as LedgerRow;
     }
     const beforeWrite = () => lease.keep();

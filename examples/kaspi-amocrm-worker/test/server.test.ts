@@ -1,0 +1,111 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { join } from "node:path";
+import { systemClock } from "@orderbridge/core";
+import { listen } from "@orderbridge/core/testing";
+import { createFakeAmocrm, createFakeKaspi, fakeAccount } from "@orderbridge/kaspi-amocrm/testing";
+import { afterEach, expect, test } from "vitest";
+
+const cleanUps: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+const settings = {
+  KASPI_TOKEN: "kaspi-token",
+  AMO_ACCOUNT_HOST: fakeAccount.host,
+  AMO_ACCESS_TOKEN: "amo-token",
+  AMO_PIPELINE_ID: String(fakeAccount.pipelineId),
+  AMO_STATUS_ID: String(fakeAccount.stageIds.new),
+  AMO_CATALOG_ID: String(fakeAccount.catalogId),
+  AMO_LEAD_ORDER_CODE_FIELD_ID: String(fakeAccount.orderCodeFieldId),
+  AMO_STATUS_MAP: JSON.stringify({ ACCEPTED_BY_MERCHANT: String(fakeAccount.stageIds.accepted) }),
+  AMO_WEBHOOK_SECRET: "a-long-webhook-secret",
+  CRON_SECRET: "a-long-cron-secret",
+  SCHEDULE: "off",
+  DATABASE_URL: "sqlite::memory:",
+};
+
+function startServer(variables: Readonly<Record<string, string>>) {
+  const child: ChildProcess = spawn(process.execPath, ["server.ts"], {
+    cwd: join(import.meta.dirname, ".."),
+    env: { PATH: process.env.PATH, PORT: "0", LOG_LEVEL: "warn", ...variables },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let output = "";
+  child.stderr?.on("data", (chunk: Buffer) => {
+    output += chunk;
+  });
+  const ended = new Promise<{ code: number | null; output: string }>((resolve) =>
+    child.once("close", (code) => resolve({ code, output })),
+  );
+  const url = new Promise<string>((resolve, reject) => {
+    child.stdout?.on("data", (chunk: Buffer) => {
+      const found = /listening on (\S+)/.exec(String(chunk))?.[1];
+      if (found) resolve(found);
+    });
+    void ended.then((end) => reject(new Error(end.output)));
+  });
+  url.catch(() => undefined);
+  const stop = async () => {
+    child.kill("SIGTERM");
+    return ended;
+  };
+  return { url, ended, stop };
+}
+
+test("cron calls import and reconcile; the secret guards them; the webhook needs its path", async () => {
+  const kaspi = createFakeKaspi({ clock: systemClock });
+  const amocrm = createFakeAmocrm({ clock: systemClock });
+  const [kaspiPort, amocrmPort] = await Promise.all([listen(kaspi.handle), listen(amocrm.handle)]);
+  cleanUps.push(kaspiPort.close, amocrmPort.close);
+  const server = startServer({ ...settings, KASPI_API_URL: kaspiPort.url, AMO_API_URL: amocrmPort.url });
+  cleanUps.push(async () => void (await server.stop()));
+  const url = await server.url;
+  kaspi.addOrder({ code: "700000001", cellPhone: "7010000001", entries: [{ sku: "A", basePrice: 100, quantity: 2 }] });
+
+  const imported = await fetch(`${url}/cron?task=new&token=${settings.CRON_SECRET}`);
+  expect([imported.status, await imported.json()]).toEqual([
+    200,
+    expect.objectContaining({ task: "new", ok: true, seen: 1, created: 1 }),
+  ]);
+  expect(amocrm.leadOf("700000001")).toMatchObject({ price: 200, statusId: fakeAccount.stageIds.new });
+
+  kaspi.changeOrder("700000001", { state: "KASPI_DELIVERY", status: "ACCEPTED_BY_MERCHANT" });
+  const headers = { "x-cron-secret": settings.CRON_SECRET };
+  expect((await fetch(`${url}/cron?task=reconcile`, { headers })).status).toBe(200);
+  expect(amocrm.leadOf("700000001")?.statusId).toBe(fakeAccount.stageIds.accepted);
+
+  const status = await fetch(`${url}/status`, { headers });
+  expect(await status.json()).toMatchObject({ orders: { done: 1 }, parked: [], shops: [{ shop: "default" }] });
+  expect((await fetch(`${url}/cron?task=new`)).status).toBe(401);
+  expect((await fetch(`${url}/cron?task=new&token=wrong`)).status).toBe(401);
+  expect((await fetch(`${url}/cron?task=all`, { headers })).status).toBe(422);
+  expect((await fetch(`${url}/healthz`)).status).toBe(200);
+  const body = new URLSearchParams({ "leads[status][0][id]": "1", "account[id]": "2" });
+  expect((await fetch(`${url}/amocrm/webhook/wrong`, { method: "POST", body })).status).toBe(404);
+  const hook = await fetch(`${url}/amocrm/webhook/${settings.AMO_WEBHOOK_SECRET}`, { method: "POST", body });
+  expect(hook.status).toBe(200);
+  expect((await server.stop()).code).toBe(0);
+});
+
+test("variables that do not fit are named and end the start with exit code 1", async () => {
+  const { code, output } = await startServer({
+    ...settings,
+    KASPI_TOKEN: "replace-me",
+    AMO_ACCOUNT_HOST: "evil.example",
+    AMO_STATUS_MAP: '{"COMPLETED": 142}',
+  }).ended;
+  expect(code).toBe(1);
+  expect(output).toContain("KASPI_TOKEN still holds the placeholder");
+  expect(output).toContain('AMO_STATUS_MAP is wrong at "COMPLETED"');
+  expect(output).not.toMatch(/\n\s+at /);
+});
+
+test("a stage that the account does not have is named at start", async () => {
+  const amocrm = createFakeAmocrm({ clock: systemClock });
+  const port = await listen(amocrm.handle);
+  cleanUps.push(port.close);
+  const { code, output } = await startServer({ ...settings, AMO_API_URL: port.url, AMO_STATUS_ID: "5" }).ended;
+  expect(code).toBe(1);
+  expect(output).toContain("statusId 5 is not a stage of the pipeline; choose one of");
+});
