@@ -40,8 +40,9 @@ await start(async () => {
           ...(origin && { origin }),
         })
       : undefined;
-  if (connection && accessToken && settings.AMO_REFRESH_TOKEN) {
-    await connection.importPair({ accessToken, refreshToken: settings.AMO_REFRESH_TOKEN });
+  if (connection && accessToken) {
+    const { AMO_REFRESH_TOKEN: refreshToken } = settings;
+    await connection.importPair({ accessToken, ...(refreshToken && { refreshToken }) }); // unless there is one already
   }
   const amocrm = createAmocrm({
     host,

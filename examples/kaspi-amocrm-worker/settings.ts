@@ -1,14 +1,19 @@
 import { commonVariables, variables as read } from "@orderbridge/example-support";
 import * as v from "valibot";
 
-const stage = v.pipe(v.string("must be a stage id in quotes"), v.regex(/^\d+$/, "must be a stage id of digits"));
+/** Ids are text with us; JSON from people has them as numbers as often. */
+const stage = v.pipe(
+  v.union([v.string(), v.number()], "must be a stage id"),
+  v.transform(String),
+  v.regex(/^\d+$/, "must be a stage id of digits"),
+);
 
-/** `{"STATUS": "142"}` or `{"STATE/STATUS": {"statusId": "143", "lossReasonId": "1"}}`. */
+/** `{"STATUS": 142}` or `{"STATE/STATUS": {"statusId": 143, "lossReasonId": 1}}`. */
 const statusMapSchema = v.record(
   v.pipe(v.string(), v.regex(/^([A-Z_]+\/)?[A-Z_]+$/, "keys must be STATUS or STATE/STATUS")),
   v.union(
     [stage, v.strictObject({ statusId: stage, lossReasonId: v.exactOptional(stage) })],
-    "must be a stage id in quotes or {statusId, lossReasonId}",
+    "must be a stage id or {statusId, lossReasonId}",
   ),
 );
 
@@ -30,7 +35,7 @@ export const shape = {
   AMO_RESPONSIBLE_USER_ID: read.optional(read.id("the id of the responsible user")),
   AMO_CATALOG_ID: read.optional(read.id("the id of the list of goods")),
   AMO_LEAD_ORDER_CODE_FIELD_ID: read.optional(read.id("the id of the lead's text field for the order code")),
-  AMO_STATUS_MAP: read.optional(read.json(statusMapSchema, 'JSON such as {"COMPLETED": "142"}')),
+  AMO_STATUS_MAP: read.optional(read.json(statusMapSchema, 'JSON such as {"COMPLETED": 142}')),
   AMO_RATE_PER_SECOND: read.withDefault(read.integer("requests per second", { min: 1, max: 50 }), 7),
   AMO_WEBHOOK_SECRET: read.optional(read.secret("the last part of the webhook's path", 16)),
   DEFAULT_COUNTRY: read.withDefault(read.oneOf("KZ", "RU"), "KZ"),

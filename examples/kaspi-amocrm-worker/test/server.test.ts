@@ -93,7 +93,7 @@ test("variables that do not fit are named and end the start with exit code 1", a
     ...settings,
     KASPI_TOKEN: "replace-me",
     AMO_ACCOUNT_HOST: "evil.example",
-    AMO_STATUS_MAP: '{"COMPLETED": 142}',
+    AMO_STATUS_MAP: '{"COMPLETED": "won"}',
   }).ended;
   expect(code).toBe(1);
   expect(output).toContain("KASPI_TOKEN still holds the placeholder");
