@@ -1,5 +1,5 @@
 /** What the page shows: six flows with their figures and latest events. */
-export type FlowState = "waiting" | "running" | "passed" | "failed";
+type FlowState = "waiting" | "running" | "passed" | "failed";
 
 export interface FlowView {
   readonly id: number;

@@ -44,7 +44,7 @@ export async function createGatewayFlows(): Promise<FlowGroup> {
     SESSION_SECRET: "demo-session-secret-of-enough-length",
     PROVIDERS: "sandbox",
     WEBHOOK_ALLOW_ADDRESSES: "127.0.0.1",
-    WEBHOOK_RETRY_DELAYS: "100,200,400",
+    WEBHOOK_RETRY_DELAYS: "0.1,0.2,0.4",
     PUBLIC_URL: "http://127.0.0.1:4000",
   });
   const headers = { "x-api-token": apiToken };
