@@ -124,6 +124,7 @@ describe("core", () => {
     "stored-text": [],
     memory: ["ports", "errors", "clock", "stored-text"],
     kysely: ["ports", "errors", "clock", "stored-text"],
+    redis: ["ports", "clock", "stored-text"],
     node: ["ports", "errors", "http"],
     fastify: ["http", "node"],
     phone: [],

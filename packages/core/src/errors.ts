@@ -112,6 +112,18 @@ export class BlockedError extends SdkError {
   }
 }
 
+/** The store of the rate budget does not answer, so the call was not made. */
+export class RateLimitStoreError extends SdkError {
+  override readonly name = "RateLimitStoreError";
+  readonly vendor: string;
+  readonly outcome = "not-executed" as const;
+
+  constructor(message: string, details: { readonly vendor: string }) {
+    super(message);
+    this.vendor = details.vendor;
+  }
+}
+
 /** Wrong options, found at creation. The message names the option and what to do. */
 export class ConfigError extends SdkError {
   override readonly name = "ConfigError";

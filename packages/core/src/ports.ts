@@ -199,13 +199,24 @@ export interface RateBudget {
 }
 
 export type SlotReservation =
-  | { readonly state: "reserved"; readonly waitMs: number }
+  | {
+      readonly state: "reserved";
+      readonly waitMs: number;
+      /** For stores that can lose their history: changes when they did, and then the slot counts no more. */
+      readonly generation?: string;
+    }
   | { readonly state: "blocked"; readonly block: VendorBlock };
 
 export interface VendorBlock {
   readonly since: Date;
   /** The vendor's code for it, e.g. `OVERLOAD_LIMIT` or `403`. */
   readonly code: string;
+}
+
+export interface RateLimitStatus {
+  readonly pauseMs: number;
+  readonly block?: VendorBlock;
+  readonly isVoid?: true;
 }
 
 /** One budget per vendor account, shared by every process that uses the same store. */
@@ -218,8 +229,11 @@ export interface RateLimitStore {
   reserve(account: string, budget: RateBudget): Promise<SlotReservation>;
   /** No slot of the account lies earlier than `pauseMs` from now. A shorter pause than the standing one changes nothing. */
   penalize(account: string, pauseMs: number): Promise<void>;
-  /** Remaining pause in milliseconds, 0 when there is none; `block` while the account is blocked. */
-  status(account: string): Promise<{ readonly pauseMs: number; readonly block?: VendorBlock }>;
+  /**
+   * Remaining pause in milliseconds, 0 when there is none; `block` while the account is blocked. With a `slot`,
+   * `isVoid` says that the store has lost its history since: reserve another one.
+   */
+  status(account: string, slot?: { readonly generation?: string }): Promise<RateLimitStatus>;
   /** Stores that the vendor shut the account out. The first block stays until `unblock`. */
   block(account: string, code: string): Promise<void>;
   /** Only a person's command may call this. Resolves to `false` when there was no block. */

@@ -72,6 +72,23 @@ describe.each(stores)("over %s", (_name, openStore) => {
     await slot;
   });
 
+  test("processes that slept into a pause leave one by one at its end", async () => {
+    const { clock, limiter, store } = await setUp(100);
+    const sentAt: number[] = [];
+    const slots = [limiter(), limiter(), limiter()].map(async ({ slot }) => {
+      await slot();
+      sentAt.push(clock.monotonicMs());
+    });
+    await untilSleeping(clock, 3);
+    await store.penalize("amocrm:shop", 5000);
+    while (sentAt.length < 3) {
+      while (clock.sleepers + sentAt.length < 3) await new Promise((resolve) => setTimeout(resolve, 1));
+      clock.advance(100);
+    }
+    await Promise.all(slots);
+    expect(sentAt).toEqual([5000, 5100, 5200]);
+  });
+
   test("a block stops who already waits and who comes later, in every process", async () => {
     const { clock, limiter, store } = await setUp();
     const [first, second] = [limiter(), limiter()];
@@ -100,6 +117,27 @@ describe.each(stores)("over %s", (_name, openStore) => {
     clock.advance(1000);
     await next;
   });
+});
+
+test("gives no slot when the store does not answer, and tells neither address nor password of it", async () => {
+  const down = Object.assign(new Error("connect ECONNREFUSED 10.0.0.7:5432 postgres://shop:secret@db"), {
+    code: "ECONNREFUSED",
+  });
+  const store: RateLimitStore = {
+    ...createMemoryStorage().rateLimits,
+    reserve: () => Promise.reject(down),
+    penalize: () => Promise.reject(down),
+  };
+  const clock = createFakeClock();
+  const limiter = createRateLimiter({ vendor: "amocrm", account: "a", budget: { intervalMs: 1 }, store, clock });
+  const refused = {
+    name: "RateLimitStoreError",
+    vendor: "amocrm",
+    outcome: "not-executed",
+    message: "amocrm: the store of the rate budget does not answer (ECONNREFUSED)",
+  };
+  await expect(limiter.slot()).rejects.toMatchObject(refused);
+  await expect(limiter.penalize(1000)).rejects.toMatchObject(refused);
 });
 
 test("refuses a budget that is none", () => {

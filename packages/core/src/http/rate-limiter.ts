@@ -1,11 +1,11 @@
 import Bottleneck from "bottleneck";
-import { BlockedError, ConfigError } from "../errors.ts";
+import { BlockedError, ConfigError, RateLimitStoreError } from "../errors.ts";
 import type { Clock, RateBudget, RateLimitStore } from "../ports.ts";
 
 export interface RateLimiter {
   /**
    * Resolves when the caller may send one request. Callers are served in turn.
-   * @throws {BlockedError} while the vendor's block is stored.
+   * @throws {BlockedError} while the vendor's block is stored; {@link RateLimitStoreError} when the store does not answer.
    */
   slot(signal?: AbortSignal): Promise<void>;
   /** After a 429: no process sends for `pauseMs`. */
@@ -49,25 +49,37 @@ export function createRateLimiter({ vendor, account, budget, store, clock }: Rat
       { vendor, since: block.since, vendorCode: block.code },
     );
 
+  /** Without the store nobody knows how many calls others make, so none is made. */
+  async function ask<T>(answer: Promise<T>): Promise<T> {
+    try {
+      return await answer;
+    } catch (error) {
+      if (error instanceof RangeError) throw error; // a wrong account name
+      const code = (error as { code?: unknown } | undefined)?.code;
+      const reason = typeof code === "string" && /^[A-Z0-9_]+$/.test(code) ? ` (${code})` : "";
+      throw new RateLimitStoreError(`${vendor}: the store of the rate budget does not answer${reason}`, { vendor });
+    }
+  }
+
   async function takeSlot(signal: AbortSignal | undefined): Promise<void> {
-    signal?.throwIfAborted();
-    const reservation = await store.reserve(account, budget);
-    if (reservation.state === "blocked") throw blocked(reservation.block);
-    if (reservation.waitMs <= 0) return;
-    await clock.sleep(reservation.waitMs, signal);
-    // While we slept another process may have been told to slow down or to stop.
     for (;;) {
-      const { pauseMs, block } = await store.status(account);
+      signal?.throwIfAborted();
+      const slot = await ask(store.reserve(account, budget));
+      if (slot.state === "blocked") throw blocked(slot.block);
+      if (slot.waitMs <= 0) return;
+      await clock.sleep(slot.waitMs, signal);
+      // While we slept another process may have been told to slow down or to stop, or the store may have been emptied.
+      const { pauseMs, block, isVoid } = await ask(store.status(account, slot));
       if (block) throw blocked(block);
-      if (pauseMs <= 0) return;
-      await clock.sleep(pauseMs, signal);
+      if (pauseMs <= 0 && !isVoid) return;
+      // Another slot, behind the pause: else every process that slept would leave at its end together.
     }
   }
 
   return {
     slot: (signal) => unlessAborted(queue.schedule(takeSlot, signal), signal),
-    penalize: (pauseMs) => store.penalize(account, pauseMs),
-    block: (code) => store.block(account, code),
+    penalize: (pauseMs) => ask(store.penalize(account, pauseMs)),
+    block: (code) => ask(store.block(account, code)),
   };
 }
 
