@@ -1,3 +1,4 @@
+export { type BackendApiOptions, createBackendApi } from "./backend-api.ts";
 export type { BatchCommand, BatchItem, BatchOptions, BatchResult } from "./batch.ts";
 export { type Bitrix, type BitrixOptions, type CallOptions, createBitrix, type Envelope } from "./bitrix.ts";
 export { createDealSide, type DealSide, type DealSideOptions } from "./deal-side.ts";

@@ -142,7 +142,8 @@ function createOrders(db: Kysely<Tables>, dialect: DatabaseDialect): OrderStore 
     return row && toOrder(row);
   };
   return {
-    insert: (order) => insertIfAbsent(db, dialect, "bitrix_orders", toOrderRow(order)),
+    insert: (order) =>
+      transaction(db, dialect, (trx) => insertIfAbsent(trx, dialect, "bitrix_orders", toOrderRow(order))),
     get: (id) => find("id", id),
     getByBitrixOrderId: (bitrixOrderId) => find("bitrix_order_id", bitrixOrderId),
     async list({ limit }) {
@@ -426,8 +427,8 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
     same: { readonly state: string; readonly attempts: number; readonly delayMs?: number },
     error: string | null,
   ): Promise<boolean> {
-    const end = (marked: boolean) =>
-      db
+    const end = (trx: Kysely<Tables>, marked: boolean) =>
+      trx
         .updateTable("bitrix_work")
         .set({
           claim: null,
@@ -442,15 +443,17 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
         .where("claim", "=", work.claim)
         .where("generation", marked ? ">" : "=", work.generation)
         .executeTakeFirst();
-    if ((await end(false)).numUpdatedRows === 1n) return true;
-    return (await end(true)).numUpdatedRows === 1n;
+    return transaction(db, dialect, async (trx) => {
+      if ((await end(trx, false)).numUpdatedRows === 1n) return true;
+      return (await end(trx, true)).numUpdatedRows === 1n;
+    });
   }
 
   return {
     async mark(topic, key, { delayMs = 0 } = {}) {
       const dueAt = sql<number>`${now()} + ${sql.lit(delayMs)}`;
-      const again = async () => {
-        const { numUpdatedRows } = await db
+      const again = async (trx: Kysely<Tables>) => {
+        const { numUpdatedRows } = await trx
           .updateTable("bitrix_work")
           .set((column) => ({
             generation: sql<number>`generation + 1`,
@@ -464,19 +467,21 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
           .executeTakeFirst();
         return numUpdatedRows === 1n;
       };
-      if (await again()) return;
-      const inserted = await insertIfAbsent(db, dialect, "bitrix_work", {
-        topic,
-        work_key: key,
-        generation: 1,
-        state: "due",
-        attempts: 0,
-        due_at: dueAt,
-        claim: null,
-        claim_ends_at: 0,
-        last_error: null,
+      await transaction(db, dialect, async (trx) => {
+        if (await again(trx)) return;
+        const inserted = await insertIfAbsent(trx, dialect, "bitrix_work", {
+          topic,
+          work_key: key,
+          generation: 1,
+          state: "due",
+          attempts: 0,
+          due_at: dueAt,
+          claim: null,
+          claim_ends_at: 0,
+          last_error: null,
+        });
+        if (!inserted) await again(trx);
       });
-      if (!inserted) await again();
     },
     async claim({ topics, limit, ttlMs }) {
       if (topics.length === 0) return [];
@@ -493,29 +498,29 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
       const claimed: ClaimedWork[] = [];
       for (const { topic, work_key: key } of free) {
         const claim = crypto.randomUUID();
-        const { numUpdatedRows } = await db
-          .updateTable("bitrix_work")
-          .set({
-            claim,
-            attempts: sql<number>`attempts + 1`,
-            claim_ends_at: sql<number>`${now()} + ${sql.lit(ttlMs)}`,
-          })
-          .where("topic", "=", topic)
-          .where("work_key", "=", key)
-          .where("state", "=", "due")
-          .where("due_at", "<=", now())
-          .where("claim_ends_at", "<=", now())
-          .executeTakeFirst();
-        if (numUpdatedRows === 0n) continue; // another worker was quicker
-        const row = await db
-          .selectFrom("bitrix_work")
-          .select(["generation", "attempts"])
-          .where("topic", "=", topic)
-          .where("work_key", "=", key)
-          .where("claim", "=", claim)
-          .executeTakeFirst();
-        if (!row) continue;
-        claimed.push({ topic, key, generation: Number(row.generation), attempt: Number(row.attempts), claim });
+        const row = await transaction(db, dialect, async (trx) => {
+          const { numUpdatedRows } = await trx
+            .updateTable("bitrix_work")
+            .set({
+              claim,
+              attempts: sql<number>`attempts + 1`,
+              claim_ends_at: sql<number>`${now()} + ${sql.lit(ttlMs)}`,
+            })
+            .where("topic", "=", topic)
+            .where("work_key", "=", key)
+            .where("state", "=", "due")
+            .where("due_at", "<=", now())
+            .where("claim_ends_at", "<=", now())
+            .executeTakeFirst();
+          if (numUpdatedRows === 0n) return undefined; // another worker was quicker
+          return trx
+            .selectFrom("bitrix_work")
+            .select(["generation", "attempts"])
+            .where("topic", "=", topic)
+            .where("work_key", "=", key)
+            .executeTakeFirst();
+        });
+        if (row) claimed.push({ topic, key, generation: Number(row.generation), attempt: Number(row.attempts), claim });
       }
       return claimed;
     },
