@@ -1,5 +1,7 @@
+export { type Cipher, createCipher } from "./cipher.ts";
 export { type Database, openDatabase } from "./database.ts";
 export { type AnyKysely, type ColumnTypes, columnTypes, type DatabaseDialect, nowMs } from "./dialects.ts";
 export { type MigrateOptions, type Migration, migrate } from "./migrate.ts";
+export type { PruneCounts, PruneOptions } from "./prune.ts";
 export { createKyselyStorage, type KyselyStorage, type KyselyStorageOptions } from "./storage.ts";
 export { insertIfAbsent, transaction } from "./transaction.ts";

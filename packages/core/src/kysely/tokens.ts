@@ -1,18 +1,23 @@
 import type { StoredToken, TokenStore } from "../ports.ts";
 import { checkKey, checkText } from "../stored-text.ts";
+import type { Cipher } from "./cipher.ts";
 import type { StorageDatabase } from "./storage.ts";
 
 const table = "orderbridge_token";
 
-export function createTokens({ run, insertIfAbsent }: StorageDatabase): TokenStore {
+const place = (key: string, column: "access_token" | "refresh_token") => `${table}/${key}/${column}`;
+
+export function createTokens({ run, insertIfAbsent }: StorageDatabase, cipher: Cipher): TokenStore {
   return {
     async get(key) {
       checkKey("token key", key);
       const row = await run((db) => db.selectFrom(table).selectAll().where("key", "=", key).executeTakeFirst());
       if (!row) return undefined;
       return {
-        accessToken: row.access_token,
-        ...(row.refresh_token === null ? {} : { refreshToken: row.refresh_token }),
+        accessToken: cipher.decrypt(row.access_token, place(key, "access_token")),
+        ...(row.refresh_token === null
+          ? {}
+          : { refreshToken: cipher.decrypt(row.refresh_token, place(key, "refresh_token")) }),
         ...(row.expires_at === null ? {} : { expiresAt: new Date(Number(row.expires_at)) }),
         ...(row.host === null ? {} : { host: row.host }),
         version: Number(row.version),
@@ -25,8 +30,9 @@ export function createTokens({ run, insertIfAbsent }: StorageDatabase): TokenSto
       if (pair.refreshToken !== undefined) checkText("refresh token", pair.refreshToken);
       const stored: StoredToken = { ...pair, version: (expectedVersion ?? 0) + 1, state: "active" };
       const values = {
-        access_token: pair.accessToken,
-        refresh_token: pair.refreshToken ?? null,
+        access_token: cipher.encrypt(pair.accessToken, place(key, "access_token")),
+        refresh_token:
+          pair.refreshToken === undefined ? null : cipher.encrypt(pair.refreshToken, place(key, "refresh_token")),
         expires_at: pair.expiresAt?.getTime() ?? null,
         host: pair.host ?? null,
         version: stored.version,
@@ -53,4 +59,27 @@ export function createTokens({ run, insertIfAbsent }: StorageDatabase): TokenSto
       return numUpdatedRows === 1n;
     },
   };
+}
+
+/** Stores every token under the first key. Resolves to the number of pairs that were changed. */
+export async function reencryptTokens({ run }: StorageDatabase, cipher: Cipher): Promise<number> {
+  const rows = await run((db) =>
+    db.selectFrom(table).select(["key", "access_token", "refresh_token", "version"]).execute(),
+  );
+  let changed = 0;
+  for (const { key, access_token, refresh_token, version } of rows) {
+    const renew = (stored: string, column: "access_token" | "refresh_token") =>
+      cipher.encrypt(cipher.decrypt(stored, place(key, column)), place(key, column));
+    if (cipher.isCurrent(access_token) && (refresh_token === null || cipher.isCurrent(refresh_token))) continue;
+    const values = {
+      access_token: renew(access_token, "access_token"),
+      refresh_token: refresh_token === null ? null : renew(refresh_token, "refresh_token"),
+    };
+    // A pair that was saved meanwhile has another version and is encrypted with the first key already.
+    const { numUpdatedRows } = await run((db) =>
+      db.updateTable(table).set(values).where("key", "=", key).where("version", "=", version).executeTakeFirst(),
+    );
+    if (numUpdatedRows === 1n) changed++;
+  }
+  return changed;
 }
