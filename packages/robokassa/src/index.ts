@@ -1,5 +1,7 @@
 export type { Booking, OnPaid } from "./booking.ts";
+export { type DiagnoseOptions, type Diagnosis, type DiagnosisCode, diagnose } from "./diagnose.ts";
 export { InputError } from "./errors.ts";
+export type { SignatureFit } from "./explain.ts";
 export type {
   Notification,
   NotificationFields,

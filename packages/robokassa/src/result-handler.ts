@@ -12,7 +12,7 @@ import type { Robokassa } from "./robokassa.ts";
 import type { CallbackEntry, RobokassaStorage } from "./storage.ts";
 
 export interface ResultHandlerOptions<Transaction> {
-  readonly robokassa: Pick<Robokassa, "verifyResult">;
+  readonly robokassa: Pick<Robokassa, "verifyResult" | "explainResult">;
   readonly storage: RobokassaStorage<Transaction>;
   /** The shop's own part of a payment, inside the booking transaction. @defaultValue nothing */
   readonly onPaid?: OnPaid<Transaction>;
@@ -69,9 +69,17 @@ export function createResultHandler<Transaction>(options: ResultHandlerOptions<T
       const fields = new URLSearchParams(
         request.method === "GET" ? new URL(request.url).search : new TextDecoder().decode(body),
       );
-      const verdict = await judge(fields);
+      let verdict: Verdict;
+      try {
+        verdict = await judge(fields);
+      } catch (error) {
+        const entry = describe(fields, { at: clock.now(), verdict: "error", status: 500, fit: undefined });
+        await storage.callbacks.record(entry).catch(() => undefined); // the first error is the one to tell
+        throw error;
+      }
       const status = statusOf[verdict];
-      const entry = describe(fields, { at: clock.now(), verdict, status });
+      const fit = verdict === "bad_signature" ? robokassa.explainResult(fields) : undefined;
+      const entry = describe(fields, { at: clock.now(), verdict, status, fit });
       await storage.callbacks.record(entry);
       if (status !== 200) {
         logger.warn(`robokassa: result refused: ${verdict}`, { invId: entry.invId, outSum: entry.outSum });
@@ -86,17 +94,19 @@ export function createResultHandler<Transaction>(options: ResultHandlerOptions<T
 /** What the log keeps of a request: numbers, the digest and names, no values that could be personal. */
 function describe(
   fields: URLSearchParams,
-  { at, verdict, status }: Pick<CallbackEntry, "at" | "verdict" | "status">,
+  { at, verdict, status, fit }: Pick<CallbackEntry, "at" | "verdict" | "status" | "fit">,
 ): CallbackEntry {
   const received = readFields(fields);
+  const invId = (received.ok ? received.values.get("InvId") : fields.get("InvId")) ?? "";
   return {
     source: "result",
     at,
-    invId: received.ok ? received.values.get("InvId") : undefined,
+    invId: /^\d{1,19}$/.test(invId) ? invId : undefined,
     outSum: received.ok ? received.values.get("OutSum") : undefined,
     signature: received.ok ? received.values.get("SignatureValue") : undefined,
     shpNames: received.ok ? received.shp.map(([name]) => name.slice(0, 100)) : [],
     verdict: received.ok ? verdict : `${received.reason}${received.field ? `:${received.field}` : ""}`,
+    fit,
     status,
   };
 }

@@ -86,6 +86,7 @@ export function createResult2Handler<Transaction>(options: Result2HandlerOptions
         signature: undefined,
         shpNames: [],
         verdict,
+        fit: undefined,
         status,
       });
       if (status !== 200) {

@@ -1,8 +1,9 @@
 import type { X509Certificate } from "node:crypto";
+import { explainResult, type SignatureFit } from "./explain.ts";
 import { type NotificationFields, type Verification, verifyNotification } from "./notification.ts";
 import { type OperationState, operationState } from "./operation-state.ts";
 import { type Verification2, verifyNotification2 } from "./result2.ts";
-import { createShop, type RobokassaOptions, type Shop } from "./shop.ts";
+import { createShop, type RobokassaOptions } from "./shop.ts";
 import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl } from "./start.ts";
 
 export interface Robokassa {
@@ -22,16 +23,16 @@ export interface Robokassa {
   ): Verification2;
   /** Asks Robokassa for the state of a live payment. @throws {SdkError} when there is no answer */
   operationState(invId: string | bigint): Promise<OperationState>;
+  /** Finds out how a refused ResultURL notification was signed; `undefined` when nothing fits. Never throws. */
+  explainResult(fields: NotificationFields): SignatureFit | undefined;
   /** Checks a visit to SuccessURL. No proof of payment: it only says that the link is genuine. Never throws. */
   verifySuccess(fields: NotificationFields): Verification;
 }
 
-const shops = new WeakMap<Robokassa, Shop>();
-
 /** @throws {ConfigError} naming the option. */
 export function createRobokassa(options: RobokassaOptions): Robokassa {
   const shop = createShop(options);
-  const robokassa: Robokassa = {
+  return {
     login: shop.login,
     test: shop.test,
     paymentUrl: (request) => paymentUrl(shop, request),
@@ -39,15 +40,7 @@ export function createRobokassa(options: RobokassaOptions): Robokassa {
     verifyResult: (fields) => verifyNotification(shop, fields, "password2"),
     verifyResult2: (body, options) => verifyNotification2(shop, body, options),
     operationState: (invId) => operationState(shop, invId),
+    explainResult: (fields) => explainResult(shop, fields),
     verifySuccess: (fields) => verifyNotification(shop, fields, "password1"),
   };
-  shops.set(robokassa, shop);
-  return robokassa;
-}
-
-/** The checked options behind a client, for the other modules of this package; passwords stay out of the object. */
-export function shopOf(robokassa: Robokassa): Shop {
-  const shop = shops.get(robokassa);
-  if (!shop) throw new TypeError("robokassa must come from createRobokassa");
-  return shop;
 }

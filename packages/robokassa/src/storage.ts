@@ -1,4 +1,5 @@
 import { ConfigError } from "@orderbridge/core";
+import type { SignatureFit } from "./explain.ts";
 import { maxInvId } from "./inv-id.ts";
 
 /** What an order is worth knowing about. `paidAt` is set with the payment and stays after a refund. */
@@ -150,8 +151,10 @@ export interface CallbackEntry {
   readonly signature: string | undefined;
   /** Names of the `Shp_` fields; their values are not stored. */
   readonly shpNames: readonly string[];
-  /** `paid`, `repeated`, or why it was refused, e.g. `bad_signature`. */
+  /** `paid`, `repeated`, why it was refused, e.g. `bad_signature`, or `error` when we failed. */
   readonly verdict: string;
+  /** How a bad signature was made after all, found when it came: values of `Shp_` fields are not kept for later. */
+  readonly fit: SignatureFit | undefined;
   /** HTTP status of our answer. */
   readonly status: number;
 }

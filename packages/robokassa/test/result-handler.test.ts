@@ -49,6 +49,14 @@ test("takes the same by GET", async () => {
   expect((await order())?.status).toBe("paid");
 });
 
+test.each([
+  ["old names", "out_summ=1000.000000&inv_id=146&crc=F56D901DE60F49774AD1AC8F91458650"],
+  ["names in lower case", "outsum=1000.000000&invid=146&signaturevalue=f56d901de60f49774ad1ac8f91458650"],
+])("answers OK146 to %s alone", async (_case, body) => {
+  const { handler } = await shopWithOrder146();
+  expect(await (await handler(post(body))).text()).toBe("OK146");
+});
+
 test("does not book on HEAD, which could not be answered OK146", async () => {
   const { handler, order } = await shopWithOrder146();
   const answer = await handler(new Request(`http://localhost/robokassa/result?${liveResult}`, { method: "HEAD" }));

@@ -2,6 +2,7 @@ import { type Clock, systemClock } from "@orderbridge/core";
 import { type AnyKysely, type DatabaseDialect, insertIfAbsent, migrate, transaction } from "@orderbridge/core/kysely";
 import { type Kysely, sql, type UpdateResult } from "kysely";
 import { fromMinor, toMinor } from "../amount.ts";
+import type { SignatureFit } from "../explain.ts";
 import {
   type BookingResult,
   type CallbackEntry,
@@ -58,6 +59,7 @@ interface Tables {
     signature: string | null;
     shp_names: string;
     verdict: string;
+    fit: string | null;
     status: number;
   };
 }
@@ -341,6 +343,7 @@ export function createRobokassaStorage({
               signature: entry.signature ?? null,
               shp_names: entry.shpNames.join(","),
               verdict: entry.verdict,
+              fit: entry.fit === undefined ? null : JSON.stringify(entry.fit),
               status: entry.status,
             })
             .execute();
@@ -357,6 +360,7 @@ export function createRobokassaStorage({
             signature: row.signature ?? undefined,
             shpNames: row.shp_names === "" ? [] : row.shp_names.split(","),
             verdict: row.verdict,
+            fit: row.fit === null ? undefined : (JSON.parse(row.fit) as SignatureFit),
             status: row.status,
           }),
         );

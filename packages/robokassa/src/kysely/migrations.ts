@@ -51,6 +51,7 @@ export function robokassaMigrations(dialect: DatabaseDialect): Record<string, Mi
           .addColumn("signature", types.key)
           .addColumn("shp_names", types.text, (column) => column.notNull())
           .addColumn("verdict", types.key, (column) => column.notNull())
+          .addColumn("fit", types.text)
           .addColumn("status", "integer", (column) => column.notNull())
           .execute();
       },

@@ -17,6 +17,7 @@ const callback: CallbackEntry = {
   signature: "F56D901DE60F49774AD1AC8F91458650",
   shpNames: ["Shp_cart", "Shp_user"],
   verdict: "paid",
+  fit: { password: "password2", algorithm: "sha256", sum: "received", shp: "received" },
   status: 200,
 };
 
