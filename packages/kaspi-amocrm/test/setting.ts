@@ -54,18 +54,22 @@ export function createSetting(options: SettingOptions = {}) {
   const storage = { ...core, ...(options.stores ?? createKaspiAmocrmMemoryStorage()) };
   const shops = options.kaspi?.shops ?? { default: "kaspi-token" };
 
-  const createWorker = (more: Partial<KaspiAmocrmSyncOptions> & { readonly workerClock?: Clock } = {}) => {
-    const { workerClock = clock, ...rest } = more;
+  interface WorkerOptions extends Partial<KaspiAmocrmSyncOptions> {
+    readonly workerClock?: Clock;
+    readonly guardFetch?: (send: typeof fetch) => typeof fetch;
+  }
+  const createWorker = (more: WorkerOptions = {}) => {
+    const { workerClock = clock, guardFetch = (send) => send, ...rest } = more;
     const client = { clock: workerClock, rateLimits: core.rateLimits, minDelayMs: 1 };
     return createKaspiAmocrmSync({
       kaspi: Object.entries(shops).map(([shop, token]) =>
-        createKaspi({ ...client, shop, token, ratePerSecond: 50, fetch: fetchFrom(kaspi.handle) }),
+        createKaspi({ ...client, shop, token, ratePerSecond: 50, fetch: guardFetch(fetchFrom(kaspi.handle)) }),
       ),
       amocrm: createAmocrm({
         ...client,
         host: fakeAccount.host,
         token: "amo-token",
-        fetch: fetchFrom(amocrm.handle),
+        fetch: guardFetch(fetchFrom(amocrm.handle)),
       }),
       storage,
       pipelineId: String(fakeAccount.pipelineId),

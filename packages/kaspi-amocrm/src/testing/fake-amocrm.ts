@@ -109,6 +109,8 @@ export interface FakeAmocrm {
   readonly busiestSecond: number;
   readonly violations: number;
   readonly isBlocked: boolean;
+  /** Items of bulk writes that fail validation, told by their JSON text. */
+  refuses: ((item: string) => boolean) | undefined;
   /** Support lifts the block. */
   unblock(): void;
 }
@@ -164,6 +166,7 @@ export function createFakeAmocrm({
   let violations = 0;
   let isBlocked = false;
   let linkCount = 0;
+  let refuses: FakeAmocrm["refuses"];
 
   const nowMs = () => clock.now().getTime();
   const seconds = () => Math.floor(nowMs() / 1000);
@@ -410,7 +413,7 @@ export function createFakeAmocrm({
     if (list.length === 0 || list.length > limit) return problem(400, `Bad Request: 1 to ${limit} items`);
     const checked = list.map((item, number) => ({
       item,
-      problems: check(item),
+      problems: refuses?.(JSON.stringify(item)) ? [{ code: "NotSupportedChoice" as const, path: "name" }] : check(item),
       requestId: String(item.request_id ?? number),
     }));
     const bad = checked.filter(({ problems }) => problems.length > 0);
@@ -695,6 +698,12 @@ export function createFakeAmocrm({
     },
     get isBlocked() {
       return isBlocked;
+    },
+    get refuses() {
+      return refuses;
+    },
+    set refuses(predicate) {
+      refuses = predicate;
     },
     unblock() {
       isBlocked = false;

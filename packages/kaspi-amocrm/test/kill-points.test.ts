@@ -1,0 +1,111 @@
+import { expect, test } from "vitest";
+import type { FakeOrder } from "../src/testing/index.ts";
+import { outcomeOf } from "./outcome.ts";
+import { createOrders, createSetting } from "./setting.ts";
+
+/** Counts every outgoing request and every call of the storage, before and after, and stops the world at one of them. */
+function createKiller(point: number) {
+  let passed = 0;
+  let die: () => void = () => undefined;
+  const dead = new Promise<"killed">((resolve) => {
+    die = () => resolve("killed");
+  });
+  let isDead = false;
+  const forEver = new Promise<never>(() => undefined);
+  const pass = async () => {
+    if (isDead || passed++ === point) {
+      isDead = true;
+      die();
+      await forEver; // a dead process does nothing more, not even fail
+    }
+  };
+  const guard =
+    <Arguments extends unknown[], Result>(work: (...input: Arguments) => Promise<Result>) =>
+    async (...input: Arguments): Promise<Result> => {
+      await pass();
+      const result = await work(...input);
+      await pass();
+      return result;
+    };
+  const guardAll = <Port extends object>(port: Port): Port =>
+    Object.fromEntries(
+      Object.entries(port).map(([name, method]) => [name, guard(method as () => Promise<unknown>)]),
+    ) as Port;
+  return { dead, guard, guardAll, passed: () => passed };
+}
+
+const orders: readonly FakeOrder[] = createOrders(4).map((order, index) => ({
+  ...order,
+  ...(index === 2 && { state: "ARCHIVE", status: "COMPLETED" }),
+}));
+
+function createScene(point: number, before: (setting: ReturnType<typeof createSetting>) => Promise<void>) {
+  const setting = createSetting();
+  for (const order of orders) setting.kaspi.addOrder(order);
+  return before(setting).then(() => {
+    const killer = createKiller(point);
+    const { watermarks, leases, orders: ledger, contacts, elements, ...rest } = setting.storage;
+    const worker = setting.createWorker({
+      storage: {
+        ...rest,
+        watermarks: killer.guardAll(watermarks),
+        leases: killer.guardAll(leases),
+        orders: killer.guardAll(ledger),
+        contacts: killer.guardAll(contacts),
+        elements: killer.guardAll(elements),
+      },
+      guardFetch: (send) => killer.guard(send as () => Promise<Response>) as typeof fetch,
+    });
+    return { ...setting, worker, killer };
+  });
+}
+
+async function goOn({ clock, sync, amocrm }: Awaited<ReturnType<typeof createScene>>) {
+  clock.advance(601_000); // leases end, writes settle
+  await sync.reconcile();
+  clock.advance(601_000);
+  await sync.importNew();
+  return outcomeOf(amocrm);
+}
+
+/** Every point with `PROOF=1`; else each third, to keep the daily run short. */
+const step = process.env.PROOF === "1" ? 1 : 3;
+
+const jobs = [
+  {
+    name: "importNew",
+    before: async () => undefined,
+    work: (worker: ReturnType<ReturnType<typeof createSetting>["createWorker"]>) => worker.importNew(),
+  },
+  {
+    name: "reconcile",
+    async before({ kaspi, sync, clock }: ReturnType<typeof createSetting>) {
+      await sync.importNew();
+      clock.advance(60_000);
+      kaspi.changeOrder("700000000", { state: "KASPI_DELIVERY", status: "ACCEPTED_BY_MERCHANT" });
+      kaspi.changeOrder("700000001", { entries: [{ sku: "SKU-1", name: "Шам", basePrice: 7990.5, quantity: 1 }] });
+      kaspi.changeOrder("700000003", { cellPhone: "7010000009" });
+    },
+    work: (worker: ReturnType<ReturnType<typeof createSetting>["createWorker"]>) => worker.reconcile(),
+  },
+];
+
+test.each(jobs)(
+  "a process that dies at any point of $name leaves nothing lost and nothing double",
+  { timeout: 300_000 },
+  async ({ before, work }) => {
+    const clean = await createScene(Number.POSITIVE_INFINITY, before);
+    await work(clean.worker);
+    const points = clean.killer.passed();
+    const expected = await goOn(clean);
+    expect(expected.leads).toHaveLength(4);
+    expect(points).toBeGreaterThan(60);
+
+    for (let point = 0; point < points; point += step) {
+      const scene = await createScene(point, before);
+      const end = await Promise.race([work(scene.worker), scene.killer.dead]);
+      expect(end, `point ${point}`).toBe("killed");
+      expect(await goOn(scene), `killed at point ${point} of ${points}`).toEqual(expected);
+    }
+  },
+);
