@@ -203,6 +203,7 @@ export const outboxCases: readonly ConformanceCase<StorageContext>[] = [
       const batches = await Promise.all(Array.from({ length: 20 }, () => outbox.claim({ ...ten, limit: 5 })));
       const claimed = batches.flat();
       equal(new Set(ids(claimed)).size, claimed.length);
+      equal(Math.max(...claimed.map(({ attempt }) => attempt)), 1); // nobody took one over from another
       equal(new Set(claimed.map(({ key }) => key)).size, claimed.length);
       // Whoever saw nothing but messages that others took may go home empty-handed; together they leave none.
       const rest = await outbox.claim({ ...ten, limit: 100 });
