@@ -2,47 +2,61 @@
 import { ConfigError } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
 import { openDatabase } from "@orderbridge/core/kysely";
-import { createAddressList } from "@orderbridge/core/node";
+import { createAddressList, createClientAddress } from "@orderbridge/core/node";
 import { commonVariables, configure, createJsonLogger, start, variables } from "@orderbridge/example-support";
 import { createPaymentGateway, type PaymentProvider } from "@orderbridge/payment-gateway";
 import { createPaymentGatewayStorage } from "@orderbridge/payment-gateway/kysely";
+import { createKaspiBillerProvider } from "@orderbridge/payment-gateway/providers/kaspi-biller";
 import { createSandboxProvider } from "@orderbridge/payment-gateway/providers/sandbox";
 import Fastify from "fastify";
 
-const available: Readonly<Record<string, () => PaymentProvider>> = {
-  sandbox: createSandboxProvider,
-};
-const names = Object.keys(available).join(", ");
+const known = ["sandbox", "kaspi-biller"] as const;
 
 const settings = configure(
   {
     ...commonVariables({ port: 3004, database: "sqlite:./payment-gateway.db" }),
     API_TOKENS: variables.pairs("merchant=token pairs with commas; make a token with: openssl rand -hex 24"),
     PUBLIC_URL: variables.url("the address under which payers reach this server, e.g. https://pay.example"),
-    PROVIDERS: variables.list(`names with commas out of: ${names}`),
+    PROVIDERS: variables.list(`names with commas out of: ${known.join(", ")}`),
     WEBHOOK_ALLOW_ADDRESSES: variables.withDefault(variables.list("addresses or CIDRs with commas"), []),
+    KASPI_BILLER_ADDRESSES: variables.optional(variables.list("the bank's addresses or CIDRs with commas")),
+    KASPI_BILLER_FORMAT: variables.withDefault(variables.oneOf("json", "xml"), "json"),
     WEBHOOK_RETRY_DELAYS: variables.optional(variables.list("seconds with commas, e.g. 5,60,300")),
   },
-  ({ API_TOKENS, PROVIDERS, WEBHOOK_ALLOW_ADDRESSES, WEBHOOK_RETRY_DELAYS = [] }) => {
+  (values) => {
     const problems: string[] = [];
-    for (const [merchant, token] of API_TOKENS) {
+    for (const [merchant, token] of values.API_TOKENS) {
       if (token.length < 16) problems.push(`API_TOKENS holds a token of "${merchant}" with less than 16 characters`);
     }
-    for (const name of PROVIDERS) {
-      if (!Object.hasOwn(available, name)) problems.push(`PROVIDERS names an unknown provider "${name}"; use ${names}`);
+    for (const name of values.PROVIDERS) {
+      if (!known.includes(name as (typeof known)[number])) {
+        problems.push(`PROVIDERS names an unknown provider "${name}"; use ${known.join(", ")}`);
+      }
     }
-    if (WEBHOOK_RETRY_DELAYS.some((delay) => !/^\d{1,6}(\.\d{1,3})?$/.test(delay))) {
+    if (values.WEBHOOK_RETRY_DELAYS?.some((delay) => !/^\d{1,6}(\.\d{1,3})?$/.test(delay))) {
       problems.push("WEBHOOK_RETRY_DELAYS must be seconds with commas, e.g. 5,60,300");
     }
-    try {
-      createAddressList(WEBHOOK_ALLOW_ADDRESSES);
-    } catch (error) {
-      if (!(error instanceof ConfigError)) throw error;
-      problems.push(`WEBHOOK_ALLOW_ADDRESSES: ${error.message}`);
+    for (const name of ["WEBHOOK_ALLOW_ADDRESSES", "KASPI_BILLER_ADDRESSES", "TRUSTED_PROXIES"] as const) {
+      try {
+        createAddressList(values[name] ?? []);
+      } catch (error) {
+        if (!(error instanceof ConfigError)) throw error;
+        problems.push(`${name}: ${error.message}`);
+      }
     }
     return problems;
   },
 );
+
+const providers: Readonly<Record<(typeof known)[number], () => PaymentProvider>> = {
+  sandbox: createSandboxProvider,
+  "kaspi-biller": () =>
+    createKaspiBillerProvider({
+      ...(settings.KASPI_BILLER_ADDRESSES ? { addresses: settings.KASPI_BILLER_ADDRESSES } : {}),
+      format: settings.KASPI_BILLER_FORMAT,
+      clientAddress: createClientAddress({ trustedProxies: settings.TRUSTED_PROXIES }),
+    }),
+};
 
 await start(async () => {
   const logger = createJsonLogger(settings.LOG_LEVEL);
@@ -56,7 +70,7 @@ await start(async () => {
 
   const gateway = createPaymentGateway({
     storage,
-    providers: settings.PROVIDERS.map((name) => (available[name] as () => PaymentProvider)()),
+    providers: settings.PROVIDERS.map((name) => providers[name as (typeof known)[number]]()),
     publicUrl: settings.PUBLIC_URL,
     tokens: [...settings.API_TOKENS].map(([merchant, token]) => ({ merchant, token })),
     webhooks: { allowAddresses: settings.WEBHOOK_ALLOW_ADDRESSES },

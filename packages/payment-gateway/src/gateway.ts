@@ -257,7 +257,9 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   ): Promise<Payment> {
     if (!provider.start) return payment;
     try {
-      const started = await provider.start(payment);
+      const started = await provider.start(payment, {
+        nextNumber: () => storage.nextNumber(`provider:${provider.name}`),
+      });
       const result = await storage.change(payment.id, (current) => ({ payment: { ...current, ...started } }));
       if (idempotency) await storage.finishKey(payment.merchant, idempotency.key);
       return result.state === "changed" ? result.payment : payment;
@@ -393,6 +395,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     return {
       find: own,
       findByAccount: (account) => storage.findByAccount(provider.name, account),
+      findBooking: (transactionId) => storage.getBooking(provider.name, transactionId),
       payUrl,
       async book(id, money) {
         const payment = await own(id);

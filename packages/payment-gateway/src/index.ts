@@ -18,6 +18,7 @@ export {
   paymentMoves,
 } from "./payment.ts";
 export type {
+  BookedMoney,
   BookResult,
   PayerAction,
   PayerStep,
@@ -25,6 +26,7 @@ export type {
   ProviderContext,
   ProviderState,
   ReportedMoney,
+  StartContext,
 } from "./provider.ts";
 export { Refusal, type RefusalCode } from "./refusal.ts";
 export { metadataLimits } from "./schemas.ts";

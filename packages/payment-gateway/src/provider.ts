@@ -9,6 +9,12 @@ export type PayerStep =
   /** Buttons of a form that the page posts to the provider's callback as `action`. */
   | { readonly kind: "actions"; readonly actions: readonly PayerAction[] };
 
+/** Money that was booked before. */
+export interface BookedMoney {
+  readonly paymentId: string;
+  readonly amountMinor: bigint;
+}
+
 export interface PayerAction {
   readonly action: "pay" | "pay_part" | "cancel" | "fail";
   /** Whether the payer may name an amount. */
@@ -43,6 +49,8 @@ export type BookResult =
 export interface ProviderContext {
   find(paymentId: string): Promise<Payment | undefined>;
   findByAccount(account: string): Promise<Payment | undefined>;
+  /** What was booked under this id of the provider; `undefined` when nothing was. */
+  findBooking(transactionId: string): Promise<BookedMoney | undefined>;
   book(paymentId: string, money: ReportedMoney): Promise<BookResult>;
   /** The remote invoice was cancelled. Does nothing once there is money. */
   cancelled(paymentId: string): Promise<void>;
@@ -50,6 +58,11 @@ export interface ProviderContext {
   failed(paymentId: string): Promise<void>;
   /** Where the payer's browser goes: the page of a payment. */
   payUrl(paymentId: string): string;
+}
+
+export interface StartContext {
+  /** 1, 2, 3, … for this provider; never the same twice. */
+  nextNumber(): Promise<number>;
 }
 
 /**
@@ -65,7 +78,7 @@ export interface PaymentProvider {
   readonly test?: boolean;
   payerStep(payment: Payment): PayerStep;
   /** Prepares the payment at the provider. Throws when it cannot; `start` is then called again with the same payment. */
-  start?(payment: Payment): Promise<{ readonly account?: string; readonly session?: string }>;
+  start?(payment: Payment, context: StartContext): Promise<{ readonly account?: string; readonly session?: string }>;
   /** Asked before a payment expires. */
   state?(payment: Payment): Promise<ProviderState>;
   /** Ends the remote invoice. `paid` when the money was faster. */

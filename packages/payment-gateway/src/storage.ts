@@ -133,7 +133,7 @@ export interface GatewayStorage {
   /** Inserts a payment together with its idempotency key. A used key inserts nothing. */
   createPayment(payment: Payment, key?: IdempotencyKey): Promise<CreateResult>;
   getPayment(id: string): Promise<Payment | undefined>;
-  /** The newest payment of a provider with this account. */
+  /** Of one provider no two payments have the same account. */
   findByAccount(provider: string, account: string): Promise<Payment | undefined>;
   /**
    * Decides on a payment that nobody else changes meanwhile, and stores the decision in one transaction. `decide` may
@@ -147,6 +147,10 @@ export interface GatewayStorage {
     decide: (payment: Payment) => PaymentChange | undefined,
     key?: IdempotencyKey,
   ): Promise<ChangeResult>;
+  /** Money that was booked under this id of the provider. */
+  getBooking(provider: string, transactionId: string): Promise<Booking | undefined>;
+  /** The next of 1, 2, 3, … under this name; never the same twice. */
+  nextNumber(name: string): Promise<number>;
   /** Ends the work of a key: later callers get `done`. */
   finishKey(merchant: string, key: string): Promise<void>;
   /** Gives the work of a key back: the next caller takes it over at once. */

@@ -4,7 +4,7 @@ import { ConsumedBodyError, type FetchHandler } from "../http/handler.ts";
 import type { Logger } from "../ports.ts";
 import { remoteAddressHeader } from "./client-address.ts";
 
-export { type AddressList, createAddressList, createClientAddress } from "./client-address.ts";
+export { type AddressList, createAddressList, createClientAddress, remoteAddressHeader } from "./client-address.ts";
 
 export interface NodeListenerOptions {
   /** @defaultValue console */

@@ -21,7 +21,7 @@ import type {
   UsedKey,
 } from "../storage.ts";
 import { createMigrations } from "./migrations.ts";
-import { fromPayment, integer, type Row, text, toAttempt, toEvent, toPayment, toRefund } from "./rows.ts";
+import { fromPayment, integer, type Row, text, toAttempt, toBooking, toEvent, toPayment, toRefund } from "./rows.ts";
 
 export interface PaymentGatewayStorageOptions {
   readonly db: AnyKysely;
@@ -194,8 +194,6 @@ export function createPaymentGatewayStorage(
         .selectAll()
         .where("account", "=", account)
         .where("provider", "=", provider)
-        .orderBy("created_at", "desc")
-        .limit(1)
         .executeTakeFirst();
       return row && toPayment(row);
     },
@@ -245,6 +243,30 @@ export function createPaymentGatewayStorage(
         if (error instanceof Dropped) return error.result;
         throw error;
       }
+    },
+
+    async getBooking(provider, transactionId) {
+      const row = await db
+        .selectFrom("gateway_booking")
+        .selectAll()
+        .where("provider", "=", provider)
+        .where("transaction_id", "=", transactionId)
+        .executeTakeFirst();
+      return row && toBooking(row);
+    },
+
+    async nextNumber(name) {
+      await insertIfAbsent(db, dialect, "gateway_counter", { name, value: 0 });
+      return inTransaction(async (trx) => {
+        const counter = trx.updateTable("gateway_counter").set({ value: sql`value + 1` });
+        await counter.where("name", "=", name).execute();
+        const row = await trx
+          .selectFrom("gateway_counter")
+          .select("value")
+          .where("name", "=", name)
+          .executeTakeFirstOrThrow();
+        return integer(row.value);
+      });
     },
 
     async finishKey(merchant, key) {

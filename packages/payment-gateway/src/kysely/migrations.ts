@@ -49,6 +49,7 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
         db.schema
           .createIndex("gateway_payment_account")
           .ifNotExists()
+          .unique()
           .on("gateway_payment")
           .columns(["account", "provider"])
           .execute(),

@@ -1,6 +1,6 @@
 import type { Currency } from "../money.ts";
 import type { Payment, PaymentEventName, PaymentStatus } from "../payment.ts";
-import type { DeliveryAttempt, PaymentEvent, Refund, RefundStatus } from "../storage.ts";
+import type { Booking, DeliveryAttempt, PaymentEvent, Refund, RefundStatus } from "../storage.ts";
 
 /** A row as the driver gives it. `pg` gives `bigint` as text, the others as numbers; all values lie below 2^53. */
 export type Row = Readonly<Record<string, unknown>>;
@@ -82,6 +82,16 @@ export function toEvent(row: Row): PaymentEvent {
     name: row.name as PaymentEventName,
     body: text(row.body),
     createdAt: instant(row.created_at),
+  };
+}
+
+export function toBooking(row: Row): Booking {
+  return {
+    provider: text(row.provider),
+    transactionId: text(row.transaction_id),
+    paymentId: text(row.payment_id),
+    amountMinor: minor(row.amount_minor),
+    paidAt: instant(row.paid_at),
   };
 }
 

@@ -41,6 +41,7 @@ export function createPaymentGatewayMemoryStorage({
   const deliveries: DeliveryRow[] = []; // in the order of events
   const refunds = new Map<string, Refund>();
   const keys = new Map<string, IdempotencyKey & { workEndsAt: number }>();
+  const counters = new Map<string, number>();
   const secrets = new Map<string, string>();
   const tokens = new Map<string, ApiTokenRecord & { readonly hash: string }>();
   const now = (): number => clock.now().getTime();
@@ -102,9 +103,7 @@ export function createPaymentGatewayMemoryStorage({
       return payments.get(id);
     },
     async findByAccount(provider, account) {
-      return [...payments.values()]
-        .filter((payment) => payment.provider === provider && payment.account === account)
-        .at(-1);
+      return [...payments.values()].find((payment) => payment.provider === provider && payment.account === account);
     },
     async change(paymentId, decide, key) {
       const before = payments.get(paymentId);
@@ -139,6 +138,14 @@ export function createPaymentGatewayMemoryStorage({
         forgetKey();
         throw error;
       }
+    },
+    async getBooking(provider, transactionId) {
+      return bookings.get(rowKey(provider, transactionId));
+    },
+    async nextNumber(name) {
+      const next = (counters.get(name) ?? 0) + 1;
+      counters.set(name, next);
+      return next;
     },
     async finishKey(merchant, key) {
       const row = keys.get(rowKey(merchant, key));

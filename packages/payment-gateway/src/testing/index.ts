@@ -1,1 +1,2 @@
-export { createFakeReceiver, type FakeReceiver } from "./fake-receiver.ts";
+export { type BillerReply, createFakeKaspiBiller, type FakeKaspiBiller } from "./fake-kaspi-biller.ts";
+export { createFakeReceiver, type FakeReceiver, type ReceivedWebhook } from "./fake-receiver.ts";

@@ -1,0 +1,148 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { listen } from "@orderbridge/core/testing";
+import { createFakeKaspiBiller, createFakeReceiver } from "@orderbridge/payment-gateway/testing";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+const folder = mkdtempSync(join(tmpdir(), "orderbridge-gateway-"));
+const token = "shop-token-0123456789abcdef";
+const settings = {
+  API_TOKENS: `shop=${token}`,
+  PUBLIC_URL: "http://127.0.0.1:1",
+  PROVIDERS: "sandbox,kaspi-biller",
+  KASPI_BILLER_ADDRESSES: "127.0.0.1",
+  WEBHOOK_ALLOW_ADDRESSES: "127.0.0.1",
+  WEBHOOK_RETRY_DELAYS: "0.05,0.05,0.05",
+  PORT: "0",
+  LOG_LEVEL: "error",
+};
+
+interface Ended {
+  readonly code: number | null;
+  readonly output: string;
+}
+interface Server {
+  readonly url: string;
+  stop(): Promise<Ended>;
+}
+
+const run = (variables: Readonly<Record<string, string>>): ChildProcess =>
+  spawn(process.execPath, ["server.ts"], {
+    cwd: join(import.meta.dirname, ".."),
+    env: { PATH: process.env.PATH, DATABASE_URL: `sqlite:${join(folder, "gateway.db")}`, ...variables },
+  });
+
+function ended(child: ChildProcess): Promise<Ended> {
+  let output = "";
+  child.stderr?.on("data", (chunk) => {
+    output += chunk;
+  });
+  return new Promise((resolve) => child.once("exit", (code) => resolve({ code, output })));
+}
+
+function start(variables: Readonly<Record<string, string>> = settings): Promise<Server> {
+  const child = run(variables);
+  const end = ended(child);
+  return new Promise((resolve, reject) => {
+    child.stdout?.on("data", (chunk) => {
+      const url = /listening on (\S+)/.exec(String(chunk))?.[1];
+      if (url === undefined) return;
+      resolve({
+        url,
+        stop() {
+          child.kill("SIGTERM");
+          return end;
+        },
+      });
+    });
+    void end.then(({ output }) => reject(new Error(output)));
+  });
+}
+
+let server: Server;
+beforeAll(async () => {
+  server = await start();
+});
+afterAll(async () => {
+  await server.stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+async function init(fields: object) {
+  const response = await fetch(`${server.url}/api/payment/init`, {
+    method: "POST",
+    headers: { "x-api-token": token, "content-type": "application/json" },
+    body: JSON.stringify({ amount: "500.00", webhook_secret: "test_secret_key", ...fields }),
+  });
+  const answer = (await response.json()) as {
+    readonly data: { readonly transaction_id: string; readonly account?: string };
+  };
+  return answer.data;
+}
+
+test("a payment is paid in the sandbox; its receiver gets one verified webhook although it answered 500 twice, also over a restart", async () => {
+  const receiver = createFakeReceiver({ secrets: ["test_secret_key"] });
+  receiver.failNext(2);
+  const listening = await listen(receiver.handle);
+  try {
+    const { transaction_id: id } = await init({ webhook_url: `${listening.url}/hook` });
+    const page = await fetch(`${server.url}/pay/${id}`);
+    expect([page.status, (await page.text()).includes("Ожидает оплаты")]).toEqual([200, true]);
+    const body = new URLSearchParams({ action: "pay" });
+    await fetch(`${server.url}/providers/sandbox/${id}`, { method: "POST", body, redirect: "manual" });
+    expect((await server.stop()).code).toBe(0);
+    server = await start();
+    await expect.poll(() => receiver.accepted.length, { timeout: 10_000 }).toBe(1);
+    expect(receiver.requests.map(({ status }) => status)).toEqual([500, 500, 204]);
+    expect(receiver.accepted[0]?.headers["x-webhook-event"]).toBe("paid");
+  } finally {
+    await listening.close();
+  }
+});
+
+test("the bank's calls are answered and booked", async () => {
+  const { account = "" } = await init({ provider: "kaspi-biller" });
+  const bank = createFakeKaspiBiller({ deliver: fetch, url: `${server.url}/providers/kaspi-biller` });
+  expect((await bank.check(account)).result).toBe(0);
+  expect((await bank.pay({ account, sum: "500.00" })).result).toBe(0);
+  expect((await bank.check(account)).result).toBe(3);
+});
+
+test("GET /healthz answers 200 while the database answers", async () => {
+  expect((await fetch(`${server.url}/healthz`)).status).toBe(200);
+});
+
+test("an unknown route is 404", async () => {
+  expect((await fetch(`${server.url}/api/nothing`)).status).toBe(404);
+});
+
+test.concurrent.each([
+  ["API_TOKENS", ""],
+  ["API_TOKENS", "replace-me"],
+  ["API_TOKENS", "shop"],
+  ["API_TOKENS", "shop=short"],
+  ["PUBLIC_URL", ""],
+  ["PUBLIC_URL", "pay.example"],
+  ["PROVIDERS", ""],
+  ["PROVIDERS", "visa"],
+  ["WEBHOOK_ALLOW_ADDRESSES", "localhost"],
+  ["WEBHOOK_RETRY_DELAYS", "soon"],
+  ["KASPI_BILLER_FORMAT", "csv"],
+  ["TRUSTED_PROXIES", "10.0.0.0/99"],
+])("does not start with %s=%s: names it, exit code 1, no stack trace", async (name, value) => {
+  const { code, output } = await ended(run({ ...settings, [name]: value }));
+  expect(code).toBe(1);
+  expect(output).toContain(name);
+  expect(output).not.toMatch(/^\s+at /m);
+});
+
+test("every variable of .env.example is one that the server reads", () => {
+  const example = readFileSync(join(import.meta.dirname, "../.env.example"), "utf8");
+  const source = readFileSync(join(import.meta.dirname, "../server.ts"), "utf8");
+  const common = ["PORT", "DATABASE_URL", "LOG_LEVEL", "TRUSTED_PROXIES"];
+  for (const [, name = ""] of example.matchAll(/^#? ?([A-Z][A-Z0-9_]+)=/gm)) {
+    expect(common.includes(name) || source.includes(`${name}:`), name).toBe(true);
+  }
+});
