@@ -6,6 +6,7 @@ import {
   createBackendApi,
   createBitrix,
   createDealSide,
+  createDealSweep,
   createEventHandler,
   createOrderSide,
   createOrderStatusHandler,
@@ -103,6 +104,15 @@ await start(async () => {
     },
   });
 
+  const sweep = createDealSweep({
+    bitrix,
+    storage,
+    core,
+    sync: "order-deal",
+    linkField: config.BITRIX_LINK_FIELD,
+    logger,
+  });
+
   const orderStatus = createOrderStatusHandler({ storage, secrets, logger });
   const events = createEventHandler({ storage, applicationTokens: [config.BITRIX_APPLICATION_TOKEN], logger });
   const app = new Hono();
@@ -120,7 +130,7 @@ await start(async () => {
   app.all("/api/v1/*", (c) => api(c.req.raw));
 
   const stopping = new AbortController();
-  const working = worker.run(stopping.signal);
+  const working = Promise.all([worker.run(stopping.signal), sweep.run(stopping.signal)]);
   deals.check().then(
     ({ unmappedStages }) => unmappedStages.length > 0 && logger.warn("stages without a status", { unmappedStages }),
     (error) => logger.error("the stage map could not be checked", { error }),

@@ -2,6 +2,7 @@ export { type BackendApiOptions, createBackendApi } from "./backend-api.ts";
 export type { BatchCommand, BatchItem, BatchOptions, BatchResult } from "./batch.ts";
 export { type Bitrix, type BitrixOptions, type CallOptions, createBitrix, type Envelope } from "./bitrix.ts";
 export { createDealSide, type DealSide, type DealSideOptions } from "./deal-side.ts";
+export { createDealSweep, type DealSweep, type DealSweepOptions } from "./deal-sweep.ts";
 export type { Deal, Deals, Stage } from "./deals.ts";
 export { InputError } from "./errors.ts";
 export { createEventHandler, dealEvents, dealTopic, type EventHandlerOptions } from "./event-handler.ts";
