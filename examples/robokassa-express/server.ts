@@ -13,6 +13,7 @@ import {
   start,
 } from "@orderbridge/example-support";
 import {
+  createReconciler,
   createResult2Handler,
   createResultHandler,
   createRobokassa,
@@ -108,5 +109,13 @@ await start(async () => {
     response.status(500).json({ detail: "Internal error" });
   }) satisfies ErrorRequestHandler);
 
-  return { server: createServer(app), port: variables.PORT, host: variables.HOST, onStop: close };
+  // Finds payments whose notification was lost.
+  const stopping = new AbortController();
+  const reconciling = createReconciler(shop).run(stopping.signal);
+  const onStop = async () => {
+    stopping.abort();
+    await reconciling;
+    await close();
+  };
+  return { server: createServer(app), port: variables.PORT, host: variables.HOST, onStop };
 });

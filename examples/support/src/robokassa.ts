@@ -17,11 +17,14 @@ const algorithms = ["md5", "ripemd160", "sha1", "sha256", "sha384", "sha512"] as
 const certificates: Reader<string> = (value) => {
   const given = text("PEM text, or the path of a PEM file with Robokassa's certificate")(value);
   if (given.includes("-----BEGIN CERTIFICATE-----")) return given.replaceAll("\\n", "\n");
+  let content = "";
   try {
-    return readFileSync(given, "utf8");
+    content = readFileSync(given, "utf8");
   } catch {
-    throw new VariableProblem("is neither PEM text nor a file that can be read");
+    // told below
   }
+  if (content.includes("-----BEGIN CERTIFICATE-----")) return content;
+  throw new VariableProblem("is neither PEM text nor a file that holds it");
 };
 
 /** The variables of a Robokassa shop. */

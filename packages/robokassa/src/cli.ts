@@ -1,0 +1,180 @@
+#!/usr/bin/env node
+import { parseArgs } from "node:util";
+import { ConfigError, silentLogger } from "@orderbridge/core";
+import { openDatabase } from "@orderbridge/core/kysely";
+import { listen } from "@orderbridge/core/testing";
+import { type Diagnosis, diagnose } from "./diagnose.ts";
+import { readEnvironment } from "./environment.ts";
+import { createRobokassaStorage } from "./kysely/index.ts";
+import { createReconciler } from "./reconcile.ts";
+import { createFakeRobokassa } from "./testing/index.ts";
+
+const help = `usage: robokassa <command> [options]
+
+  diagnose --order <id or InvId>   why is this order not paid? One cause, one thing to do
+           [--callback <text>]     replays a refused notification, as a query or form
+           [--json]
+  reconcile [--order <id or InvId>] asks Robokassa about every waiting order that is due, or about one
+           [--json]
+  fake [--port 4100]               a Robokassa on this machine, with a payment page
+           [--result-url <url>] [--success-url <url>] [--fail-url <url>]
+
+Variables: ROBOKASSA_LOGIN, ROBOKASSA_PASSWORD1, ROBOKASSA_PASSWORD2, the test pair ROBOKASSA_TEST_PASSWORD1 and
+ROBOKASSA_TEST_PASSWORD2, ROBOKASSA_ALGORITHM, ROBOKASSA_COUNTRY, ROBOKASSA_RESULT2_CERTS, ROBOKASSA_API_URL, DATABASE_URL.
+
+Exit codes of diagnose: 0 paid, 1 something must be mended, 2 wait, 3 unknown order. 4: the command could not run.
+`;
+
+/** The command could not run: wrong arguments or variables. */
+const exitUnusable = 4;
+
+class UsageError extends Error {}
+
+const print = (text: string): void => {
+  process.stdout.write(`${text}\n`);
+};
+
+function format({ code, cause, evidence, next, trace }: Diagnosis): string {
+  return [
+    `${cause} [${code}]`,
+    ...(evidence.length > 0 ? ["", "Seen:", ...evidence.map((line) => `  ${line}`)] : []),
+    ...(trace === undefined ? [] : ["", `Hashed text: ${trace}`]),
+    "",
+    `Next: ${next}`,
+  ].join("\n");
+}
+
+async function withShop(work: (shop: ReturnType<typeof open>) => Promise<number>): Promise<number> {
+  const environment = readEnvironment(process.env);
+  const database = await openDatabase(environment.databaseUrl);
+  try {
+    const shop = open(environment, database);
+    await shop.storage.migrate();
+    return await work(shop);
+  } finally {
+    await database.close();
+  }
+}
+
+const open = (
+  { robokassa, certificates }: ReturnType<typeof readEnvironment>,
+  { db, dialect }: Awaited<ReturnType<typeof openDatabase>>,
+) => ({ robokassa, certificates, storage: createRobokassaStorage({ db, dialect }) });
+
+function runDiagnose(order: string, callback: string | undefined, json: boolean): Promise<number> {
+  return withShop(async ({ robokassa, storage, certificates }) => {
+    const diagnosis = await diagnose({
+      robokassa,
+      storage,
+      order,
+      ...(callback === undefined ? {} : { callback }),
+      ...(certificates === undefined ? {} : { certificates }),
+    });
+    print(json ? JSON.stringify(diagnosis, null, 2) : format(diagnosis));
+    return diagnosis.exitCode;
+  });
+}
+
+/** Books what Robokassa has; the shop's own `onPaid` runs in its server, which is why the server should reconcile too. */
+function runReconcile(id: string | undefined, json: boolean): Promise<number> {
+  return withShop(async ({ robokassa, storage }) => {
+    const reconciler = createReconciler({ robokassa, storage, logger: silentLogger });
+    if (id === undefined) {
+      const counts = await reconciler.runOnce();
+      print(
+        json
+          ? JSON.stringify(counts)
+          : Object.entries(counts)
+              .map(([name, count]) => `${name} ${count}`)
+              .join(", "),
+      );
+      return counts.failed > 0 ? 1 : 0;
+    }
+    const order = (await storage.orders.get(id)) ?? (await storage.orders.getByInvId(id));
+    if (!order) throw new UsageError(`no order has the id or InvId ${id}`);
+    const { outcome } = await reconciler.check(order);
+    print(json ? JSON.stringify({ order: order.id, invId: order.invId, outcome }) : `InvId ${order.invId}: ${outcome}`);
+    return outcome === "paid" || outcome === "unchanged" ? 0 : 1;
+  });
+}
+
+async function runFake(
+  port: number,
+  urls: { resultUrl?: string; successUrl?: string; failUrl?: string },
+): Promise<void> {
+  const variables = process.env;
+  const fake = createFakeRobokassa({
+    login: variables.ROBOKASSA_LOGIN ?? "demo-shop",
+    password1: variables.ROBOKASSA_PASSWORD1 ?? "live-password-1",
+    password2: variables.ROBOKASSA_PASSWORD2 ?? "live-password-2",
+    testPassword1: variables.ROBOKASSA_TEST_PASSWORD1 ?? "test-password-1",
+    testPassword2: variables.ROBOKASSA_TEST_PASSWORD2 ?? "test-password-2",
+    ...urls,
+  });
+  const server = await listen(fake.handle, { port });
+  print(`listening on ${server.url}`);
+  const stop = (): void => {
+    fake.close();
+    void server.close();
+  };
+  process.once("SIGINT", stop);
+  process.once("SIGTERM", stop);
+}
+
+function readArguments() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        order: { type: "string" },
+        callback: { type: "string" },
+        json: { type: "boolean", default: false },
+        port: { type: "string", default: "4100" },
+        "result-url": { type: "string" },
+        "success-url": { type: "string" },
+        "fail-url": { type: "string" },
+        help: { type: "boolean", default: false },
+      },
+    });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+async function main(): Promise<number> {
+  const { values, positionals } = readArguments();
+  const [command] = positionals;
+  if (values.help) {
+    print(help);
+    return 0;
+  }
+  switch (command) {
+    case "diagnose":
+      if (!values.order) throw new UsageError("diagnose needs --order <id or InvId>");
+      return runDiagnose(values.order, values.callback, values.json);
+    case "reconcile":
+      return runReconcile(values.order, values.json);
+    case "fake": {
+      if (!/^\d{1,5}$/.test(values.port)) throw new UsageError("--port must be a number");
+      const { "result-url": resultUrl, "success-url": successUrl, "fail-url": failUrl } = values;
+      await runFake(Number(values.port), {
+        ...(resultUrl ? { resultUrl } : {}),
+        ...(successUrl ? { successUrl } : {}),
+        ...(failUrl ? { failUrl } : {}),
+      });
+      return 0;
+    }
+    default:
+      throw new UsageError(command ? `there is no command ${command}` : "a command is needed");
+  }
+}
+
+try {
+  process.exitCode = await main();
+} catch (error) {
+  const { message, code } = error as { message: string; code?: string };
+  if (error instanceof UsageError) process.stderr.write(`${message}\n\n${help}`);
+  else
+    process.stderr.write(`cannot run: ${ConfigError.isInstance(error) ? message : message || code || String(error)}\n`);
+  process.exitCode = exitUnusable;
+}

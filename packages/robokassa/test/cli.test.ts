@@ -1,0 +1,92 @@
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openDatabase } from "@orderbridge/core/kysely";
+import { type Listening, listen } from "@orderbridge/core/testing";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { createRobokassa, placeOrder } from "../src/index.ts";
+import { createRobokassaStorage } from "../src/kysely/index.ts";
+import { createFakeRobokassa, type FakeRobokassa } from "../src/testing/index.ts";
+import { demoShop } from "./shop-fixture.ts";
+
+let folder: string;
+let fake: FakeRobokassa;
+let server: Listening;
+
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), "orderbridge-robokassa-"));
+  fake = createFakeRobokassa(demoShop);
+  server = await listen(fake.handle);
+  const { db, dialect, close } = await openDatabase(variables().DATABASE_URL);
+  const storage = createRobokassaStorage({ db, dialect, firstLiveInvId: "146" });
+  await storage.migrate();
+  const robokassa = createRobokassa(demoShop);
+  await placeOrder({ robokassa, storage, id: "order-146", total: "1000.00", description: "Қалам" });
+  await close();
+});
+afterEach(async () => {
+  await server.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const variables = () => ({
+  PATH: process.env.PATH ?? "",
+  DATABASE_URL: `sqlite:${join(folder, "shop.db")}`,
+  ROBOKASSA_LOGIN: demoShop.login,
+  ROBOKASSA_PASSWORD1: demoShop.password1,
+  ROBOKASSA_PASSWORD2: demoShop.password2,
+  ROBOKASSA_API_URL: server?.url ?? "",
+});
+
+function run(args: readonly string[], change: Readonly<Record<string, string>> = {}) {
+  return new Promise<{ code: number; stdout: string; stderr: string }>((resolve) => {
+    const cli = join(import.meta.dirname, "../src/cli.ts");
+    const child = execFile(
+      process.execPath,
+      [cli, ...args],
+      { env: { ...variables(), ...change } },
+      (_error, stdout, stderr) => resolve({ code: child.exitCode ?? -1, stdout, stderr }),
+    );
+  });
+}
+
+test("diagnose says in one sentence why order 146 is not paid, and reconcile books it", async () => {
+  await fake.pay({ invId: "146", outSum: "1000.00" });
+  const found = await run(["diagnose", "--order", "146"]);
+  expect(found.code).toBe(1);
+  expect(found.stdout.split("\n")[0]).toBe(
+    "Robokassa has the money, but no notification reached this server. [no_notification]",
+  );
+  expect(found.stdout).toContain("Next: Open the Result URL");
+  expect(found.stdout).not.toContain("live-two");
+
+  expect(await run(["reconcile", "--order", "146"])).toMatchObject({ code: 0, stdout: "InvId 146: paid\n" });
+  const paid = await run(["diagnose", "--order", "order-146", "--json"]);
+  expect([paid.code, JSON.parse(paid.stdout).code]).toEqual([0, "paid"]);
+});
+
+test("reconcile without an order asks about those that are due", async () => {
+  expect(await run(["reconcile", "--json"])).toMatchObject({
+    code: 0,
+    stdout: '{"checked":0,"paid":0,"held":0,"closed":0,"pending":0,"failed":0}\n',
+  });
+});
+
+test.each([
+  ["no command", [], {}, "a command is needed"],
+  ["an unknown command", ["repair"], {}, "there is no command repair"],
+  ["an unknown option", ["diagnose", "--id", "1"], {}, "--id"],
+  ["no order", ["diagnose"], {}, "--order"],
+  ["a missing variable", ["diagnose", "--order", "1"], { ROBOKASSA_PASSWORD2: "" }, "ROBOKASSA_PASSWORD2 is missing"],
+  [
+    "equal passwords",
+    ["diagnose", "--order", "1"],
+    { ROBOKASSA_PASSWORD2: demoShop.password1 },
+    "ROBOKASSA_PASSWORD1 and ROBOKASSA_PASSWORD2 are equal",
+  ],
+])("exits with 4 for %s, and says what to mend", async (_case, args, change, text) => {
+  const { code, stderr } = await run(args, change);
+  expect([code, stderr]).toEqual([4, expect.stringContaining(text)]);
+  expect(stderr).not.toMatch(/\n\s+at /);
+});
