@@ -65,8 +65,10 @@ describe.each(stores)("over %s", (_name, openStore) => {
     });
     await untilSleeping(clock, 1);
     await store.penalize("amocrm:shop", 5000);
-    clock.advance(4999);
+    clock.advance(143); // its slot comes, inside the pause
     await untilSleeping(clock, 1);
+    clock.advance(5000 - 144);
+    expect(clock.sleepers).toBe(1);
     expect(isOpen).toBe(false);
     clock.advance(1);
     await slot;
@@ -87,6 +89,21 @@ describe.each(stores)("over %s", (_name, openStore) => {
     }
     await Promise.all(slots);
     expect(sentAt).toEqual([5000, 5100, 5200]);
+  });
+
+  test("a caller that wakes up late takes another slot rather than come close to the next one", async () => {
+    const { clock, limiter } = await setUp();
+    const late = limiter().slot();
+    await untilSleeping(clock, 1);
+    const punctual = limiter().slot();
+    await untilSleeping(clock, 2);
+    clock.advance(143 + 100); // the process was busy for 100 ms
+    await untilSleeping(clock, 2); // one asleep for the slot at 286, the other for a new one
+    clock.advance(43);
+    await punctual;
+    await untilSleeping(clock, 1);
+    clock.advance(143);
+    await late;
   });
 
   test("a block stops who already waits and who comes later, in every process", async () => {

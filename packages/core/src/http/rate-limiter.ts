@@ -34,6 +34,9 @@ export function budgetPerSecond(perSecond: number, jitterMs = 90): RateBudget {
   return { intervalMs: Math.ceil((1_000 + jitterMs) / perSecond) };
 }
 
+/** A call that woke up later than this after its slot takes another one: it would come too close to the next calls. */
+const maxLagMs = 60;
+
 /**
  * One budget over all processes: slots are reserved in the store, and inside a process callers queue one behind the
  * other, so that a pause or a block reaches everyone who still waits.
@@ -67,11 +70,13 @@ export function createRateLimiter({ vendor, account, budget, store, clock }: Rat
       const slot = await ask(store.reserve(account, budget));
       if (slot.state === "blocked") throw blocked(slot.block);
       if (slot.waitMs <= 0) return;
+      const slotAt = clock.monotonicMs() + slot.waitMs;
       await clock.sleep(slot.waitMs, signal);
+      const isLate = clock.monotonicMs() - slotAt > maxLagMs;
       // While we slept another process may have been told to slow down or to stop, or the store may have been emptied.
       const { pauseMs, block, isVoid } = await ask(store.status(account, slot));
       if (block) throw blocked(block);
-      if (pauseMs <= 0 && !isVoid) return;
+      if (pauseMs <= 0 && !isVoid && !isLate) return;
       // Another slot, behind the pause: else every process that slept would leave at its end together.
     }
   }
