@@ -57,9 +57,11 @@ export function createSetting(options: SettingOptions = {}) {
   interface WorkerOptions extends Partial<KaspiAmocrmSyncOptions> {
     readonly workerClock?: Clock;
     readonly guardFetch?: (send: typeof fetch) => typeof fetch;
+    /** Without a catalog and without an order-code field. */
+    readonly isBare?: boolean;
   }
   const createWorker = (more: WorkerOptions = {}) => {
-    const { workerClock = clock, guardFetch = (send) => send, ...rest } = more;
+    const { workerClock = clock, guardFetch = (send) => send, isBare = false, ...rest } = more;
     const client = { clock: workerClock, rateLimits: core.rateLimits, minDelayMs: 1 };
     return createKaspiAmocrmSync({
       kaspi: Object.entries(shops).map(([shop, token]) =>
@@ -75,8 +77,10 @@ export function createSetting(options: SettingOptions = {}) {
       pipelineId: String(fakeAccount.pipelineId),
       statusId: String(fakeAccount.stageIds.new),
       responsibleUserId: String(fakeAccount.responsibleUserId),
-      catalogId: String(fakeAccount.catalogId),
-      orderCodeFieldId: String(fakeAccount.orderCodeFieldId),
+      ...(!isBare && {
+        catalogId: String(fakeAccount.catalogId),
+        orderCodeFieldId: String(fakeAccount.orderCodeFieldId),
+      }),
       statusMap,
       importFrom: new Date("2026-11-19T00:00:00.000Z"),
       clock: workerClock,

@@ -1,4 +1,13 @@
-import { ConfigError, type Logger, redactingLogger, SdkError, silentLogger, systemClock } from "@orderbridge/core";
+import {
+  BlockedError,
+  ConfigError,
+  type Logger,
+  NeedsReauthError,
+  redactingLogger,
+  SdkError,
+  silentLogger,
+  systemClock,
+} from "@orderbridge/core";
 import type { Kaspi } from "../kaspi/client.ts";
 import { createOrderFeed } from "../kaspi/feed.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
@@ -276,21 +285,28 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     await look();
   }
 
+  /** One shop's trouble does not hold the others; it ends the run at last. */
+  const eachShop = (work: (kaspi: Kaspi) => Promise<void>): Promise<void> =>
+    inTurn(...shops.map((kaspi) => () => work(kaspi)));
+
   const sync: KaspiAmocrmSync = {
     importNew: ({ signal } = {}) =>
       exclusively("new", async (keep) => {
         const report = emptyReport();
-        for (const kaspi of shops) {
-          const feed = feedOf(kaspi);
+        await eachShop(async (kaspi) => {
           const intake = createIntake(kaspi, report, (row, order) => isDue(row) || isReleased(row, order));
-          for await (const page of feed.pages({ ...(signal && { signal }) })) {
-            await keep();
-            await intake.take(page.orders);
-            await page.commit();
-          }
-          await intake.flush();
-          await resume(kaspi, intake, signal);
-        }
+          await inTurn(
+            async () => {
+              for await (const page of feedOf(kaspi).pages({ ...(signal && { signal }) })) {
+                await keep();
+                await intake.take(page.orders);
+                await page.commit();
+              }
+            },
+            intake.flush,
+            () => resume(kaspi, intake, signal),
+          );
+        });
         return report;
       }),
 
@@ -298,28 +314,28 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       exclusively("reconcile", async (keep) => {
         const report = emptyReport();
         await writer.lookAtStages();
-        for (const kaspi of shops) {
-          const intake = createIntake(
-            kaspi,
-            report,
-            (row, order) => isDue(row) || isReleased(row, order) || hasChanged(row, order),
-          );
+        await eachShop(async (kaspi) => {
+          const needsWork = (row: LedgerRow, order: KaspiOrder) =>
+            isDue(row) || isReleased(row, order) || hasChanged(row, order);
+          const intake = createIntake(kaspi, report, needsWork);
           const now = clock.now();
           const recent = new Date(now.getTime() - maxWindowMs);
-          await sweep(kaspi, intake, recent, now, keep, signal);
-          await sweepOld(kaspi, intake, recent, keep, signal);
-          await intake.flush();
-        }
+          await inTurn(
+            () => sweep(kaspi, intake, recent, now, keep, signal),
+            () => sweepOld(kaspi, intake, recent, keep, signal),
+            intake.flush,
+          );
+        });
         return report;
       }),
 
     async backfill({ from, to, signal }) {
       const report = emptyReport();
-      for (const kaspi of shops) {
+      await eachShop(async (kaspi) => {
         const intake = createIntake(kaspi, report, isDue);
-        await sweep(kaspi, intake, from, to, async () => signal?.throwIfAborted(), signal);
-        await intake.flush();
-      }
+        const keep = async () => signal?.throwIfAborted();
+        await inTurn(() => sweep(kaspi, intake, from, to, keep, signal), intake.flush);
+      });
       return report;
     },
 
@@ -354,6 +370,22 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     check: () => checkAccount(amocrm, options, stages),
   };
   return sync;
+}
+
+/** Runs all steps, also after one that failed, unless going on would be wrong; then throws the first failure. */
+async function inTurn(...steps: readonly (() => Promise<void>)[]): Promise<void> {
+  const failures: unknown[] = [];
+  for (const step of steps) {
+    try {
+      await step();
+    } catch (error) {
+      failures.push(error);
+      const mustStop =
+        !SdkError.isInstance(error) || error instanceof BlockedError || error instanceof NeedsReauthError;
+      if (mustStop) break; // a lost lease, a stop signal, a defect; a block or a lost consent, which only people mend
+    }
+  }
+  if (failures.length > 0) throw failures[0];
 }
 
 function readStatusMap(map: NonNullable<KaspiAmocrmSyncOptions["statusMap"]>): ReadonlyMap<string, StageTarget> {

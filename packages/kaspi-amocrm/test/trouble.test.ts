@@ -1,0 +1,145 @@
+import type { Fault } from "@orderbridge/core/testing";
+import { expect, test } from "vitest";
+import { outcomeOf } from "./outcome.ts";
+import { createOrders, createSetting } from "./setting.ts";
+
+type Setting = ReturnType<typeof createSetting>;
+
+const orders = createOrders(8).map((order, index) => ({
+  ...order,
+  ...(index === 2 && { state: "ARCHIVE", status: "COMPLETED" }),
+}));
+
+async function play(setting: Setting, trouble: () => void) {
+  const { kaspi, sync, clock, amocrm } = setting;
+  for (const order of orders) kaspi.addOrder(order);
+  trouble();
+  const run = async () => {
+    await sync.importNew().catch(() => undefined);
+    clock.advance(130_000);
+    await sync.reconcile().catch(() => undefined);
+    clock.advance(130_000);
+  };
+  await run();
+  kaspi.changeOrder("700000001", { entries: [{ sku: "SKU-1", name: "Шам", basePrice: 7990.5, quantity: 1 }] });
+  kaspi.changeOrder("700000004", { state: "ARCHIVE", status: "CANCELLED" });
+  await run();
+  amocrm.faults.clear();
+  kaspi.faults.clear();
+  await run();
+  await run();
+  return outcomeOf(amocrm);
+}
+
+const clean = await play(createSetting(), () => undefined);
+
+const faults: readonly Fault[] = [
+  { kind: "dropReplyAfterExecuting" },
+  { kind: "failAfterExecuting", status: 502 },
+  { kind: "failAfterExecuting", status: 504 },
+  { kind: "failBeforeExecuting", status: 503 },
+  { kind: "htmlAnswer" },
+  { kind: "truncate" },
+  { kind: "rateLimit" },
+];
+const calls = [
+  "POST /api/v4/contacts",
+  "POST /api/v4/leads",
+  "PATCH /api/v4/leads",
+  "POST /api/v4/catalogs/9001/elements",
+  "POST /api/v4/leads/link",
+  "POST /api/v4/leads/unlink",
+  "POST /api/v4/leads/notes",
+  "PATCH /api/v4/leads/notes",
+  "GET /api/v4/leads/links",
+  "GET /api/v4/contacts",
+];
+const readings = [
+  { relinking: "replaces", losesTenthLink: false },
+  { relinking: "adds", losesTenthLink: true },
+] as const;
+
+/** Every combination with `PROOF=1`; else each seventh, which meets every fault and every call. */
+const isFull = process.env.PROOF === "1";
+const combinations = faults
+  .flatMap((fault) => calls.flatMap((call) => readings.map((reading) => ({ fault, call, reading }))))
+  .filter((_combination, index) => isFull || index % 7 === 0)
+  .map((combination) => {
+    const { fault, call, reading } = combination;
+    const name = "status" in fault ? `${fault.kind} ${fault.status}` : fault.kind;
+    return { ...combination, title: `${name} at ${call}, relinking ${reading.relinking},` };
+  });
+
+test("the undisturbed run is as expected", () => {
+  expect(clean.leads).toHaveLength(8);
+  expect(clean.leads.map(({ notes }) => notes.length)).toEqual(Array(8).fill(1));
+  expect(clean.leads.find(({ name }) => name === "Kaspi 700000001")).toMatchObject({
+    price: 7991,
+    goods: [["SKU-1", 1]],
+  });
+  expect(clean.leads.find(({ name }) => name === "Kaspi 700000004")?.statusId).toBe(143);
+});
+
+test.each(combinations)("$title changes nothing in the end", async ({ fault, call, reading }) => {
+  const setting = createSetting({ amocrm: reading });
+  const outcome = await play(setting, () => {
+    setting.amocrm.faults.add({
+      fault,
+      times: 2,
+      match: ({ method, url }) => `${method} ${new URL(url).pathname}` === call,
+    });
+  });
+  expect(outcome).toEqual(clean);
+});
+
+test.each(faults)("$kind of Kaspi in the middle of a listing loses nothing", async (fault) => {
+  const setting = createSetting();
+  const outcome = await play(setting, () => {
+    setting.kaspi.faults.add({ fault, times: 4, match: ({ url }) => url.includes("ARCHIVE") });
+  });
+  expect(outcome).toEqual(clean);
+});
+
+test.each(["atomic", "partial"] as const)(
+  "one bad order of many is parked alone when bad items are %s",
+  async (badItems) => {
+    const { kaspi, amocrm, sync, clock, storage } = createSetting({
+      amocrm: { badItems },
+      sync: { attemptsBeforeParking: 2 },
+    });
+    for (const order of createOrders(50)) kaspi.addOrder(order);
+    amocrm.refuses = (item) => item.includes('"Kaspi 700000017"');
+
+    expect(await sync.importNew()).toMatchObject({ created: 49, failed: 1, parked: 0 });
+    expect(amocrm.leads).toHaveLength(49);
+    clock.advance(120_000);
+    expect(await sync.importNew()).toMatchObject({ failed: 1, parked: 1 });
+    expect((await sync.status()).parked).toEqual([
+      { shop: "default", code: "700000017", reason: "lead refused: NotSupportedChoice name" },
+    ]);
+    // The watermark went on: a poison order holds nobody back.
+    expect((await sync.status()).shops[0]?.watermark?.getTime()).toBeGreaterThan(Date.parse("2026-11-20T06:00:00Z"));
+
+    amocrm.refuses = undefined;
+    clock.advance(3_600_000);
+    expect(await sync.importNew()).toMatchObject({ created: 1 });
+    expect(amocrm.leads).toHaveLength(50);
+    expect((await storage.orders.counts()).done).toBe(50);
+  },
+);
+
+test("a block stops every call, survives a restart and is lifted by a person only", async () => {
+  const { kaspi, amocrm, sync, clock, storage, createWorker } = createSetting();
+  for (const order of orders) kaspi.addOrder(order);
+  amocrm.faults.add({ fault: { kind: "block" } });
+  await expect(sync.importNew()).rejects.toThrow("blocks this account");
+  const calls = amocrm.journal.entries.length;
+  clock.advance(3_600_000);
+  await expect(createWorker().importNew()).rejects.toThrow("calls are stopped since");
+  expect(amocrm.journal.entries).toHaveLength(calls);
+
+  amocrm.faults.clear();
+  await storage.rateLimits.unblock("amocrm:demo.amocrm.ru:token");
+  clock.advance(3_600_000);
+  expect(await createWorker().importNew()).toMatchObject({ created: 8 });
+});
