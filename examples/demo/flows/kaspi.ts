@@ -151,7 +151,7 @@ export async function createKaspiFlows(): Promise<FlowGroup> {
       ];
     },
     async tick(log) {
-      const order = orderOf(orderCount + extra++, Date.now());
+      const order = orderOf(orderCount + extra++, Date.now() - 60_000);
       kaspi.addOrder(order);
       await cron("new");
       log(`order ${order.code}: ${amocrm.leadOf(order.code) ? "lead created" : "no lead yet"}`);

@@ -442,6 +442,17 @@ export const signatureCases: readonly SignatureCase[] = [
     },
   },
   {
+    name: "webhook: any standard header, alone, keeps the older header from counting",
+    run: () => {
+      const older = { "x-webhook-signature": "4864d2759938a15468b5df9ade20bf161da9b4f737ea61794142f3484236bda3" };
+      const verify = createWebhookVerifier({ secrets: ["mysecret"] });
+      for (const name of ["webhook-id", "webhook-timestamp", "webhook-signature"]) {
+        const result = verify({ headers: { ...older, [name]: "x" }, body: '{"foo":"bar"}' });
+        deepEqual(result, { ok: false, reason: "missing" });
+      }
+    },
+  },
+  {
     name: "webhook: useless secrets and ids are refused at once, without showing them",
     run: () => {
       for (const secrets of [[], [""], ["whsec_"], ["whsec_ not base64"]]) {

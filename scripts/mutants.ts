@@ -1,0 +1,322 @@
+// pnpm mutants [text]: plants defects into the code that claims, leases, limits and verifies, one at a time, and sees
+// that a named case turns red for each. A defect that no test notices fails the run.
+import { spawn } from "node:child_process";
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+
+const root = join(import.meta.dirname, "..");
+
+interface Mutant {
+  /** Below `packages/core/src`. */
+  readonly file: string;
+  readonly from: string;
+  readonly to: string;
+  /** Below `packages/core/test`. */
+  readonly tests: string;
+  /** Part of the name of the case that must notice. */
+  readonly caughtBy: string;
+}
+
+const conformance = "conformance.test.ts";
+const mutants: readonly Mutant[] = [
+  // leases
+  {
+    file: "kysely/leases.ts",
+    from: '.where("ends_at", "<=", now())',
+    to: "",
+    tests: conformance,
+    caughtBy: "leases: refuse a second holder until the lease expires",
+  },
+  {
+    file: "kysely/leases.ts",
+    from: "fencing_token + 1`",
+    to: "fencing_token`",
+    tests: conformance,
+    caughtBy: "leases: are free at once after release, and the token still grows",
+  },
+  {
+    file: "kysely/leases.ts",
+    from: 'ends_at: after(ttlMs) })\n          .where("name", "=", lease.name)\n          .where("fencing_token", "=", lease.fencingToken)',
+    to: 'ends_at: after(ttlMs) })\n          .where("name", "=", lease.name)',
+    tests: conformance,
+    caughtBy: "leases: that changed hands can be neither renewed nor released by the former holder",
+  },
+  {
+    file: "kysely/leases.ts",
+    from: '.where("ends_at", ">", now())\n          .executeTakeFirst()',
+    to: ".executeTakeFirst()",
+    tests: conformance,
+    caughtBy: "leases: cannot be renewed once they expired, even while nobody took them",
+  },
+  {
+    file: "memory/index.ts",
+    from: "const fencingToken = (row?.fencingToken ?? 0) + 1;",
+    to: "const fencingToken = 1;",
+    tests: conformance,
+    caughtBy: "leases: are free at once after release, and the token still grows",
+  },
+  {
+    file: "jobs/with-lease.ts",
+    from: "(ttlMs * 2) / 3 - clock",
+    to: "ttlMs * 2 - clock",
+    tests: "with-lease.test.ts",
+    caughtBy: "stops the work at two thirds of the lease's life when the store does not answer",
+  },
+  // claims
+  {
+    file: "kysely/idempotency.ts",
+    from: '.where("ends_at", "<=", now())',
+    to: "",
+    tests: conformance,
+    caughtBy: "idempotency: hands an abandoned execution to another caller after its life, not before",
+  },
+  {
+    file: "kysely/idempotency.ts",
+    from: 'if (row.fingerprint !== fingerprint) return { state: "mismatch" };',
+    to: "",
+    tests: conformance,
+    caughtBy: "idempotency: refuses another fingerprint, finished or not, expired or not",
+  },
+  {
+    file: "kysely/idempotency.ts",
+    from: '.set({ result })\n          .where("scope", "=", claim.scope)\n          .where("key", "=", claim.key)\n          .where("token", "=", claim.token)\n          .where("result", "is", null)',
+    to: '.set({ result })\n          .where("scope", "=", claim.scope)\n          .where("key", "=", claim.key)\n          .where("token", "=", claim.token)',
+    tests: conformance,
+    caughtBy: "idempotency: stores the first result only",
+  },
+  {
+    file: "kysely/outbox.ts",
+    from: ".where(isFirstOfKey)\n      .orderBy",
+    to: ".orderBy",
+    tests: conformance,
+    caughtBy: "outbox: hands out messages of one key one at a time, in order",
+  },
+  {
+    file: "kysely/outbox.ts",
+    from: '.where("message.claim_ends_at", "<=", now())',
+    to: "",
+    tests: conformance,
+    caughtBy: "outbox: hands an expired claim out again and refuses the former claimant",
+  },
+  {
+    file: "kysely/outbox.ts",
+    from: '.where("due_at", "<=", now())\n            .where("claim_ends_at", "<=", now())',
+    to: '.where("due_at", "<=", now())',
+    tests: conformance,
+    caughtBy: "outbox: hands each message to one of twenty claimants",
+  },
+  {
+    file: "kysely/outbox.ts",
+    from: '.where("claim", "=", claim)\n        .where("state"',
+    to: '.where("state"',
+    tests: conformance,
+    caughtBy: "outbox: hands an expired claim out again and refuses the former claimant",
+  },
+  {
+    file: "kysely/outbox.ts",
+    from: "attempts: sql`attempts + 1`",
+    to: "attempts: sql`attempts`",
+    tests: conformance,
+    caughtBy: "outbox: hands a message out again after the delay of a retry",
+  },
+  {
+    file: "kysely/watermarks.ts",
+    from: '.where("position", "=", from)',
+    to: "",
+    tests: conformance,
+    caughtBy: "watermarks:",
+  },
+  {
+    file: "kysely/tokens.ts",
+    from: '.where("version", "=", expectedVersion)',
+    to: "",
+    tests: conformance,
+    caughtBy: "tokens:",
+  },
+  {
+    file: "oauth/token-keeper.ts",
+    from: "const stored = await read();\n    if (stored.accessToken !== refused.accessToken) return stored;\n    const { refreshToken }",
+    to: "const stored = await read();\n    const { refreshToken }",
+    tests: "token-keeper.test.ts",
+    caughtBy: "refreshes once for twenty callers in four processes",
+  },
+  // limits
+  {
+    file: "kysely/rate-limits.ts",
+    from: "coalesce(drained_at, ${after(bucket)})",
+    to: "coalesce(drained_at, 0)",
+    tests: conformance,
+    caughtBy: "rate limits: start with a full bucket after a pause of an account that was never seen",
+  },
+  {
+    file: "kysely/rate-limits.ts",
+    from: ", paused_until + ${bucket - interval})",
+    to: ")",
+    tests: conformance,
+    caughtBy: "rate limits: give no slot during a pause, and a full bucket at its end",
+  },
+  {
+    file: "kysely/rate-limits.ts",
+    from: '.where("account", "=", account)\n            .where("blocked_since", "is", null)\n            .executeTakeFirst();\n          const row',
+    to: '.where("account", "=", account)\n            .executeTakeFirst();\n          const row',
+    tests: conformance,
+    caughtBy: "rate limits: reserve nothing while an account is blocked, and only unblock clears it",
+  },
+  {
+    file: "http/rate-limiter.ts",
+    from: "if (block) throw blocked(block);",
+    to: "",
+    tests: "rate-limiter.test.ts",
+    caughtBy: "a block stops who already waits and who comes later, in every process",
+  },
+  {
+    file: "http/rate-limiter.ts",
+    from: "if (pauseMs <= 0 && !isVoid) return;",
+    to: "return;",
+    tests: "rate-limiter.test.ts",
+    caughtBy: "a pause reaches who already waits",
+  },
+  {
+    file: "http/client.ts",
+    from: "await limiter?.slot(signal);",
+    to: "if (!used.has(call)) await limiter?.slot(signal);\n    used.add(call);",
+    tests: "http-client.test.ts",
+    caughtBy: "gives each attempt its own slot",
+  },
+  {
+    file: "http/client.ts",
+    from: 'failure.outcome === "unknown" && safe',
+    to: 'failure.outcome === "unknown"',
+    tests: "http-client.test.ts",
+    caughtBy: "does not repeat a write whose answer never came",
+  },
+  {
+    file: "http/client.ts",
+    from: 'redirect: "manual"',
+    to: 'redirect: "follow"',
+    tests: "http-client.test.ts",
+    caughtBy: "redirect",
+  },
+  // signatures
+  {
+    file: "signature/index.ts",
+    from: 'if (ageMs > toleranceMs) return no("too_old");',
+    to: "",
+    tests: "signature.test.ts",
+    caughtBy: "refuses one second beyond the tolerance, back",
+  },
+  {
+    file: "signature/index.ts",
+    from: 'if (-ageMs > toleranceMs) return no("too_new");',
+    to: "",
+    tests: "signature.test.ts",
+    caughtBy: "refuses one second beyond the tolerance, ahead",
+  },
+  {
+    file: "signature/index.ts",
+    from: "/[\\s.]/.test(id) || ",
+    to: "",
+    tests: "signature.test.ts",
+    caughtBy: "refuses an id with a full stop",
+  },
+  {
+    file: "signature/index.ts",
+    from: "/^[1-9]\\d{0,11}$/",
+    to: "/^\\d{1,12}/",
+    tests: "signature.test.ts",
+    caughtBy: "refuses a timestamp with letters behind",
+  },
+  {
+    file: "signature/index.ts",
+    from: "/^v1,[\\w+/]{43}=$/",
+    to: "/^v1,[\\w+/]{43}=/",
+    tests: "signature.test.ts",
+    caughtBy: "refuses characters behind a right digest",
+  },
+  {
+    file: "signature/index.ts",
+    from: "matched = timingSafeEqual(expected, received) || matched;",
+    to: "matched = timingSafeEqual(expected, received);",
+    tests: "signature.test.ts",
+    caughtBy: "during a rotation either secret verifies",
+  },
+  {
+    file: "signature/index.ts",
+    from: "signatures === undefined && bodySignature",
+    to: "bodySignature",
+    tests: "signature.test.ts",
+    caughtBy: "any standard header, alone, keeps the older header from counting",
+  },
+  {
+    file: "signature/index.ts",
+    from: 'matched = timingSafeEqual(digest, createHash("sha256").update(secret).digest()) || matched;',
+    to: 'matched = timingSafeEqual(digest, createHash("sha256").update(secret).digest());',
+    tests: "signature.test.ts",
+    caughtBy: "shared secrets: any of several fits, an empty one never does",
+  },
+];
+
+interface Report {
+  readonly testResults: readonly {
+    readonly assertionResults: readonly { readonly fullName: string; readonly status: string }[];
+  }[];
+}
+
+/** The names of the tests that fail with a defect in place. */
+async function failuresWith(mutant: Mutant, index: number): Promise<readonly string[]> {
+  const output = join(root, ".tmp", `mutant-${index}.json`);
+  await new Promise((resolve, reject) => {
+    const child = spawn(
+      process.execPath,
+      [
+        join(root, "node_modules/vitest/vitest.mjs"),
+        "run",
+        `packages/core/test/${mutant.tests}`,
+        "--reporter=json",
+        `--outputFile.json=${output}`,
+      ],
+      {
+        cwd: root,
+        stdio: "ignore",
+        env: {
+          ...process.env,
+          ORDERBRIDGE_MUTANT: JSON.stringify({ ...mutant, file: `packages/core/src/${mutant.file}` }),
+        },
+      },
+    );
+    child.once("error", reject);
+    child.once("close", resolve);
+  });
+  const { testResults } = JSON.parse(readFileSync(output, "utf8")) as Report;
+  return testResults.flatMap(({ assertionResults }) =>
+    assertionResults.filter(({ status }) => status === "failed").map(({ fullName }) => fullName),
+  );
+}
+
+mkdirSync(join(root, ".tmp"), { recursive: true });
+const wanted = process.argv[2] ?? "";
+let missed = 0;
+let count = 0;
+for (const [index, mutant] of mutants.entries()) {
+  if (!`${mutant.file} ${mutant.caughtBy}`.includes(wanted)) continue;
+  count++;
+  const source = readFileSync(join(root, "packages/core/src", mutant.file), "utf8");
+  if (source.split(mutant.from).length !== 2) {
+    missed++;
+    process.stdout.write(
+      `LOST ${mutant.file}: its place is not there, or not unique: ${mutant.from.split("\n", 1)[0]}\n`,
+    );
+    continue;
+  }
+  const failures = await failuresWith(mutant, index);
+  const caught = failures.some((name) => name.includes(mutant.caughtBy));
+  if (!caught) missed++;
+  const others = new Set(
+    failures.map((name) => name.replace(/^\S+ /, "")).filter((name) => !name.includes(mutant.caughtBy)),
+  );
+  process.stdout.write(
+    `${caught ? "ok  " : "MISS"} ${mutant.file}: ${mutant.caughtBy}${others.size > 0 ? ` (+${others.size} other cases)` : ""}\n`,
+  );
+}
+process.stdout.write(`${count - missed} passed, ${missed} failed\n`);
+process.exitCode = missed > 0 ? 1 : 0;
