@@ -125,6 +125,7 @@ describe("core", () => {
     memory: ["ports", "errors", "clock", "stored-text"],
     kysely: ["ports", "errors", "clock", "stored-text"],
     redis: ["ports", "clock", "stored-text"],
+    bullmq: ["errors", "clock", "http", "jobs"],
     node: ["ports", "errors", "http"],
     fastify: ["http", "node"],
     phone: [],

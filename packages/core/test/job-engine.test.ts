@@ -80,6 +80,46 @@ test("runs a job on demand between its times", async () => {
   await running;
 });
 
+test("tells callers with a schedule of their own when to look again", async () => {
+  const { engine, clock } = setUp();
+  let runs = 0;
+  const job: Job = {
+    name: "import",
+    everyMs: 60_000,
+    async run() {
+      clock.advance(10_000); // takes ten seconds
+      if (++runs === 2) throw new Error("no answer");
+    },
+  };
+  const [one, other] = [engine([job]), engine([job])];
+  expect(await one.runDue("import")).toBe(50_000);
+  expect(await other.runDue("import")).toBe(1000);
+  clock.advance(50_000);
+  expect(await other.runDue("import")).toBe(50_000);
+  expect(other.status()[0]?.lastError).toBe("no answer");
+  expect(runs).toBe(2);
+  await expect(one.runDue("export")).rejects.toThrow('there is no job "export"');
+});
+
+test("looks again when the interval is surely over, also when the lease store was slow before", async () => {
+  const { clock, leases } = setUp();
+  let [runs, delayMs] = [0, 300];
+  const slow = {
+    ...leases,
+    async acquire(...request: Parameters<typeof leases.acquire>) {
+      clock.advance(delayMs);
+      return leases.acquire(...request);
+    },
+  };
+  const job = { name: "import", everyMs: 60_000, run: async () => void runs++ };
+  const { runDue } = createJobEngine({ jobs: [job], leases: slow, clock });
+  const lookAgainInMs = await runDue("import");
+  delayMs = 0;
+  clock.advance(lookAgainInMs);
+  await runDue("import");
+  expect(runs).toBe(2);
+});
+
 test("shows the last run and its error without secrets, and goes on", async () => {
   const { engine, stop, pass, clock } = setUp();
   let runs = 0;

@@ -32,6 +32,12 @@ export interface JobEngine {
    * @throws what the job throws
    */
   runNow(name: string, signal?: AbortSignal): Promise<"done" | "busy">;
+  /**
+   * What `run` does at each look: runs a job whose interval has passed and that runs nowhere. For callers with a
+   * schedule of their own. What the job throws is logged and shown in the status.
+   * @returns after how many milliseconds to look again
+   */
+  runDue(name: string, signal?: AbortSignal): Promise<number>;
   status(): readonly JobStatus[];
 }
 
@@ -86,34 +92,40 @@ export function createJobEngine(options: JobEngineOptions): JobEngine {
     return state;
   }
 
+  async function runDue(job: Job, signal: AbortSignal | undefined): Promise<number> {
+    let takenAt: number | undefined;
+    try {
+      if (await leases.acquire(`job ${job.name} interval`, { holder, ttlMs: job.everyMs })) {
+        takenAt = clock.monotonicMs(); // the interval began before the answer came, so it is over when we look again
+        if ((await runLeased(job, signal)) === "busy")
+          logger.warn("job still runs, this turn is left out", { job: job.name });
+      }
+    } catch (error) {
+      if (!signal?.aborted) logger.error("job failed", { job: job.name, error });
+    }
+    if (takenAt === undefined) return Math.min(pollMs, job.everyMs);
+    return Math.max(0, job.everyMs - (clock.monotonicMs() - takenAt));
+  }
+
   async function repeat(job: Job, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      const startedAt = clock.monotonicMs();
-      let waitMs = Math.min(pollMs, job.everyMs);
-      try {
-        if (await leases.acquire(`job ${job.name} interval`, { holder, ttlMs: job.everyMs })) {
-          if ((await runLeased(job, signal)) === "busy")
-            logger.warn("job still runs, this turn is left out", { job: job.name });
-          waitMs = job.everyMs - (clock.monotonicMs() - startedAt);
-        }
-      } catch (error) {
-        if (signal.aborted) return;
-        logger.error("job failed", { job: job.name, error });
-        waitMs = job.everyMs - (clock.monotonicMs() - startedAt);
-      }
-      await clock.sleep(Math.max(0, waitMs), signal).catch(() => undefined); // stopped
+      const waitMs = await runDue(job, signal);
+      await clock.sleep(waitMs, signal).catch(() => undefined); // stopped
     }
+  }
+
+  function find(name: string): Job {
+    const job = jobs.get(name);
+    if (!job) throw new ConfigError(`there is no job "${name}"; there are ${[...jobs.keys()].join(", ")}`);
+    return job;
   }
 
   return {
     async run(signal) {
       await Promise.all(options.jobs.map((job) => repeat(job, signal)));
     },
-    async runNow(name, signal) {
-      const job = jobs.get(name);
-      if (!job) throw new ConfigError(`there is no job "${name}"; there are ${[...jobs.keys()].join(", ")}`);
-      return runLeased(job, signal);
-    },
+    runNow: async (name, signal) => runLeased(find(name), signal),
+    runDue: async (name, signal) => runDue(find(name), signal),
     status: () => [...statuses.values()],
   };
 }
