@@ -1,6 +1,7 @@
 import { ApiError, ConfigError, type Outcome, SdkError } from "@orderbridge/core";
 import type { CallOptions, Envelope } from "./bitrix.ts";
 import { type BitrixFailure, outcomeOf, readFailure } from "./error-body.ts";
+import type { OperatingTime } from "./operating-time.ts";
 import { type Parameters, referencedKeys, toCommandQuery } from "./parameters.ts";
 
 export interface BatchCommand {
@@ -43,11 +44,11 @@ const readMap = (value: unknown): AnswerMap =>
 export function createBatch({
   request,
   isRead,
-  recordTime,
+  operating,
 }: {
   readonly request: (method: string, parameters: Parameters, options: CallOptions) => Promise<Envelope>;
   readonly isRead: (method: string) => boolean;
-  readonly recordTime: (method: string, time: unknown) => void;
+  readonly operating: OperatingTime;
 }) {
   /** One request of at most 50 commands. */
   async function runPage(
@@ -62,6 +63,9 @@ export function createBatch({
     );
     let answer: AnswerMap;
     try {
+      for (const method of new Set(page.map(([, command]) => command.method))) {
+        await operating.wait(method, options.signal);
+      }
       const safe = options.safe ?? page.every(([, { method }]) => isRead(method));
       answer = readMap((await request("batch", { halt: halt ? 1 : 0, cmd }, { ...options, safe })).result);
     } catch (error) {
@@ -77,10 +81,12 @@ export function createBatch({
     let stopped = false;
     return new Map(
       page.map(([key, { method }]): [string, BatchItem] => {
-        recordTime(method, times[key] ?? {});
+        operating.record(method, times[key] ?? {});
         if (Object.hasOwn(failures, key)) {
           stopped ||= halt;
-          return [key, toFailed(failures[key])];
+          const failed = toFailed(failures[key]);
+          if (failed.code === "OPERATION_TIME_LIMIT") operating.exhaust(method);
+          return [key, failed];
         }
         if (!Object.hasOwn(results, key)) return [key, { state: stopped ? "not-run" : "unknown" }];
         return [key, { state: "done", result: results[key], total: numberOf(totals[key]), next: numberOf(nexts[key]) }];
@@ -137,7 +143,7 @@ function checkReferences(page: readonly (readonly [string, BatchCommand])[]): vo
   }
 }
 
-function toFailed(value: unknown): BatchItem {
+function toFailed(value: unknown): Extract<BatchItem, { state: "failed" }> {
   const { code, description }: BitrixFailure = readFailure(value) ?? { code: "", description: "" };
   // A command has no HTTP status of its own; a server error is named by its code.
   return { state: "failed", code, description, outcome: outcomeOf(code, 400) };

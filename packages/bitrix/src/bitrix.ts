@@ -86,7 +86,7 @@ export interface Bitrix {
     commands: Commands,
     options?: BatchOptions,
   ): Promise<BatchResult<Commands>>;
-  /** All rows of a list method, 50 in a request, in the order of their ids; safe against rows that come and go. */
+  /** All rows of a list method in the order of their ids, up to 2 500 in a request; safe against rows that come and go. */
   list<Row = Readonly<Record<string, unknown>>>(
     method: string,
     parameters?: Parameters,
@@ -225,13 +225,14 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     }
   }
 
+  const batch = createBatch({ request, isRead, operating });
   const client: Bitrix = {
     request,
     async call<Result>(method: string, parameters?: Parameters, callOptions?: CallOptions) {
       return (await request(method, parameters, callOptions)).result as Result;
     },
-    batch: createBatch({ request, isRead, recordTime: operating.record }),
-    list: createList({ request }),
+    batch,
+    list: createList({ request, batch }),
     get deals() {
       return deals;
     },

@@ -19,6 +19,7 @@ function setUp(options: FakeBitrixOptions = {}) {
     plan: budget,
     minDelayMs: 1,
     retries: 2,
+    operatingLimitSeconds: options.operatingLimitSeconds ?? 450,
   });
   return { fake, bitrix, storage };
 }
@@ -107,7 +108,7 @@ describe("call", () => {
     const before = clock.now().getTime();
     const third = bitrix.deals.update(String(id), { title: "3" });
     expect(await drive(clock, bitrix.deals.get(String(id)))).toMatchObject({ title: "2" });
-    expect(await drive(clock, third, 60_000)).toMatchObject({ title: "3" });
+    expect(await drive(clock, third, 5_000)).toMatchObject({ title: "3" });
     expect(clock.now().getTime() - before).toBeGreaterThan(500_000);
     expect(fake.refusals.operating).toBe(0);
   });
@@ -265,13 +266,52 @@ describe("list", () => {
     const parameters = method === "crm.item.list" ? { entityTypeId: 2 } : {};
     for await (const row of bitrix.list<Record<string, unknown>>(method, parameters)) {
       seen.push(Number(row.ID ?? row.id));
-      if (seen.length === 60) {
+      if (seen.length === 20) {
         for (const id of first.slice(0, 10)) fake.deleteDeal(id);
         fake.addDeal({ title: "late" });
       }
     }
     expect(seen.slice(0, 120)).toEqual(first);
     expect(new Set(seen).size).toBe(121);
+  });
+
+  test("brings 2 500 rows in a request once it has begun, each once", async () => {
+    const { fake, bitrix } = setUp({ operatingLimitSeconds: 1_000_000 });
+    const ids = Array.from({ length: 7_777 }, () => fake.addDeal({ title: "Роза & co #1" }).id);
+    const seen: number[] = [];
+    for await (const { id } of bitrix.deals.list({ filter: { "=title": "Роза & co #1" } })) seen.push(Number(id));
+    expect(seen).toEqual(ids);
+    expect(fake.journal.entries.map(({ path }) => path)).toEqual(["/crm.item.list", ...Array(6).fill("/batch")]);
+  });
+
+  test("goes on page by page when a filter cannot travel in a batch", async () => {
+    const { fake, bitrix } = setUp();
+    const ids = Array.from({ length: 120 }, () => fake.addDeal({ title: "$result[p0]" }).id);
+    const seen: number[] = [];
+    for await (const { id } of bitrix.deals.list({ filter: { "=title": "$result[p0]" } })) seen.push(Number(id));
+    expect(seen).toEqual(ids);
+    expect(fake.journal.count("/batch")).toBe(0);
+  });
+
+  test("rests with the method and then goes on where it was", async () => {
+    const clock = createFakeClock();
+    const fake = createFakeBitrix({ clock, operatingLimitSeconds: 3, costs: { "crm.item.list": 0.2 } });
+    const bitrix = createBitrix({
+      webhookUrl: fake.webhookUrl(origin),
+      fetch: fetchFrom(fake.handle),
+      plan: budget,
+      operatingLimitSeconds: 100, // expects too much: the portal's own refusal has to do
+      minDelayMs: 1,
+      clock,
+    });
+    const ids = Array.from({ length: 1_000 }, () => fake.addDeal({}).id);
+    const read = async () => {
+      const seen: number[] = [];
+      for await (const { id } of bitrix.deals.list()) seen.push(Number(id));
+      return seen;
+    };
+    expect(await drive(clock, read(), 5_000)).toEqual(ids);
+    expect(fake.refusals.operating).toBeGreaterThan(0);
   });
 
   test("keeps the caller's filter and continues after an id", async () => {
@@ -287,7 +327,8 @@ describe("list", () => {
     const rows = Array.from({ length: 50 }, (_, index) => ({ ID: String(index + 1) }));
     const bitrix = createBitrix({
       webhookUrl: `${origin}/rest/1/secret-secret/`,
-      fetch: async () => Response.json({ result: rows }),
+      fetch: async (input) =>
+        Response.json({ result: String(input).endsWith("/batch") ? { result: { p0: rows }, result_error: [] } : rows }),
       plan: budget,
     });
     const read = async () => {

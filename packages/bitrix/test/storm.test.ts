@@ -18,8 +18,8 @@ import {
 import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
 
-const pairCount = 50;
-const ticks = 45;
+const pairCount = 40;
+const ticks = 30;
 const editsPerTick = 12;
 
 const stages: Readonly<Record<string, string>> = {
@@ -170,7 +170,7 @@ test("after a storm on both sides every pair agrees and the writes stop", { time
     if (numbers.chance(0.2)) portal.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
     await deliverEvents();
     const working = processes.map(({ worker }) => worker.drain().catch(() => 0));
-    if (tick === 20 || tick === 40) {
+    if (tick === 10 || tick === 20) {
       for (let turn = 0; turn < 30; turn++) await new Promise((resolve) => setImmediate(resolve));
       for (const process of processes) process.kill();
       await Promise.all(working);

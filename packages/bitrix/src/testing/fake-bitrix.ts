@@ -182,6 +182,8 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
   } = options;
 
   const deals = new Map<number, Row>();
+  /** Every id that was given, ascending; a deleted deal leaves its id. */
+  const dealIds: number[] = [];
   const history: Row[] = [];
   const categories = new Map<number, { name: string; stages: readonly FakeStage[] }>([
     [0, { name: "Общая", stages: defaultStages }],
@@ -347,6 +349,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
       movedTime: now,
     };
     deals.set(row.id as number, row);
+    dealIds.push(row.id as number);
     recordMove(row, 1);
     raise("ONCRMDEALADD", { FIELDS: { ID: row.id } });
     return row;
@@ -443,7 +446,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     scope: () => ({ result: ["crm", "sale", "catalog"] }),
     methods: () => ({ result: Object.keys(methods) }),
     "crm.deal.get": ({ id, ID }) => ({ result: toClassic(findDeal(id ?? ID)) }),
-    "crm.deal.list": (parameters) => page([...deals.values()].map(toClassic), parameters, "ID", (rows) => rows),
+    "crm.deal.list": (parameters) => page(dealsFrom(parameters, "ID", toClassic), parameters, "ID", (rows) => rows),
     "crm.deal.add": ({ fields }) => {
       if (typeof fields !== "object" || fields === null)
         throw new Refused(400, "", "Parameter 'fields' must be array.");
@@ -466,7 +469,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     "crm.item.get": (parameters) => ({ result: { item: toItem(findItem(parameters), parameters) } }),
     "crm.item.list": (parameters) => {
       checkEntityType(parameters);
-      const rows = [...deals.values()].map((row) => toItem(row, parameters));
+      const rows = dealsFrom(parameters, "id", (row) => toItem(row, parameters));
       return page(rows, parameters, "id", (items) => ({ items }));
     },
     "crm.item.add": (parameters) => {
@@ -589,22 +592,45 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     raise("ONCRMDEALDELETE", { FIELDS: { ID: row.id } });
   }
 
+  /** Deals by ascending id, from where the filter lets them begin. */
+  function* dealsFrom(parameters: Values, idName: string, view: (row: Row) => Row): IterableIterator<Row> {
+    const after = Number(((parameters.filter ?? {}) as Values)[`>${idName}`] ?? 0);
+    let [low, high] = [0, dealIds.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((dealIds[middle] as number) > after) high = middle;
+      else low = middle + 1;
+    }
+    for (; low < dealIds.length; low++) {
+      const row = deals.get(dealIds[low] as number);
+      if (row) yield view(row);
+    }
+  }
+
   /** Filters, orders and cuts rows to a page. `start` is floored to a whole page; `-1` leaves out the count. */
   function page(
-    rows: readonly Row[],
+    rows: Iterable<Row>,
     parameters: Values,
     idName: string,
     wrap: (rows: readonly Row[]) => unknown,
   ): Answer {
-    const matching = rows.filter((row) => matches(row, (parameters.filter ?? {}) as Values));
+    const filter = (parameters.filter ?? {}) as Values;
     const order = Object.entries((parameters.order ?? { [idName]: "ASC" }) as Values);
-    matching.sort((left, right) => {
-      for (const [name, direction] of order) {
-        const difference = compare(left[name], right[name]);
-        if (difference !== 0) return String(direction).toUpperCase() === "DESC" ? -difference : difference;
-      }
-      return 0;
-    });
+    const isById = order.length === 1 && order[0]?.[0] === idName && String(order[0][1]).toUpperCase() === "ASC";
+    const matching: Row[] = [];
+    for (const row of rows) {
+      if (matches(row, filter)) matching.push(row);
+      if (isById && Number(parameters.start ?? 0) < 0 && matching.length === pageSize) break;
+    }
+    if (!isById) {
+      matching.sort((left, right) => {
+        for (const [name, direction] of order) {
+          const difference = compare(left[name], right[name]);
+          if (difference !== 0) return String(direction).toUpperCase() === "DESC" ? -difference : difference;
+        }
+        return 0;
+      });
+    }
     const start = Number(parameters.start ?? 0);
     if (start < 0) return { result: wrap(matching.slice(0, pageSize)), total: 0 };
     const from = Math.floor(start / pageSize) * pageSize;
