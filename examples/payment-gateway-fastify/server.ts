@@ -1,7 +1,7 @@
 // A payment gateway of your own: payments API, pay page, signed webhooks. Configured by environment variables only.
 import { ConfigError } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
-import { openDatabase } from "@orderbridge/core/kysely";
+import { createCipher, openDatabase } from "@orderbridge/core/kysely";
 import { createAddressList, createClientAddress } from "@orderbridge/core/node";
 import { commonVariables, configure, createJsonLogger, start, variables } from "@orderbridge/example-support";
 import { createPaymentGateway, type PaymentProvider } from "@orderbridge/payment-gateway";
@@ -60,12 +60,14 @@ const providers: Readonly<Record<(typeof known)[number], () => PaymentProvider>>
 
 await start(async () => {
   const logger = createJsonLogger(settings.LOG_LEVEL);
-  for (const name of ["REDIS_URL", "ENCRYPTION_KEYS"] as const) {
-    if (settings[name] !== undefined) logger.warn(`${name} is set, but this version does not use it yet`);
-  }
+  if (settings.REDIS_URL !== undefined) logger.warn("REDIS_URL is set, but this version does not use it yet");
 
   const database = await openDatabase(settings.DATABASE_URL);
-  const storage = createPaymentGatewayStorage(database);
+  const keys = [...(settings.ENCRYPTION_KEYS ?? [])].map(([id, key]) => `${id}:${key}`).join(",");
+  const storage = createPaymentGatewayStorage({
+    ...database,
+    ...(keys === "" ? {} : { cipher: createCipher({ keys }) }),
+  });
   await storage.migrate();
 
   const gateway = createPaymentGateway({

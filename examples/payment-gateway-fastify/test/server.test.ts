@@ -15,6 +15,7 @@ const settings = {
   KASPI_BILLER_ADDRESSES: "127.0.0.1",
   WEBHOOK_ALLOW_ADDRESSES: "127.0.0.1",
   WEBHOOK_RETRY_DELAYS: "0.05,0.05,0.05",
+  ENCRYPTION_KEYS: `a:${Buffer.alloc(32, 1).toString("base64")}`,
   PORT: "0",
   LOG_LEVEL: "error",
 };
@@ -141,7 +142,7 @@ test.concurrent.each([
 test("every variable of .env.example is one that the server reads", () => {
   const example = readFileSync(join(import.meta.dirname, "../.env.example"), "utf8");
   const source = readFileSync(join(import.meta.dirname, "../server.ts"), "utf8");
-  const common = ["PORT", "DATABASE_URL", "LOG_LEVEL", "TRUSTED_PROXIES"];
+  const common = ["PORT", "DATABASE_URL", "LOG_LEVEL", "TRUSTED_PROXIES", "ENCRYPTION_KEYS"];
   for (const [, name = ""] of example.matchAll(/^#? ?([A-Z][A-Z0-9_]+)=/gm)) {
     expect(common.includes(name) || source.includes(`${name}:`), name).toBe(true);
   }

@@ -1,7 +1,10 @@
 import { type Clock, type Logger, readRetryAfter } from "@orderbridge/core";
 import { createWebhookSigner, signHmac } from "@orderbridge/core/signature";
-import type { Sender, SendResult } from "./sender.ts";
+import type { SendResult as PostResult, Sender } from "./sender.ts";
 import type { ClaimedDelivery, DeliveryAttempt, DeliveryVerdict, GatewayStorage } from "./storage.ts";
+
+/** `no_secret`: the secret is not there or cannot be decrypted, so nothing was sent. */
+type SendResult = PostResult | { readonly kind: "no_secret" };
 
 /** 5 s, 1 min, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: eleven tries in a little more than three days. */
 export const defaultRetryDelaysMs: readonly number[] = [
@@ -33,7 +36,11 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
   async function deliver(delivery: ClaimedDelivery): Promise<void> {
     const startedAt = clock.now();
     const startedMs = clock.monotonicMs();
-    const result = await sender.post(delivery.url, signedHeaders(delivery, startedAt, seedHeaders), delivery.body);
+    // Nothing goes out unsigned: without a secret the try fails, and the next one may find it.
+    const result: SendResult =
+      delivery.secrets.length === 0
+        ? { kind: "no_secret" }
+        : await sender.post(delivery.url, signedHeaders(delivery, startedAt, seedHeaders), delivery.body);
     const attempt: DeliveryAttempt = {
       attempt: delivery.attempt,
       startedAt,
@@ -89,7 +96,8 @@ export function signedHeaders(
 function describe(result: SendResult): Pick<DeliveryAttempt, "outcome" | "status" | "answer"> {
   if (result.kind === "answer")
     return { outcome: `http_${result.status}`, status: result.status, answer: result.answer };
-  return { outcome: result.kind === "blocked" ? "blocked" : result.reason === "timeout" ? "timeout" : "no_answer" };
+  if (result.kind === "no_answer") return { outcome: result.reason === "timeout" ? "timeout" : "no_answer" };
+  return { outcome: result.kind };
 }
 
 /** Any 2xx is a delivery; 410 asks never to be called again; everything else is repeated by the schedule. */

@@ -444,13 +444,28 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
 
   const startedMs = clock.monotonicMs();
 
+  /** One that fails does not hold up the others. */
+  async function each<Item>(
+    what: string,
+    items: readonly Item[],
+    job: (item: Item) => Promise<unknown>,
+  ): Promise<void> {
+    for (const item of items) {
+      try {
+        await job(item);
+      } catch (error) {
+        logger.error(`${what} failed and will be repeated`, { error });
+      }
+    }
+  }
+
   async function expireDue(): Promise<void> {
     if (clock.monotonicMs() - startedMs < expiryHoldMs) return;
-    for (const id of await storage.dueForExpiry(100)) await expire(id);
+    await each("expiring a payment", await storage.dueForExpiry(100), expire);
   }
 
   async function settleOpenRefunds(): Promise<void> {
-    for (const open of await storage.openRefunds(refundPatienceMs, 20)) await settle(open);
+    await each("settling a refund", await storage.openRefunds(refundPatienceMs, 20), settle);
   }
 
   return {
@@ -547,5 +562,6 @@ function resourceOf(key: UsedKey): string {
 
 function isSecret(secret: string): boolean {
   if (secret.length < 8 || secret.length > 256 || !secret.isWellFormed() || /\p{Cc}/u.test(secret)) return false;
+  if (secret.startsWith("enc1.")) return false; // how an encrypted value begins in the database
   return !secret.startsWith("whsec_") || /^[A-Za-z0-9+/]+={0,2}$/.test(secret.slice(6));
 }

@@ -90,7 +90,7 @@ export interface ClaimedDelivery {
   readonly attempt: number;
   /** The same number, counted from the last time that a person asked for delivery. */
   readonly scheduleAttempt: number;
-  /** Secrets in force now, the newest first. */
+  /** Secrets in force now, the newest first; none when they cannot be read. */
   readonly secrets: readonly string[];
   /** Proves the claim. */
   readonly claim: string;
@@ -101,7 +101,7 @@ export interface DeliveryAttempt {
   readonly attempt: number;
   readonly startedAt: Date;
   readonly durationMs: number;
-  /** `http_200`, `timeout`, `no_answer`, `blocked`, … Never tells which address was blocked. */
+  /** `http_200`, `timeout`, `no_answer`, `blocked`, `no_secret`. Never tells which address was blocked. */
   readonly outcome: string;
   readonly status?: number;
   /** Beginning of the answer. */

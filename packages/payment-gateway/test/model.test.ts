@@ -175,7 +175,7 @@ test("whatever happens in whatever order: states move along the table, money is 
 
 describe.each(testDatabases())("the same on $name", ({ skipped, open, name }) => {
   test.skipIf(skipped)("holds", { timeout: 300_000 }, async () => {
-    const runs = name === "SQLite" ? [100, 20_000] : [15, 300];
+    const runs = name === "SQLite" ? [60, 20_000] : [8, 300];
     const database: TestDatabase = await open();
     try {
       await createPaymentGatewayStorage(database).migrate();

@@ -1,6 +1,7 @@
 import type { Clock } from "@orderbridge/core";
 import {
   type AnyKysely,
+  type Cipher,
   type DatabaseDialect,
   insertIfAbsent,
   migrate,
@@ -21,13 +22,28 @@ import type {
   UsedKey,
 } from "../storage.ts";
 import { createMigrations } from "./migrations.ts";
-import { fromPayment, integer, type Row, text, toAttempt, toBooking, toEvent, toPayment, toRefund } from "./rows.ts";
+import {
+  fromPayment,
+  integer,
+  merchantSecretPlace,
+  paymentSecretPlace,
+  type Row,
+  type Seal,
+  text,
+  toAttempt,
+  toBooking,
+  toEvent,
+  toPayment,
+  toRefund,
+} from "./rows.ts";
 
 export interface PaymentGatewayStorageOptions {
   readonly db: AnyKysely;
   readonly dialect: DatabaseDialect;
   /** Judges due times and claims. @defaultValue the database's own clock; on SQLite the machine's */
   readonly clock?: Clock;
+  /** Encrypts webhook secrets: `createCipher({ keys })` of `@orderbridge/core/kysely`. Left out: they are plain. */
+  readonly cipher?: Cipher;
 }
 
 /** Tries after which a delivery no longer holds back the ones behind it. */
@@ -47,7 +63,8 @@ class Dropped extends Error {
 export function createPaymentGatewayStorage(
   options: PaymentGatewayStorageOptions,
 ): GatewayStorage & { migrate(): Promise<void> } {
-  const { db, dialect, clock } = options;
+  const { db, dialect, clock, cipher } = options;
+  const seal = createSeal(cipher);
   const now = () => nowMs(dialect, clock);
   const later = (ms: number) => sql<number>`${now()} + ${sql.lit(Math.round(ms))}`;
   const inTransaction = <T>(work: (trx: AnyKysely) => Promise<T>): Promise<T> => transaction(db, dialect, work);
@@ -141,6 +158,19 @@ export function createPaymentGatewayStorage(
     return numUpdatedRows === 1n;
   }
 
+  /** None when the row cannot be opened: the keys in force are others. Then only this webhook waits, not all. */
+  function secretsOf(row: Row): readonly string[] {
+    try {
+      if (typeof row.own_secret === "string") {
+        return [seal.open(row.own_secret, paymentSecretPlace(text(row.payment_id)))];
+      }
+      if (typeof row.merchant_secret !== "string") return [];
+      return [seal.open(row.merchant_secret, merchantSecretPlace(text(row.merchant)))];
+    } catch {
+      return [];
+    }
+  }
+
   /** Gives positions to committed events. The counter's row is locked first, so positions become visible in order. */
   async function placeEvents(): Promise<void> {
     const unplaced = db.selectFrom("gateway_event").select("id").where("position", "is", null).limit(1);
@@ -179,13 +209,13 @@ export function createPaymentGatewayStorage(
       inTransaction(async (trx) => {
         const used = key && (await useKey(trx, key));
         if (used) return { state: "key_used", key: used };
-        await trx.insertInto("gateway_payment").values(fromPayment(payment)).execute();
+        await trx.insertInto("gateway_payment").values(fromPayment(payment, seal)).execute();
         return { state: "created" };
       }),
 
     async getPayment(id) {
       const row = await db.selectFrom("gateway_payment").selectAll().where("id", "=", id).executeTakeFirst();
-      return row && toPayment(row);
+      return row && toPayment(row, seal);
     },
 
     async findByAccount(provider, account) {
@@ -195,7 +225,7 @@ export function createPaymentGatewayStorage(
         .where("account", "=", account)
         .where("provider", "=", provider)
         .executeTakeFirst();
-      return row && toPayment(row);
+      return row && toPayment(row, seal);
     },
 
     async change(paymentId, decide, key) {
@@ -208,7 +238,7 @@ export function createPaymentGatewayStorage(
             .$if(dialect !== "sqlite", (query) => query.forUpdate())
             .executeTakeFirst();
           if (!row) return { state: "not_found" };
-          const before = toPayment(row);
+          const before = toPayment(row, seal);
           const used = key && (await useKey(trx, key));
           if (used) return { state: "key_used", payment: before, key: used };
           const change = decide(before);
@@ -227,7 +257,7 @@ export function createPaymentGatewayStorage(
           if (refund && !(await storeRefund(trx, refund))) throw new Dropped({ state: "duplicate", payment: before });
           checkChange(before, change.payment);
           const payment = { ...change.payment, version: before.version + 1 };
-          const { id: _id, ...columns } = fromPayment(payment);
+          const { id: _id, webhook_secret: _secret, ...columns } = fromPayment(payment, seal);
           const { numUpdatedRows } = await trx
             .updateTable("gateway_payment")
             .set(columns)
@@ -394,7 +424,6 @@ export function createPaymentGatewayStorage(
         .where("d.claim", "=", claim)
         .execute();
       return rows.map((row: Row): ClaimedDelivery => {
-        const secret = row.own_secret ?? row.merchant_secret;
         return {
           id: text(row.id),
           eventId: text(row.event_id),
@@ -405,7 +434,7 @@ export function createPaymentGatewayStorage(
           body: text(row.body),
           attempt: integer(row.attempts),
           scheduleAttempt: integer(row.schedule_attempts),
-          secrets: secret === null || secret === undefined ? [] : [text(secret)],
+          secrets: secretsOf(row),
           claim,
         };
       });
@@ -476,10 +505,12 @@ export function createPaymentGatewayStorage(
     async merchantSecret(merchant, proposal) {
       const find = () =>
         db.selectFrom("gateway_merchant").select("webhook_secret").where("id", "=", merchant).executeTakeFirst();
+      const place = merchantSecretPlace(merchant);
       const known = await find();
-      if (known) return text(known.webhook_secret);
-      await insertIfAbsent(db, dialect, "gateway_merchant", { id: merchant, webhook_secret: proposal });
-      return text((await find())?.webhook_secret);
+      if (known) return seal.open(text(known.webhook_secret), place);
+      const stored = { id: merchant, webhook_secret: seal.close(proposal, place) };
+      await insertIfAbsent(db, dialect, "gateway_merchant", stored);
+      return seal.open(text((await find())?.webhook_secret), place);
     },
 
     async addToken({ id, hash, merchant, scopes, createdAt }) {
@@ -507,6 +538,22 @@ export function createPaymentGatewayStorage(
 
     async ping() {
       await sql`select 1`.execute(db);
+    },
+  };
+}
+
+function createSeal(cipher: Cipher | undefined): Seal {
+  if (cipher) {
+    return {
+      close: (secret, place) => cipher.encrypt(secret, place),
+      open: (stored, place) => cipher.decrypt(stored, place),
+    };
+  }
+  return {
+    close: (secret) => secret,
+    open(stored, place) {
+      if (stored.startsWith("enc1.")) throw new Error(`${place} is encrypted; give the encryption keys`);
+      return stored;
     },
   };
 }

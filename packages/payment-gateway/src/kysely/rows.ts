@@ -15,7 +15,18 @@ function optional<Name extends string>(name: Name, value: unknown): { readonly [
   return (value === null || value === undefined ? {} : { [name]: String(value) }) as { readonly [N in Name]?: string };
 }
 
-export function toPayment(row: Row): Payment {
+/** How secrets are written into rows and read back. `place` binds a value to its row. */
+export interface Seal {
+  close(secret: string, place: string): string;
+  open(stored: string, place: string): string;
+}
+
+export const paymentSecretPlace = (id: string): string => `gateway_payment/${id}/webhook_secret`;
+export const merchantSecretPlace = (id: string): string => `gateway_merchant/${id}/webhook_secret`;
+
+export function toPayment(row: Row, seal: Seal): Payment {
+  const stored = row.webhook_secret;
+  const secret = typeof stored === "string" ? seal.open(stored, paymentSecretPlace(text(row.id))) : null;
   return {
     id: text(row.id),
     merchant: text(row.merchant),
@@ -29,7 +40,7 @@ export function toPayment(row: Row): Payment {
     description: text(row.description),
     metadata: text(row.metadata),
     ...optional("webhookUrl", row.webhook_url),
-    ...optional("webhookSecret", row.webhook_secret),
+    ...optional("webhookSecret", secret),
     ...optional("returnUrl", row.return_url),
     ...optional("account", row.account),
     ...optional("session", row.session),
@@ -44,7 +55,8 @@ export function toPayment(row: Row): Payment {
   };
 }
 
-export function fromPayment(payment: Payment): Row {
+export function fromPayment(payment: Payment, seal: Seal): Row {
+  const secret = payment.webhookSecret;
   return {
     id: payment.id,
     merchant: payment.merchant,
@@ -58,7 +70,7 @@ export function fromPayment(payment: Payment): Row {
     description: payment.description,
     metadata: payment.metadata,
     webhook_url: payment.webhookUrl ?? null,
-    webhook_secret: payment.webhookSecret ?? null,
+    webhook_secret: secret === undefined ? null : seal.close(secret, paymentSecretPlace(payment.id)),
     return_url: payment.returnUrl ?? null,
     account: payment.account ?? null,
     session: payment.session ?? null,

@@ -1,0 +1,37 @@
+create table if not exists `gateway_migration` (`name` varchar(191) primary key, `executed_at` bigint not null) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create table if not exists `gateway_payment` (`id` varchar(191) primary key, `merchant` varchar(191) not null, `provider` varchar(191) not null, `status` varchar(191) not null, `currency` varchar(191) not null, `amount_minor` bigint not null, `paid_minor` bigint not null, `refunded_minor` bigint not null, `refunding_minor` bigint not null, `description` longtext not null, `metadata` longtext not null, `webhook_url` longtext, `webhook_secret` longtext, `return_url` longtext, `account` varchar(191), `session` longtext, `late` integer not null, `test` integer not null, `needs_attention` longtext, `sequence` integer not null, `created_at` bigint not null, `updated_at` bigint not null, `expires_at` bigint not null, `version` integer not null) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create index if not exists `gateway_payment_expiry` on `gateway_payment` (`status`, `expires_at`);
+
+create unique index if not exists `gateway_payment_account` on `gateway_payment` (`account`, `provider`);
+
+create table if not exists `gateway_booking` (`provider` varchar(191) not null, `transaction_id` varchar(191) not null, `payment_id` varchar(191) not null, `amount_minor` bigint not null, `paid_at` bigint not null, constraint `gateway_booking_key` primary key (`provider`, `transaction_id`)) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create table if not exists `gateway_event` (`id` varchar(191) primary key, `payment_id` varchar(191) not null, `merchant` varchar(191) not null, `sequence` integer not null, `name` varchar(191) not null, `body` longtext not null, `position` bigint, `created_at` bigint not null, constraint `gateway_event_sequence` unique (`payment_id`, `sequence`)) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create index if not exists `gateway_event_position` on `gateway_event` (`merchant`, `position`);
+
+create index if not exists `gateway_event_unplaced` on `gateway_event` (`position`, `created_at`);
+
+create table if not exists `gateway_counter` (`name` varchar(191) primary key, `value` bigint not null) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create table if not exists `gateway_delivery` (`id` varchar(191) primary key, `event_id` varchar(191) not null, `payment_id` varchar(191) not null, `sequence` integer not null, `url` longtext not null, `state` varchar(191) not null, `attempts` integer not null, `schedule_attempts` integer not null, `due_at` bigint not null, `claim` varchar(191), `claim_ends_at` bigint not null) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create index if not exists `gateway_delivery_due` on `gateway_delivery` (`state`, `due_at`);
+
+create index if not exists `gateway_delivery_payment` on `gateway_delivery` (`payment_id`, `sequence`);
+
+create index if not exists `gateway_delivery_claim` on `gateway_delivery` (`claim`);
+
+create table if not exists `gateway_delivery_attempt` (`delivery_id` varchar(191) not null, `attempt` integer not null, `started_at` bigint not null, `duration_ms` bigint not null, `outcome` varchar(191) not null, `status` integer, `answer` longtext, constraint `gateway_delivery_attempt_key` primary key (`delivery_id`, `attempt`)) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create table if not exists `gateway_refund` (`id` varchar(191) primary key, `payment_id` varchar(191) not null, `amount_minor` bigint not null, `status` varchar(191) not null, `created_at` bigint not null, `updated_at` bigint not null) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create index if not exists `gateway_refund_open` on `gateway_refund` (`status`, `created_at`);
+
+create table if not exists `gateway_idempotency` (`merchant` varchar(191) not null, `idempotency_key` varchar(191) not null, `fingerprint` varchar(191) not null, `resource_id` varchar(191) not null, `work_ends_at` bigint not null, `created_at` bigint not null, constraint `gateway_idempotency_key` primary key (`merchant`, `idempotency_key`)) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create table if not exists `gateway_merchant` (`id` varchar(191) primary key, `webhook_secret` longtext not null) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
+
+create table if not exists `gateway_token` (`id` varchar(191) primary key, `hash` varchar(191) not null unique, `merchant` varchar(191) not null, `scopes` longtext not null, `created_at` bigint not null) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
