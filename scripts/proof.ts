@@ -1,0 +1,101 @@
+// pnpm proof: the heavy suites in full, every planted defect, and the signatures under other runtimes. Writes docs/proof.json.
+import { execFile } from "node:child_process";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { proofFolder } from "../test/proof-report.ts";
+import { findServices } from "./services.ts";
+
+const run = promisify(execFile);
+const root = join(import.meta.dirname, "..");
+const limits = { cwd: root, maxBuffer: 256 * 1024 * 1024 };
+
+/** What a program printed, whether it went well or not. */
+async function outputOf(
+  command: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<string> {
+  try {
+    const { stdout } = await run(command, args, { ...limits, env: { ...process.env, ...env } });
+    return stdout;
+  } catch (error) {
+    const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
+    return `${stdout}${stderr}`;
+  }
+}
+
+/** The `N passed, N failed` that ends a program's output. */
+function counts(output: string): { readonly passed: number; readonly failed: number } {
+  const found = [...output.matchAll(/(\d+) passed, (\d+) failed/g)].at(-1);
+  return found ? { passed: Number(found[1]), failed: Number(found[2]) } : { passed: 0, failed: 1 };
+}
+
+const missing = (await findServices()).filter(({ available }) => !available);
+if (missing.length > 0) {
+  process.stderr.write(
+    `a proof needs every service; missing: ${missing.map(({ name, hint }) => `${name} (${hint})`).join(", ")}\n`,
+  );
+  process.exit(1);
+}
+
+const startedAt = new Date();
+rmSync(proofFolder, { recursive: true, force: true });
+const { stdout: commit } = await run("git", ["rev-parse", "HEAD"], limits);
+const { stdout: changes } = await run(
+  "git",
+  ["status", "--porcelain", "--", "packages", "examples", "scripts", "test"],
+  limits,
+);
+
+process.stdout.write("heavy suites in full …\n");
+const reportFile = join(root, ".tmp", "proof-vitest.json");
+const testOutput = await outputOf(
+  process.execPath,
+  [
+    join(root, "node_modules/vitest/vitest.mjs"),
+    "run",
+    "--testTimeout=3600000",
+    "--reporter=json",
+    `--outputFile.json=${reportFile}`,
+  ],
+  { PROOF: "1", REQUIRE_SERVICES: "1" },
+);
+const { numPassedTests, numFailedTests, numPendingTests } = JSON.parse(readFileSync(reportFile, "utf8")) as Record<
+  string,
+  number
+>;
+if (numFailedTests) process.stdout.write(`${testOutput.slice(-5_000)}\n`);
+
+process.stdout.write("planted defects …\n");
+const mutants = counts(await outputOf(process.execPath, [join(root, "scripts/mutants.ts")]));
+
+process.stdout.write("signatures under Bun and Deno …\n");
+const cases = join(root, "packages/core/test/signature.cases.ts");
+const runtimes = {
+  node: counts(await outputOf(process.execPath, [cases])),
+  bun: counts(await outputOf("npx", ["--yes", "bun@1.4.5", cases])),
+  deno: counts(await outputOf("npx", ["--yes", "deno@2.9.6", "run", "-A", cases])),
+};
+
+const suites = Object.fromEntries(
+  readdirSync(proofFolder)
+    .sort()
+    .map((file) => [file.replace(/\.json$/, ""), JSON.parse(readFileSync(join(proofFolder, file), "utf8"))]),
+);
+const proof = {
+  commit: commit.trim(),
+  uncommittedChanges: changes !== "",
+  node: process.version,
+  startedAt: startedAt.toISOString(),
+  seconds: Math.round((Date.now() - startedAt.getTime()) / 1000),
+  tests: { passed: numPassedTests, failed: numFailedTests, skipped: numPendingTests },
+  suites,
+  plantedDefects: { caught: mutants.passed, missed: mutants.failed },
+  signatureSuite: runtimes,
+};
+writeFileSync(join(root, "docs/proof.json"), `${JSON.stringify(proof, null, 2)}\n`);
+process.stdout.write(`${JSON.stringify(proof, null, 2)}\n`);
+const failed =
+  (numFailedTests ?? 1) + mutants.failed + Object.values(runtimes).reduce((sum, one) => sum + one.failed, 0);
+process.exitCode = failed > 0 ? 1 : 0;
