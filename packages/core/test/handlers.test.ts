@@ -9,7 +9,6 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { toFastifyPlugin } from "../src/fastify/index.ts";
 import { defineHandler, type FetchHandler } from "../src/index.ts";
 import { toNodeListener } from "../src/node/index.ts";
-import { listen } from "../src/testing/index.ts";
 
 const errors: unknown[] = [];
 const silent = { error() {} };
@@ -61,7 +60,7 @@ const platforms: readonly (readonly [string, () => Promise<Served>])[] = [
     () => {
       const application = new Hono();
       application.all("/hook", (context) => echo(context.req.raw));
-      return listen(async (request) => application.fetch(request));
+      return serve(createServer(toNodeListener(async (request) => application.fetch(request), { logger: silent })));
     },
   ],
 ];

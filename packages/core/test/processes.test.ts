@@ -3,7 +3,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { createKyselyStorage, type KyselyStorage, openDatabase } from "../src/kysely/index.ts";
+import { createKyselyStorage, type KyselyStorage, migrate, openDatabase } from "../src/kysely/index.ts";
+import { storageMigrations } from "../src/kysely/tables.ts";
 import { type TestDatabase, testDatabases } from "./databases.ts";
 
 const program = join(import.meta.dirname, "process.worker.ts");
@@ -63,11 +64,28 @@ for (const { name, skipped, open } of databases) {
     });
     afterAll(() => database?.close());
 
-    test("ten processes migrate an empty database at once", { timeout: 60_000 }, async () => {
-      const processes = Array.from({ length: 10 }, () => start("migrate", database.url));
-      for (const { ended, lines } of processes) expect([await ended, lines]).toEqual([0, ["migrated"]]);
+    test("ten connections migrate an empty database at once", async () => {
+      const connections = await Promise.all(Array.from({ length: 10 }, () => openDatabase(database.url)));
+      await Promise.all(connections.map((connection) => createKyselyStorage(connection).migrate()));
+      await Promise.all(connections.map(({ close }) => close()));
       const rows = await database.db.selectFrom("orderbridge_migration").select("name").orderBy("name").execute();
-      expect(rows).toHaveLength(10);
+      expect(rows.map((row) => row.name)).toEqual(Object.keys(storageMigrations(database.dialect)));
+    });
+
+    test("three processes bring old tables up to date at once, and keep what is in them", {
+      timeout: 60_000,
+    }, async () => {
+      const old = await open();
+      const { db, dialect } = old;
+      const steps = Object.entries(storageMigrations(dialect)).slice(0, 4);
+      await migrate({ db, dialect, prefix: "orderbridge", migrations: Object.fromEntries(steps) });
+      const { tokens, outbox } = createKyselyStorage(old);
+      await tokens.save("amocrm", { accessToken: "kept" }, undefined);
+      const processes = Array.from({ length: 3 }, () => start("migrate", old.url));
+      for (const { ended, lines } of processes) expect([await ended, lines]).toEqual([0, ["migrated"]]);
+      expect((await tokens.get("amocrm"))?.accessToken).toBe("kept");
+      expect(await outbox.nextDueAt("import")).toBeUndefined();
+      await old.close();
     });
 
     test("two processes lose none of their moves of one watermark", { timeout: 60_000 }, async () => {
