@@ -92,7 +92,10 @@ await start(async () => {
     }
   });
   await fastify.register(
-    toFastifyPlugin({ "/api/*": gateway.handle, "/pay/*": gateway.handle, "/providers/*": gateway.handle }, { logger }),
+    toFastifyPlugin(
+      Object.fromEntries(["/api/*", "/pay/*", "/providers/*", "/openapi.json"].map((path) => [path, gateway.handle])),
+      { logger },
+    ),
   );
   await fastify.ready();
 

@@ -105,7 +105,7 @@ export interface Payments {
 }
 
 export interface PaymentGateway {
-  /** The whole HTTP surface: `/api`, `/pay`, `/providers`. */
+  /** The whole HTTP surface: `/api`, `/pay`, `/providers`, `/openapi.json`. */
   readonly handle: FetchHandler;
   readonly payments: Payments;
   readonly tokens: Pick<TokenRegistry, "create" | "revoke">;
@@ -475,6 +475,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       providers: byName,
       contextOf,
       findPayment,
+      publicUrl,
       logger,
     }),
     payments,

@@ -7,6 +7,7 @@ import type { PaymentProvider, ProviderContext } from "../provider.ts";
 import { Refusal } from "../refusal.ts";
 import type { TokenRegistry } from "../tokens.ts";
 import { createApi } from "./api.ts";
+import { createOpenApi } from "./openapi.ts";
 import { createPayPage } from "./pay-page.ts";
 import { problem, refusalAnswer } from "./problem.ts";
 
@@ -16,6 +17,7 @@ export interface SurfaceOptions {
   readonly providers: ReadonlyMap<string, PaymentProvider>;
   readonly contextOf: (provider: PaymentProvider) => ProviderContext;
   readonly findPayment: (id: string) => Promise<Payment | undefined>;
+  readonly publicUrl: string;
   readonly logger: Logger;
 }
 
@@ -33,6 +35,9 @@ export function createHttpSurface(options: SurfaceOptions): FetchHandler {
   );
   app.route("/api", createApi(options));
   app.route("/pay", createPayPage(options));
+
+  const openApi = JSON.stringify(createOpenApi({ publicUrl: options.publicUrl }));
+  app.get("/openapi.json", () => new Response(openApi, { headers: { "content-type": "application/json" } }));
 
   app.all("/providers/:name/:path{.*}?", async (context) => {
     const provider = providers.get(context.req.param("name"));
