@@ -1,4 +1,4 @@
-import type { Clock } from "@orderbridge/core";
+import type { Clock, Storage } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, type FakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { createAmocrm } from "../src/amocrm/index.ts";
@@ -42,6 +42,7 @@ export interface SettingOptions {
   readonly amocrm?: FakeAmocrmOptions;
   readonly sync?: Partial<KaspiAmocrmSyncOptions>;
   readonly stores?: KaspiAmocrmStorage;
+  readonly core?: (clock: FakeClock) => Storage;
   readonly clock?: FakeClock;
 }
 
@@ -50,7 +51,7 @@ export function createSetting(options: SettingOptions = {}) {
   const clock = options.clock ?? createSteppingClock();
   const kaspi = createFakeKaspi({ clock, ...options.kaspi });
   const amocrm = createFakeAmocrm({ clock, ...options.amocrm });
-  const core = createMemoryStorage({ clock });
+  const core = options.core?.(clock) ?? createMemoryStorage({ clock });
   const storage = { ...core, ...(options.stores ?? createKaspiAmocrmMemoryStorage()) };
   const shops = options.kaspi?.shops ?? { default: "kaspi-token" };
 

@@ -18,7 +18,8 @@ function createOrders(): KaspiAmocrmStorage["orders"] {
   const idOf = ({ shop, code }: OrderKey) => JSON.stringify([shop, code]);
   const all = () => [...rows.values()].map(({ row }) => row);
   const byAge = (left: LedgerRow, right: LedgerRow) =>
-    left.orderedAt.getTime() - right.orderedAt.getTime() || (left.code < right.code ? -1 : 1);
+    left.orderedAt.getTime() - right.orderedAt.getTime() ||
+    (left.code === right.code ? 0 : left.code < right.code ? -1 : 1);
 
   return {
     async observe(shop, orders, at) {

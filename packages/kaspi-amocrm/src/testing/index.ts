@@ -15,3 +15,4 @@ export {
   type FakeKaspiOptions,
   type FakeOrder,
 } from "./fake-kaspi.ts";
+export { kaspiAmocrmStorageCases } from "./storage-cases.ts";
