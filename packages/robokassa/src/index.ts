@@ -2,6 +2,7 @@ export type { Booking, OnPaid } from "./booking.ts";
 export { type DiagnoseOptions, type Diagnosis, type DiagnosisCode, diagnose } from "./diagnose.ts";
 export { InputError } from "./errors.ts";
 export type { SignatureFit } from "./explain.ts";
+export type { HeldPayment, Holds } from "./holds.ts";
 export type {
   Notification,
   NotificationFields,
@@ -18,6 +19,13 @@ export {
   type Reconciler,
   type ReconcilerOptions,
 } from "./reconcile.ts";
+export {
+  type RefundOrderOptions,
+  type RefundRequest,
+  type Refunds,
+  refreshRefunds,
+  refundOrder,
+} from "./refunds.ts";
 export { createResultHandler, type ResultHandlerOptions } from "./result-handler.ts";
 export { type Notification2, type Refusal2, readCertificates, type Verification2 } from "./result2.ts";
 export { createResult2Handler, type Result2HandlerOptions } from "./result2-handler.ts";

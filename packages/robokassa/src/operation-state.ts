@@ -1,6 +1,6 @@
-import { createHttpClient } from "@orderbridge/core";
 import * as v from "valibot";
 import { checkOwnInvId } from "./inv-id.ts";
+import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
 import { sign, signatureBase } from "./signature.ts";
 import { decodeXmlText, parseXml } from "./xml.ts";
@@ -102,15 +102,7 @@ const schema = v.object({
  */
 export async function operationState(shop: Shop, invId: string | bigint): Promise<OperationState> {
   const number = checkOwnInvId(invId);
-  const { fetch, clock, logger } = shop;
-  const client = createHttpClient({
-    vendor: "robokassa",
-    baseUrl: shop.hosts.state,
-    clock,
-    logger,
-    ...(fetch ? { fetch } : {}),
-  });
-  const { text: xml } = await client.send({
+  const { text: xml } = await createServiceClient(shop, "state").send({
     name: "OpStateExt",
     path: "/Merchant/WebService/Service.asmx/OpStateExt",
     query: new URLSearchParams({

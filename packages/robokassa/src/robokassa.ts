@@ -1,7 +1,9 @@
 import type { X509Certificate } from "node:crypto";
 import { explainResult, type SignatureFit } from "./explain.ts";
+import { createHolds, type Holds } from "./holds.ts";
 import { type NotificationFields, type Verification, verifyNotification } from "./notification.ts";
 import { type OperationState, operationState } from "./operation-state.ts";
+import { createRefunds, type Refunds } from "./refunds.ts";
 import { type Verification2, verifyNotification2 } from "./result2.ts";
 import { createShop, type RobokassaOptions } from "./shop.ts";
 import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl } from "./start.ts";
@@ -23,6 +25,8 @@ export interface Robokassa {
   ): Verification2;
   /** Asks Robokassa for the state of a live payment. @throws {SdkError} when there is no answer */
   operationState(invId: string | bigint): Promise<OperationState>;
+  readonly holds: Holds;
+  readonly refunds: Refunds;
   /** Finds out how a refused ResultURL notification was signed; `undefined` when nothing fits. Never throws. */
   explainResult(fields: NotificationFields): SignatureFit | undefined;
   /** Checks a visit to SuccessURL. No proof of payment: it only says that the link is genuine. Never throws. */
@@ -40,6 +44,8 @@ export function createRobokassa(options: RobokassaOptions): Robokassa {
     verifyResult: (fields) => verifyNotification(shop, fields, "password2"),
     verifyResult2: (body, options) => verifyNotification2(shop, body, options),
     operationState: (invId) => operationState(shop, invId),
+    holds: createHolds(shop),
+    refunds: createRefunds(shop),
     explainResult: (fields) => explainResult(shop, fields),
     verifySuccess: (fields) => verifyNotification(shop, fields, "password1"),
   };

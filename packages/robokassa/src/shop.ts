@@ -11,6 +11,8 @@ export interface Readings {
   readonly url2Signing?: "raw" | "encoded";
   /** How `Receipt` is sent and hashed: URL-encoded once, as the documents say, or as plain JSON. @defaultValue "encoded" */
   readonly receiptSigning?: "encoded" | "raw";
+  /** Body of a refund request: the JWT as a JSON string (official plugin) or bare (documents). @defaultValue "json" */
+  readonly refundBody?: "json" | "bare";
 }
 
 export interface RobokassaOptions {
@@ -142,6 +144,7 @@ export function createShop(options: RobokassaOptions): Shop {
   reading("shpOrder", ["name", "pair"]);
   reading("url2Signing", ["raw", "encoded"]);
   reading("receiptSigning", ["encoded", "raw"]);
+  reading("refundBody", ["json", "bare"]);
 
   return {
     login,

@@ -1,4 +1,4 @@
-import { createHash, sign } from "node:crypto";
+import { createHash, createHmac, sign } from "node:crypto";
 import { type Clock, type FetchHandler, systemClock } from "@orderbridge/core";
 import { createFaults, createJournal, type Faults, type Journal } from "@orderbridge/core/testing";
 import { createFakeCertificate, type FakeCertificate } from "./certificate.ts";
@@ -9,6 +9,8 @@ export interface FakeShop {
   readonly login: string;
   readonly password1: string;
   readonly password2: string;
+  /** Given after a request to Robokassa; without it every refund is refused. */
+  readonly password3?: string;
   readonly testPassword1?: string;
   readonly testPassword2?: string;
   /** @defaultValue "md5" */
@@ -36,6 +38,8 @@ export interface FakeReadings {
   readonly result2Body?: "bare" | "quoted" | "base64";
   /** Namespace of the XML: as the documents or as the official tests have it. @defaultValue "documents" */
   readonly xmlNamespace?: "documents" | "tests";
+  /** The only body that the refund service takes. @defaultValue "json" */
+  readonly refundBody?: "json" | "bare";
 }
 
 export interface FakeRobokassaOptions extends FakeShop {
@@ -79,6 +83,13 @@ export interface FakeOperation {
   readonly at: Date;
 }
 
+export interface FakeRefund {
+  readonly requestId: string;
+  readonly invId: string;
+  readonly amount: string;
+  readonly label: "processing" | "finished" | "canceled";
+}
+
 export interface PayResult {
   /** Set when the payment page showed an error. */
   readonly errorCode: number | undefined;
@@ -109,6 +120,10 @@ export interface FakeRobokassa {
   confirm(payment: { readonly url: string }): Promise<PayResult>;
   /** Moves the newest operation of a number to another state without telling anybody. */
   setState(invId: string, state: FakeOperationState): void;
+  /** Ends a refund that is under way. */
+  endRefund(requestId: string, state: "finished" | "canceled"): void;
+  /** Refunds that were asked for, the oldest first. */
+  readonly refunds: readonly FakeRefund[];
   /** Sends ResultURL of a paid operation once more, as the cabinet's button does. */
   redeliver(invId: string): Promise<FakeDelivery | undefined>;
   /** Certificate for ResultUrl2 as PEM; also served where the documents name it. */
@@ -189,6 +204,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   const operations: Operation[] = [];
   const deliveries: FakeDelivery[] = [];
   const letters: { invId: string; reason: "not_accepted" | "email_method" }[] = [];
+  const refunds: { -readonly [Name in keyof FakeRefund]: FakeRefund[Name] }[] = [];
   const journal = createJournal();
   const faults = createFaults(clock);
   const closing = new AbortController();
@@ -272,9 +288,9 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   }
 
   /** Fields of ResultURL as they come: each value under two names, six decimals live and two in tests. */
-  function resultForm({ session }: Operation): URLSearchParams {
+  function resultForm({ session, outSum: paidSum }: Operation): URLSearchParams {
     const { invId, test } = session;
-    const outSum = decimals(session.outSum, test ? 2 : 6);
+    const outSum = decimals(paidSum, test ? 2 : 6);
     const password = (test ? shop.testPassword2 : shop.password2) ?? "";
     const signature = hash([outSum, invId, password, ...shpTexts(session.shp)].join(":")).toUpperCase();
     const form = new URLSearchParams([
@@ -291,7 +307,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     if (test) form.append("IsTest", "1");
     form.append("EMail", test ? "" : session.email);
     // 3.9 % in millionths, without floats.
-    const [whole = "0", fraction = ""] = decimals(session.outSum, 6).split(".");
+    const [whole = "0", fraction = ""] = decimals(paidSum, 6).split(".");
     const fee = ((BigInt(whole) * 1_000_000n + BigInt(fraction)) * 39n) / 1000n;
     form.append("Fee", test ? "0.0" : `${fee / 1_000_000n}.${String(fee % 1_000_000n).padStart(6, "0")}`);
     for (const [name, value] of session.shp) form.append(name, value);
@@ -299,7 +315,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   }
 
   /** RS256 over `header.payload`. */
-  function result2Message({ session, opKey, state }: Operation): string {
+  function result2Message({ session, opKey, outSum, state }: Operation): string {
     const segment = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString("base64url");
     const text = `${segment({ typ: "JWT", alg: "RS256" })}.${segment({
       header: {
@@ -312,7 +328,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
         opKey,
         invId: session.invId,
         paymentMethod: "BankCard",
-        incSum: decimals(session.outSum, 2),
+        incSum: decimals(outSum, 2),
         state: state === 20 ? "HOLD" : "OK",
       },
     })}`;
@@ -516,6 +532,67 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     );
   }
 
+  /** Capture and release of a hold; both answer a JSON text. */
+  async function moveHold(form: URLSearchParams, capture: boolean): Promise<Response> {
+    const [invId, outSum, receipt] = ["InvoiceID", "OutSum", "Receipt"].map((name) => form.get(name));
+    const slots = [shop.login, capture ? outSum : "", invId, ...(receipt ? [receipt] : []), shop.password1];
+    const operation = operations.findLast((other) => other.invId === invId && other.state === 20);
+    const isOurs =
+      form.get("MerchantLogin") === shop.login && hash(slots.join(":")) === form.get("SignatureValue")?.toLowerCase();
+    const isWithin = Number(outSum) > 0 && operation !== undefined && Number(outSum) <= Number(operation.outSum);
+    if (!isOurs || !operation || !isWithin) return Response.json("success: false");
+    operation.at = clock.now();
+    operation.state = capture ? 100 : 60;
+    if (capture) {
+      operation.outSum = outSum ?? "";
+      void attempt(operation, 1, "result");
+      void attempt(operation, 1, "result2");
+    }
+    return Response.json("success: true");
+  }
+
+  function createRefund(body: string, isJson: boolean): Response {
+    const refuse = (message: string, status = 200): Response =>
+      Response.json({ success: false, message, requestId: null }, { status });
+    if (isJson !== ((readings.refundBody ?? "json") === "json")) return new Response(null, { status: 415 });
+    const token = isJson ? String(JSON.parse(body)) : body;
+    const [header = "", payload = "", signature = ""] = token.split(".");
+    const { alg } = JSON.parse(Buffer.from(header, "base64url").toString()) as { alg: string };
+    const digest = { HS256: "sha256", HS384: "sha384", HS512: "sha512" }[alg];
+    const isSigned =
+      shop.password3 !== undefined &&
+      digest !== undefined &&
+      createHmac(digest, shop.password3).update(`${header}.${payload}`).digest("base64url") === signature;
+    if (!isSigned) return refuse("Signature key is not exists", 401);
+    const json = Buffer.from(payload, "base64url").toString();
+    const { OpKey } = JSON.parse(json) as { OpKey: string };
+    const operation = operations.find((other) => other.opKey === OpKey && other.state === 100);
+    if (!operation) return refuse("OperationNotFound");
+    // The digits as they stand: no float between the shop and its money.
+    const amount = decimals(/"RefundSum":([\d.]+)/.exec(json)?.[1] ?? operation.outSum, 2);
+    const kopecks = (text: string): bigint => BigInt(decimals(text, 2).replace(".", ""));
+    const gone = refunds
+      .filter(({ invId, label }) => invId === operation.invId && label !== "canceled")
+      .reduce((sum, refund) => sum + kopecks(refund.amount), 0n);
+    if (gone + kopecks(amount) > kopecks(operation.outSum)) return refuse("NotEnoughOperationFunds");
+    const requestId = `${hash(`refund ${++serial}`).slice(0, 8)}-0000-4000-8000-${String(serial).padStart(12, "0")}`;
+    refunds.push({ requestId, invId: operation.invId, amount, label: "processing" });
+    return Response.json({ success: true, message: null, requestId });
+  }
+
+  function refundState(id: string | null): Response {
+    const refund = refunds.find(({ requestId }) => requestId === id);
+    if (!refund) return Response.json({ message: "Refund request not found" });
+    const { requestId, amount, label } = refund;
+    return Response.json({ requestId, amount: Number(amount), label });
+  }
+
+  const endRefund: FakeRobokassa["endRefund"] = (id, state) => {
+    const refund = refunds.find(({ requestId }) => requestId === id);
+    if (!refund) throw new RangeError(`the fake knows no refund ${id}`);
+    refund.label = state;
+  };
+
   const redeliver: FakeRobokassa["redeliver"] = async (invId) => {
     const operation = operations.findLast((other) => other.invId === invId && other.state === 100);
     return operation && attempt(operation, 5, "result");
@@ -563,6 +640,13 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       return Response.json((await redeliver(invId)) ?? null);
     }
     if (path === "/Merchant/WebService/Service.asmx/OpStateExt") return stateXml(await readForm());
+    if (path === "/Merchant/Payment/Confirm") return moveHold(await readForm(), true);
+    if (path === "/Merchant/Payment/Cancel") return moveHold(await readForm(), false);
+    if (path === "/RefundService/Refund/Create" && request.method === "POST") {
+      const isJson = request.headers.get("content-type")?.startsWith("application/json") ?? false;
+      return createRefund(await request.text(), isJson);
+    }
+    if (path === "/RefundService/Refund/GetState") return refundState(url.searchParams.get("id"));
     if (path === "/media/files/jwtsign.cer") return new Response(certificate().certificate);
     if (path === "/fake/state") return Response.json({ operations: operations.map(see), deliveries, letters });
     return new Response("not found", { status: 404 });
@@ -572,13 +656,20 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   return {
     handle: async (request) => {
       const { pathname, search } = new URL(request.url);
-      const response = await handle(request);
-      journal.record({ method: request.method, path: pathname + search, at: clock.now(), status: response.status });
-      return response;
+      let status = 0; // the connection ended without an answer
+      try {
+        const response = await handle(request);
+        ({ status } = response);
+        return response;
+      } finally {
+        journal.record({ method: request.method, path: pathname + search, at: clock.now(), status });
+      }
     },
     pay,
     confirm,
     setState,
+    endRefund,
+    refunds,
     redeliver,
     get certificate() {
       return certificate().certificate;

@@ -6,6 +6,7 @@ export {
   type FakeOperation,
   type FakeOperationState,
   type FakeReadings,
+  type FakeRefund,
   type FakeRobokassa,
   type FakeRobokassaOptions,
   type FakeShop,

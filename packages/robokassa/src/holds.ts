@@ -1,0 +1,86 @@
+import { ApiError, SdkError } from "@orderbridge/core";
+import { checkAmount } from "./amount.ts";
+import { checkOwnInvId } from "./inv-id.ts";
+import { type OperationState, operationState } from "./operation-state.ts";
+import { type Receipt, receiptJson } from "./receipt.ts";
+import { createServiceClient } from "./services.ts";
+import type { Shop } from "./shop.ts";
+import { sign, signatureBase } from "./signature.ts";
+
+export interface HeldPayment {
+  readonly invId: string | bigint;
+  /** Decimal text: the sum that is held. A capture may be of less. */
+  readonly outSum: string;
+}
+
+/** Money that was reserved with `hold: true`; it goes back by itself after seven days. Live payments only. */
+export interface Holds {
+  /** Takes the money; ResultURL follows and books the payment. @throws {ApiError} when Robokassa says no */
+  capture(payment: HeldPayment & { readonly receipt?: Receipt }): Promise<void>;
+  /** Gives the money back. @throws {ApiError} when Robokassa says no */
+  release(payment: HeldPayment): Promise<void>;
+}
+
+type State = (OperationState & { found: true })["state"];
+
+/**
+ * Signed texts: capture `MerchantLogin:OutSum:InvoiceID[:Receipt]:Password1`, release
+ * `MerchantLogin::InvoiceID:Password1` (the sum is sent, not hashed). The answer is the JSON text `"success: true"`.
+ *
+ * @see docs.robokassa.ru, "Hold" (read 2025-11); answers as in the tests of the official PHP SDK
+ */
+export function createHolds(shop: Shop): Holds {
+  const client = createServiceClient(shop, "payment");
+  const { password1 } = shop.live;
+
+  /** Sends once; after an unclear reply it looks at the payment's state instead of asking again. */
+  async function send(name: "Confirm" | "Cancel", form: URLSearchParams, done: readonly State[]): Promise<void> {
+    try {
+      const { status, text } = await client.send({
+        name: `Payment/${name}`,
+        method: "POST",
+        path: `/Merchant/Payment/${name}`,
+        form,
+      });
+      const [, success] = /^\W*success\W+(true|false)\W*$/i.exec(text.trim()) ?? [];
+      if (success?.toLowerCase() === "true") return;
+      throw new ApiError(`robokassa: Payment/${name} ${success ? "was refused" : "answered something else"}`, {
+        vendor: "robokassa",
+        status,
+        vendorCode: success ?? "",
+        outcome: success ? "refused" : "unknown",
+      });
+    } catch (error) {
+      const isUnclear = SdkError.isInstance(error) && (error.outcome === "unknown" || error.outcome === "executed");
+      if (!isUnclear) throw error;
+      const state = await operationState(shop, form.get("InvoiceID") ?? "").catch(() => undefined);
+      if (!state?.found || !done.includes(state.state)) throw error;
+    }
+  }
+
+  return {
+    async capture({ invId, outSum, receipt }) {
+      const number = checkOwnInvId(invId);
+      const sum = checkAmount("outSum", outSum);
+      const encoded = receipt && encodeURIComponent(receiptJson(receipt, sum, shop.country));
+      const form = new URLSearchParams({
+        MerchantLogin: shop.login,
+        InvoiceID: number,
+        OutSum: sum,
+        ...(encoded === undefined ? {} : { Receipt: encoded }),
+        SignatureValue: sign(signatureBase([shop.login, sum, number, encoded, password1]), shop.algorithm),
+      });
+      await send("Confirm", form, ["crediting", "paid"]);
+    },
+    async release({ invId, outSum }) {
+      const number = checkOwnInvId(invId);
+      const form = new URLSearchParams({
+        MerchantLogin: shop.login,
+        InvoiceID: number,
+        OutSum: checkAmount("outSum", outSum),
+        SignatureValue: sign(signatureBase([shop.login, "", number, password1]), shop.algorithm),
+      });
+      await send("Cancel", form, ["returned", "cancelled"]);
+    },
+  };
+}

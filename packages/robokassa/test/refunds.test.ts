@@ -1,0 +1,168 @@
+import { ApiError, RequestError, silentLogger } from "@orderbridge/core";
+import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
+import { expect, test } from "vitest";
+import {
+  createResult2Handler,
+  createResultHandler,
+  createRobokassa,
+  placeOrder,
+  type RobokassaOptions,
+  refreshRefunds,
+  refundOrder,
+} from "../src/index.ts";
+import { createRobokassaMemoryStorage } from "../src/memory/index.ts";
+import { createFakeRobokassa, type FakeReadings } from "../src/testing/index.ts";
+import { demoShop } from "./shop-fixture.ts";
+
+/** A shop with one paid order of 1000.00, or a held one. */
+async function shop(
+  options: {
+    readonly client?: Partial<RobokassaOptions>;
+    readonly readings?: FakeReadings;
+    readonly hold?: boolean;
+  } = {},
+) {
+  const clock = createFakeClock("2026-11-01T10:00:00.000Z");
+  const storage = createRobokassaMemoryStorage({ clock });
+  const fake = createFakeRobokassa({
+    ...demoShop,
+    password3: "three",
+    holdAllowed: true,
+    resultUrl: "https://shop.example/result",
+    clock,
+    ...(options.readings ? { readings: options.readings } : {}),
+    deliver: (request) => (request.url.endsWith("2") ? result2(request) : result(request)),
+  });
+  const robokassa = createRobokassa({
+    ...demoShop,
+    password3: "three",
+    fetch: fetchFrom(fake.handle),
+    clock,
+    ...options.client,
+  });
+  const shared = { robokassa, storage, clock, logger: silentLogger };
+  const result = createResultHandler(shared);
+  const result2 = createResult2Handler({ ...shared, certificates: fake.certificate });
+  const { paymentUrl } = await placeOrder({
+    robokassa,
+    storage,
+    id: "order-1",
+    total: "1000.00",
+    description: "Қалам",
+    ...(options.hold ? { hold: true, resultUrl2: "https://shop.example/result2" } : {}),
+  });
+  await fake.pay({ url: paymentUrl });
+  const refund = (id: string, amount?: string) =>
+    refundOrder({ robokassa, storage, id, invId: "1", ...(amount === undefined ? {} : { amount }) });
+  return { clock, storage, fake, robokassa, refund, order: () => storage.orders.get("order-1") };
+}
+
+test.each(["json", "bare"] as const)("refunds a payment in full, with a %s body", async (refundBody) => {
+  const { refund, fake, robokassa, storage, order } = await shop({
+    client: { readings: { refundBody } },
+    readings: { refundBody },
+  });
+  const asked = await refund("r-1");
+  expect(asked).toMatchObject({ state: "processing", amount: "1000.00", requestId: fake.refunds[0]?.requestId });
+  expect((await order())?.status).toBe("paid");
+  expect(await refreshRefunds({ robokassa, storage })).toBe(0);
+  fake.endRefund(asked.requestId as string, "finished");
+  expect(await refreshRefunds({ robokassa, storage })).toBe(1);
+  expect(await order()).toMatchObject({ status: "refunded", refunded: "1000.00" });
+  expect(fake.refunds).toHaveLength(1);
+});
+
+test("the same id is refunded once, however often it is asked for", async () => {
+  const { refund, fake } = await shop();
+  const first = await refund("r-1", "400.00");
+  expect(await refund("r-1", "400.00")).toEqual(first);
+  expect(fake.refunds).toHaveLength(1);
+});
+
+test("refuses more than is left before Robokassa is asked", async () => {
+  const { refund, fake } = await shop();
+  await refund("r-1", "999.99");
+  await expect(refund("r-2", "0.02")).rejects.toThrow("amount is more than what is left of the payment: 0.01");
+  expect(fake.journal.count("Refund/Create")).toBe(1);
+  expect(await refund("r-3")).toMatchObject({ amount: "0.01" });
+});
+
+test("frees the amount when Robokassa cancels, or refuses", async () => {
+  const { refund, fake, robokassa, storage, order } = await shop();
+  const { requestId } = await refund("r-1");
+  fake.endRefund(requestId as string, "canceled");
+  await refreshRefunds({ robokassa, storage });
+  expect(await order()).toMatchObject({ status: "paid", refunded: "0.00" });
+  fake.configure({ password3: "changed" });
+  await expect(refund("r-2")).rejects.toThrow(ApiError);
+  expect(await order()).toMatchObject({ status: "paid", refunded: "0.00" });
+  fake.configure({ password3: "three" });
+  expect((await refund("r-3")).state).toBe("processing");
+});
+
+test("after a lost reply nothing is asked again, and the amount stays taken", async () => {
+  const { refund, fake, order, storage } = await shop();
+  fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: ({ url }) => url.includes("Refund/Create") });
+  await expect(refund("r-1", "600.00")).rejects.toThrow(RequestError);
+  expect((await refund("r-1", "600.00")).state).toBe("asking");
+  await expect(refund("r-2", "600.00")).rejects.toThrow("400.00");
+  expect(fake.refunds).toHaveLength(1);
+  expect((await order())?.refunded).toBe("600.00");
+  // A person looked into the cabinet.
+  await storage.refunds.settle("r-1", { state: "processing", requestId: fake.refunds[0]?.requestId });
+  expect((await storage.refunds.get("r-1"))?.state).toBe("processing");
+});
+
+test("says no to orders that are unknown or not paid, and to a shop without password 3", async () => {
+  const { refund, robokassa, storage, fake } = await shop();
+  await expect(refundOrder({ robokassa, storage, id: "r", invId: "9" })).rejects.toThrow(
+    "invId is the number of no order",
+  );
+  await placeOrder({ robokassa, storage, id: "order-2", total: "1.00", description: "A" });
+  await expect(refundOrder({ robokassa, storage, id: "r", invId: "2" })).rejects.toThrow("no operation at Robokassa");
+  const without = createRobokassa({ ...demoShop, fetch: fetchFrom(fake.handle) });
+  await expect(without.refunds.create({ opKey: "KEY" })).rejects.toThrow("password3");
+  await expect(refund("r-1", "1,00")).rejects.toThrow("amount");
+});
+
+test("does not know the state of a request that was never made", async () => {
+  const { robokassa } = await shop();
+  expect(await robokassa.refunds.state("none")).toBeUndefined();
+});
+
+test("captures a hold, and the payment is booked by the notification that follows", async () => {
+  const { robokassa, fake, order } = await shop({ hold: true });
+  expect((await order())?.status).toBe("held");
+  await robokassa.holds.capture({ invId: "1", outSum: "1000.00" });
+  await fake.idle();
+  expect((await order())?.status).toBe("paid");
+  await expect(robokassa.holds.capture({ invId: "1", outSum: "1000.00" })).rejects.toMatchObject({
+    outcome: "refused",
+  });
+});
+
+test("releases a hold, whose sum is sent but not hashed", async () => {
+  const { robokassa, fake } = await shop({ hold: true });
+  await robokassa.holds.release({ invId: "1", outSum: "1000.00" });
+  expect(fake.operations[0]?.state).toBe(60);
+});
+
+test.each([
+  ["capture", "Payment/Confirm"],
+  ["release", "Payment/Cancel"],
+] as const)("a lost reply to a %s is looked up, not sent again", async (verb, path) => {
+  const { robokassa, fake } = await shop({ hold: true });
+  fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: ({ url }) => url.includes(path) });
+  await robokassa.holds[verb]({ invId: "1", outSum: "1000.00" });
+  expect(fake.journal.count(path)).toBe(1);
+  expect(fake.journal.count("OpStateExt")).toBe(1);
+});
+
+test("a capture that did not run is told as an error", async () => {
+  const { robokassa, fake } = await shop({ hold: true });
+  fake.faults.add({ fault: { kind: "failBeforeExecuting", status: 502 }, match: ({ url }) => url.includes("Confirm") });
+  await expect(robokassa.holds.capture({ invId: "1", outSum: "1000.00" })).rejects.toMatchObject({ status: 502 });
+  expect(fake.operations[0]?.state).toBe(20);
+  await robokassa.holds.capture({ invId: "1", outSum: "1000.00" });
+  expect(fake.operations[0]?.state).toBe(100);
+});
