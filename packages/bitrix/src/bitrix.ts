@@ -22,7 +22,7 @@ import { createList, type ListOptions } from "./list.ts";
 import { createOperatingTime } from "./operating-time.ts";
 import { type Parameters, toJsonParameters } from "./parameters.ts";
 import { createShopOrders, type ShopOrders } from "./shop-orders.ts";
-import { parseWebhookUrl, readRename } from "./webhook-address.ts";
+import { accountOf, parseWebhookUrl, readRename } from "./webhook-address.ts";
 
 export interface BitrixOptions {
   /** Incoming webhook, `https://example.bitrix24.kz/rest/1/secret/`. It is a password: keep it out of code and logs. */
@@ -132,7 +132,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
   const logger = redactingLogger(options.logger ?? silentLogger);
   const limiter = createRateLimiter({
     vendor: "bitrix",
-    account: `bitrix:${address.host}`,
+    account: accountOf(address),
     budget: typeof plan === "string" ? budgets[plan] : plan,
     store: storage.rateLimits,
     clock,

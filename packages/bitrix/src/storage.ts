@@ -169,6 +169,8 @@ export interface WorkStore {
   /** Sets the item aside until the next mark. Resolves to `false` when the claim was lost. */
   park(work: ClaimedWork, error: string): Promise<boolean>;
   get(topic: string, key: string): Promise<WorkEntry | undefined>;
+  /** Items that were set aside, by topic and key. */
+  parked(options: { readonly limit: number }): Promise<readonly WorkEntry[]>;
 }
 
 export interface BitrixStores {

@@ -52,3 +52,6 @@ export function readRename(
     allowedHosts.includes(target.host) || (suffix !== undefined && cloudSuffix(target.hostname) === suffix);
   return sameScheme && trusted ? target.origin : undefined;
 }
+
+/** Whose request budget and block it is: the portal's, by the host that it was set up with. */
+export const accountOf = ({ host }: WebhookAddress): string => `bitrix:${host}`;

@@ -534,15 +534,26 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
         .where("topic", "=", topic)
         .where("work_key", "=", key)
         .executeTakeFirst();
-      return (
-        row && {
-          topic,
-          key,
-          state: row.state as WorkEntry["state"],
-          attempts: Number(row.attempts),
-          lastError: row.last_error ?? undefined,
-        }
-      );
+      return row && toEntry(row);
+    },
+    async parked({ limit }) {
+      const rows = await db
+        .selectFrom("bitrix_work")
+        .selectAll()
+        .where("state", "=", "parked")
+        .orderBy("topic")
+        .orderBy("work_key")
+        .limit(limit)
+        .execute();
+      return rows.map(toEntry);
     },
   };
 }
+
+const toEntry = (row: Tables["bitrix_work"]): WorkEntry => ({
+  topic: row.topic,
+  key: row.work_key,
+  state: row.state as WorkEntry["state"],
+  attempts: Number(row.attempts),
+  lastError: row.last_error ?? undefined,
+});

@@ -11,6 +11,7 @@ import type {
   ProductConflict,
   ProductStore,
   SyncLink,
+  WorkEntry,
   WorkStore,
 } from "../storage.ts";
 
@@ -231,7 +232,22 @@ function createWork(tables: Tables, clock: Clock): WorkStore {
     },
     async get(topic, key) {
       const row = tables.work.get(workKey(topic, key));
-      return row && { topic, key, state: row.state, attempts: row.attempts, lastError: row.lastError };
+      return row && toEntry(row);
+    },
+    async parked({ limit }) {
+      return [...tables.work.values()]
+        .filter(({ state }) => state === "parked")
+        .sort((left, right) => (workKey(left.topic, left.key) < workKey(right.topic, right.key) ? -1 : 1))
+        .slice(0, limit)
+        .map(toEntry);
     },
   };
 }
+
+const toEntry = ({ topic, key, state, attempts, lastError }: WorkRow): WorkEntry => ({
+  topic,
+  key,
+  state,
+  attempts,
+  lastError,
+});

@@ -49,6 +49,8 @@ export interface FakeBitrixOptions {
   readonly deliver?: FetchHandler;
   /** @defaultValue globalThis.fetch, for `eventUrl` */
   readonly fetch?: typeof fetch;
+  /** User fields that deals have. @defaultValue ["UF_CRM_ORDER_ID"] */
+  readonly userFields?: readonly string[];
   /** Whether a no-op `crm.item.update` is left unsaved, without an event, as documented. @defaultValue true */
   readonly skipUnchanged?: boolean;
 }
@@ -179,6 +181,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     costs = sampleCosts,
     batchAccounting = "methods",
     skipUnchanged = true,
+    userFields = ["UF_CRM_ORDER_ID"],
   } = options;
 
   const deals = new Map<number, Row>();
@@ -356,7 +359,9 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
   }
 
   const pickFields = (fields: Values): Row =>
-    Object.fromEntries(Object.entries(fields).filter(([name]) => writableFields.has(name) || isUserField(name)));
+    Object.fromEntries(
+      Object.entries(fields).filter(([name]) => writableFields.has(name) || userFields.includes(name)),
+    );
 
   /** Changes a deal the way the portal does; `true` when something was saved. */
   function changeDeal(row: Row, fields: Values, { canMoveCategory }: { readonly canMoveCategory: boolean }): boolean {
@@ -466,6 +471,11 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
       removeDeal(findDeal(id));
       return { result: true };
     },
+    "crm.deal.fields": () => ({
+      result: Object.fromEntries(
+        [...Object.values(classicNames), ...userFields].map((name) => [name, { type: "string", title: name }]),
+      ),
+    }),
     "crm.item.get": (parameters) => ({ result: { item: toItem(findItem(parameters), parameters) } }),
     "crm.item.list": (parameters) => {
       checkEntityType(parameters);

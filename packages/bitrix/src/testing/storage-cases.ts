@@ -244,7 +244,9 @@ export const bitrixStorageCases: readonly ConformanceCase<BitrixStorageContext>[
       const [first] = await work.claim({ topics: ["deal"], limit: 1, ttlMs: 1000 });
       equal(first && (await work.park(first, "broken")), true);
       deepEqual(await work.claim({ topics: ["deal"], limit: 1, ttlMs: 1000 }), []);
-      equal((await work.get("deal", "1"))?.state, "parked");
+      const entry = { topic: "deal", key: "1", state: "parked", attempts: 1, lastError: "broken" };
+      deepEqual(await work.get("deal", "1"), entry);
+      deepEqual(await work.parked({ limit: 10 }), [entry]);
       await work.mark("deal", "1");
       const [second] = await work.claim({ topics: ["deal"], limit: 1, ttlMs: 1000 });
       equal(second?.attempt, 1);
