@@ -25,15 +25,18 @@ export interface DeliveryOptions {
 }
 
 export interface Deliverer {
-  /** Claims what is due, at most `limit`, and starts it. Each promise resolves when its try is stored; none rejects. */
-  start(limit: number): Promise<readonly Promise<void>[]>;
+  /**
+   * Claims what is due, at most `limit`, and starts it. Each promise resolves when its try is stored, with the pause in
+   * milliseconds before the next one, if there is one; none rejects.
+   */
+  start(limit: number): Promise<readonly Promise<number | undefined>[]>;
 }
 
 /** Sends stored events: signs the stored bytes anew for each try, and stores how it went. */
 export function createDeliverer(options: DeliveryOptions): Deliverer {
   const { storage, sender, clock, logger, retryDelaysMs, claimMs, seedHeaders, random } = options;
 
-  async function deliver(delivery: ClaimedDelivery): Promise<void> {
+  async function deliver(delivery: ClaimedDelivery): Promise<number | undefined> {
     const startedAt = clock.now();
     const startedMs = clock.monotonicMs();
     // Nothing goes out unsigned: without a secret the try fails, and the next one may find it.
@@ -59,6 +62,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
     if (!stored) logger.warn("webhook was sent, but another worker has taken it over", fields);
     else if (verdict.state === "exhausted") logger.error("webhook was given up: see the payment's log", fields);
     else if (verdict.state === "pending") logger.info("webhook failed and will be repeated", fields);
+    return stored && verdict.state === "pending" ? verdict.delayMs : undefined;
   }
 
   return {
@@ -71,6 +75,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
             event: delivery.eventId,
             error: error instanceof Error ? error.message : String(error),
           });
+          return undefined;
         }),
       );
     },

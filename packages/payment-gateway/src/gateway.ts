@@ -468,6 +468,11 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     await each("settling a refund", await storage.openRefunds(refundPatienceMs, 20), settle);
   }
 
+  async function chores(): Promise<void> {
+    await expireDue();
+    await settleOpenRefunds();
+  }
+
   return {
     handle: createHttpSurface({
       payments,
@@ -481,8 +486,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     payments,
     tokens,
     async work() {
-      await expireDue();
-      await settleOpenRefunds();
+      await chores();
       for (;;) {
         const started = await deliverer.start(concurrency);
         if (started.length === 0) return;
@@ -490,11 +494,9 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       }
     },
     async run(signal) {
-      const inFlight = new Set<Promise<void>>();
-      const chores = async (): Promise<void> => {
-        await expireDue();
-        await settleOpenRefunds();
-      };
+      const inFlight = new Set<Promise<unknown>>();
+      // When a try of this process is to be repeated, in monotonic time: the loop need not wait for its next look.
+      let repeatAtMs = Number.POSITIVE_INFINITY;
       const attempt = async (what: string, job: () => Promise<void>): Promise<void> => {
         try {
           await job();
@@ -507,29 +509,31 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
           const started = await deliverer.start(concurrency - inFlight.size);
           if (started.length === 0) return;
           for (const delivery of started) {
-            inFlight.add(delivery);
-            // The next event of the payment may be waiting behind this one.
-            void delivery.then(() => {
-              inFlight.delete(delivery);
-              wake();
+            const done = delivery.then((delayMs) => {
+              inFlight.delete(done);
+              if (delayMs !== undefined) repeatAtMs = Math.min(repeatAtMs, clock.monotonicMs() + delayMs);
+              wake(); // the next event of the payment may be waiting behind this one
             });
+            inFlight.add(done);
           }
         }
       };
-      let lastChoresMs = Number.NEGATIVE_INFINITY;
+      let nextChoresMs = Number.NEGATIVE_INFINITY;
       while (!signal.aborted) {
         const { promise: woken, resolve } = Promise.withResolvers<void>();
         wake = resolve;
+        if (clock.monotonicMs() >= repeatAtMs) repeatAtMs = Number.POSITIVE_INFINITY;
         await attempt("delivering webhooks", deliverDue);
-        if (clock.monotonicMs() - lastChoresMs >= pollIntervalMs) {
+        if (clock.monotonicMs() >= nextChoresMs) {
           await attempt("expiry and refunds", chores);
-          lastChoresMs = clock.monotonicMs();
+          nextChoresMs = clock.monotonicMs() + pollIntervalMs;
         }
         const nap = new AbortController();
         const stop = () => nap.abort();
         signal.addEventListener("abort", stop, { once: true });
         if (signal.aborted) stop();
-        await Promise.race([woken, clock.sleep(pollIntervalMs, nap.signal).catch(() => undefined)]);
+        const napMs = Math.max(1, Math.min(pollIntervalMs, repeatAtMs - clock.monotonicMs()));
+        await Promise.race([woken, clock.sleep(napMs, nap.signal).catch(() => undefined)]);
         signal.removeEventListener("abort", stop);
         nap.abort();
       }
