@@ -114,6 +114,20 @@ describe("call", () => {
   });
 });
 
+test("two processes on one address stay within the portal's limit together", async () => {
+  const clock = createFakeClock();
+  const storage = createMemoryStorage({ clock });
+  const fake = createFakeBitrix({ clock });
+  const [first, second] = [1, 2].map(() =>
+    createBitrix({ webhookUrl: fake.webhookUrl(origin), fetch: fetchFrom(fake.handle), storage, clock }),
+  );
+  const calls = Array.from({ length: 120 }, (_, index) => (index % 2 ? first : second)?.call("profile"));
+  const startedAt = clock.now().getTime();
+  await drive(clock, Promise.all(calls), 50);
+  expect(fake.refusals.rate).toBe(0);
+  expect(clock.now().getTime() - startedAt).toBeLessThan(70_000);
+});
+
 /** Moves the clock until the work is done. */
 async function drive<Value>(
   clock: ReturnType<typeof createFakeClock>,
