@@ -126,6 +126,7 @@ describe("core", () => {
     kysely: ["ports", "errors", "clock", "stored-text"],
     redis: ["ports", "clock", "stored-text"],
     bullmq: ["errors", "clock", "http", "jobs"],
+    opentelemetry: ["ports", "clock"],
     node: ["ports", "errors", "http"],
     fastify: ["http", "node"],
     phone: [],
@@ -140,6 +141,28 @@ describe("core", () => {
         .map(({ specifier }) => top(join(dirname(file), specifier)))
         .filter((target) => target !== top(file) && !arrows[top(file)]?.includes(target))
         .map((target) => `${relative(folder, file)} imports ${target}`),
+    );
+    expect(wrong).toEqual([]);
+  });
+
+  test("imports an optional peer only in the subpath that is for it", () => {
+    const { peerDependencies } = JSON.parse(readFileSync(join(folder, "../package.json"), "utf8")) as Manifest;
+    const homes: Readonly<Record<string, readonly string[]>> = {
+      "@opentelemetry/api": ["opentelemetry"],
+      bullmq: ["bullmq"],
+      fastify: ["fastify"],
+      ioredis: ["redis", "bullmq"],
+      kysely: ["kysely"],
+      "libphonenumber-js": ["phone"],
+      mysql2: ["kysely"],
+      pg: ["kysely"],
+    };
+    expect(Object.keys(homes)).toEqual(Object.keys(peerDependencies ?? {}));
+    const wrong = sources(folder).flatMap((file) =>
+      imports(file)
+        .map(({ specifier }) => packageOf(specifier))
+        .filter((name) => homes[name] && !homes[name].includes(top(file)))
+        .map((name) => `${relative(folder, file)} imports ${name}`),
     );
     expect(wrong).toEqual([]);
   });

@@ -26,6 +26,34 @@ export interface Logger {
   error(message: string, fields?: Readonly<Record<string, unknown>>): void;
 }
 
+export type TelemetryAttributes = Readonly<Record<string, string | number>>;
+
+/** Something that takes time and may fail. */
+export interface TelemetryOperation {
+  /** One attempt of a call to a vendor, one run of a job, one delivery of an outbox message. */
+  readonly kind: "request" | "job" | "delivery";
+  /** `amocrm leads.create`, `import`, `webhook`: few different ones. */
+  readonly name: string;
+  /**
+   * request: `vendor`, `call`. job: `job`. delivery: `topic`. Noted at the end: `outcome` (of a request as the
+   * errors say, of a delivery `done`, `retry` or `bury`), `status` (HTTP).
+   */
+  readonly attributes: TelemetryAttributes;
+}
+
+/** Where durations and counts go. Names and attributes never hold an address, an id of an order, or a secret. */
+export interface Telemetry {
+  /** Runs `work` and gives or throws what it does. `note` adds attributes that are known only at the end. */
+  operation<T>(
+    operation: TelemetryOperation,
+    work: (note: (attributes: TelemetryAttributes) => void) => Promise<T>,
+  ): Promise<T>;
+  /** A caller has waited so long for its slot, in milliseconds. */
+  waited(waitMs: number, attributes: TelemetryAttributes): void;
+  /** A call will be sent again. */
+  retried(attributes: TelemetryAttributes): void;
+}
+
 /** Position in a feed that is read in order. */
 export interface WatermarkStore {
   /** Current position; `undefined` before the first move. */

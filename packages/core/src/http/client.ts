@@ -11,10 +11,11 @@ import {
   ResponseShapeError,
   SdkError,
 } from "../errors.ts";
-import type { Clock, Logger } from "../ports.ts";
+import type { Clock, Logger, Telemetry } from "../ports.ts";
 import { readLimited } from "./handler.ts";
 import { redactingLogger, silentLogger } from "./logger.ts";
 import type { RateLimiter } from "./rate-limiter.ts";
+import { silentTelemetry } from "./telemetry.ts";
 
 /** An answer as it came, before any schema. */
 export interface HttpAnswer {
@@ -48,6 +49,8 @@ export interface HttpClientOptions {
   readonly fetch?: typeof fetch;
   readonly clock?: Clock;
   readonly logger?: Logger;
+  /** Hears of every attempt, retry and wait for a slot. Left out: nothing is measured. */
+  readonly telemetry?: Telemetry;
   /** One deadline over connect, head and body of an attempt, in milliseconds. @defaultValue 30_000 */
   readonly timeoutMs?: number;
   /** Further attempts after the first. @defaultValue 3 */
@@ -111,6 +114,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     vendor,
     limiter,
     clock = systemClock,
+    telemetry = silentTelemetry,
     timeoutMs = 30_000,
     retries = 3,
     minDelayMs = 500,
@@ -126,9 +130,15 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     AbortController,
   });
 
+  async function takeSlot(signal: AbortSignal | undefined): Promise<void> {
+    if (!limiter) return;
+    const askedAt = clock.monotonicMs();
+    await limiter.slot(signal);
+    telemetry.waited(clock.monotonicMs() - askedAt, { vendor });
+  }
+
   async function attempt(call: HttpCall<v.GenericSchema | undefined>, onSend: () => void): Promise<HttpAnswer> {
     const { name, method = "GET", signal } = call;
-    await limiter?.slot(signal);
     const headers = new Headers(
       typeof options.headers === "function" ? await options.headers() : (options.headers ?? {}),
     );
@@ -190,7 +200,9 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     const refusal = options.readRefusal?.(answer) ?? judgeByStatus(answer);
     if (!refusal) return;
     if (refusal.block) {
-      await limiter?.block(refusal.vendorCode);
+      await limiter?.block(refusal.vendorCode).catch((error: unknown) => {
+        logger.error(`${vendor}: the block could not be stored, so other calls are not stopped`, { error });
+      });
       throw new BlockedError(
         `${vendor}: ${name} was refused with ${refusal.vendorCode}: the vendor blocks this account`,
         {
@@ -215,6 +227,22 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     );
   }
 
+  function observed({ name }: { readonly name: string }, work: () => Promise<HttpAnswer>): Promise<HttpAnswer> {
+    const attributes = { vendor, call: name };
+    return telemetry.operation({ kind: "request", name: `${vendor} ${name}`, attributes }, async (note) => {
+      try {
+        const answer = await work();
+        note({ outcome: "executed", status: answer.status });
+        return answer;
+      } catch (error) {
+        const failure = error instanceof RefusedAttempt ? error.error : error;
+        if (SdkError.isInstance(failure)) note({ outcome: failure.outcome });
+        if (failure instanceof ApiError) note({ status: failure.status });
+        throw error;
+      }
+    });
+  }
+
   async function send(call: HttpCall<v.GenericSchema | undefined>): Promise<HttpAnswer> {
     const safe = call.safe ?? (call.method === undefined || call.method === "GET");
     let mayHaveRun = false; // for a stop in the middle of an attempt, or after one whose outcome is open
@@ -223,11 +251,14 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
         async () => {
           const mayHaveRunBefore = mayHaveRun;
           try {
-            const answer = await attempt(call, () => {
-              mayHaveRun = true;
+            await takeSlot(call.signal);
+            return await observed(call, async () => {
+              const answer = await attempt(call, () => {
+                mayHaveRun = true;
+              });
+              await judge(answer, call.name);
+              return answer;
             });
-            await judge(answer, call.name);
-            return answer;
           } catch (error) {
             const failure = error instanceof RefusedAttempt ? error.error : error;
             if (SdkError.isInstance(failure) && failure.outcome === "not-executed") mayHaveRun = mayHaveRunBefore;
@@ -258,6 +289,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
             if (limited && limiter) await limiter.penalize(pauseMs ?? minDelayMs * 2 ** (attemptNumber - 1));
             else if (pauseMs !== undefined && retriesLeft > 0)
               await clock.sleep(Math.min(pauseMs, 120_000), call.signal);
+            if (retriesLeft > 0) telemetry.retried({ vendor, call: call.name });
             logger.warn(`${vendor}: ${call.name} failed, ${retriesLeft} more attempts`, {
               attempt: attemptNumber,
               error,
@@ -288,6 +320,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
 
 /** An attempt that the vendor refused, with the vendor's word on whether to repeat it. Never leaves this file. */
 class RefusedAttempt extends Error {
+  override readonly name = "ApiError"; // as telemetry calls it
   readonly error: ApiError;
   readonly retry: boolean;
   constructor(error: ApiError, retry: boolean) {

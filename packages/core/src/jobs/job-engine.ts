@@ -2,7 +2,8 @@ import { systemClock } from "../clock.ts";
 import { ConfigError } from "../errors.ts";
 import { redactingLogger, silentLogger } from "../http/logger.ts";
 import { redactText } from "../http/redact.ts";
-import type { Clock, LeaseStore, Logger } from "../ports.ts";
+import { silentTelemetry } from "../http/telemetry.ts";
+import type { Clock, LeaseStore, Logger, Telemetry } from "../ports.ts";
 import { type HeldLease, withLease } from "./with-lease.ts";
 
 export interface Job {
@@ -50,6 +51,8 @@ export interface JobEngineOptions {
   readonly pollMs?: number;
   readonly clock?: Clock;
   readonly logger?: Logger;
+  /** Hears of every run. Left out: nothing is measured. */
+  readonly telemetry?: Telemetry;
 }
 
 /**
@@ -61,7 +64,7 @@ export interface JobEngineOptions {
  * @throws {ConfigError} for a name that is given twice or an interval that is not positive.
  */
 export function createJobEngine(options: JobEngineOptions): JobEngine {
-  const { leases, leaseTtlMs = 30_000, pollMs = 1000, clock = systemClock } = options;
+  const { leases, leaseTtlMs = 30_000, pollMs = 1000, clock = systemClock, telemetry = silentTelemetry } = options;
   const logger = redactingLogger(options.logger ?? silentLogger);
   const holder = crypto.randomUUID();
   const jobs = new Map<string, Job>();
@@ -80,7 +83,7 @@ export function createJobEngine(options: JobEngineOptions): JobEngine {
         const started = { name, lastStartedAt: clock.now() };
         statuses.set(name, { ...started, isRunning: true });
         try {
-          await job.run(held);
+          await telemetry.operation({ kind: "job", name, attributes: { job: name } }, () => job.run(held));
           statuses.set(name, { ...started, isRunning: false, lastEndedAt: clock.now() });
         } catch (error) {
           const lastError = redactText(error instanceof Error ? error.message : String(error));

@@ -2,7 +2,8 @@ import { systemClock } from "../clock.ts";
 import { ConfigError } from "../errors.ts";
 import { redactingLogger, silentLogger } from "../http/logger.ts";
 import { redactText } from "../http/redact.ts";
-import type { ClaimedMessage, Clock, Logger, OutboxStore } from "../ports.ts";
+import { silentTelemetry } from "../http/telemetry.ts";
+import type { ClaimedMessage, Clock, Logger, OutboxStore, Telemetry } from "../ports.ts";
 
 const second = 1000;
 const minute = 60 * second;
@@ -40,6 +41,8 @@ export interface OutboxWorkerOptions {
   readonly random?: () => number;
   readonly clock?: Clock;
   readonly logger?: Logger;
+  /** Hears of every delivery. Left out: nothing is measured. */
+  readonly telemetry?: Telemetry;
 }
 
 export interface OutboxWorker {
@@ -75,6 +78,7 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
     pollMs = 1000,
     random = Math.random,
     clock = systemClock,
+    telemetry = silentTelemetry,
   } = options;
   if (!(concurrency >= 1)) throw new ConfigError("concurrency must be at least 1");
   if (!(claimTtlMs > 0)) throw new ConfigError("claimTtlMs must be positive");
@@ -93,16 +97,28 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
       () => undefined, // it ended first
     );
     try {
-      return await deliver(message, expiry.signal);
+      return buryIfLast(message, await deliver(message, expiry.signal));
     } catch (error) {
-      return { state: "retry", error: error instanceof Error ? error.message : String(error) };
+      return buryIfLast(message, { state: "retry", error: error instanceof Error ? error.message : String(error) });
     } finally {
       ended.abort();
     }
   }
 
+  function buryIfLast({ attempt }: ClaimedMessage, delivery: Delivery): Delivery {
+    const isLast = delivery.state === "retry" && attempt > retryDelaysMs.length;
+    return isLast ? { state: "bury", error: delivery.error } : delivery;
+  }
+
   async function handle(message: ClaimedMessage, claimedAt: number): Promise<void> {
-    const delivery = await tryDeliver(message, claimedAt);
+    const delivery = await telemetry.operation(
+      { kind: "delivery", name: topic, attributes: { topic } },
+      async (note) => {
+        const tried = await tryDeliver(message, claimedAt);
+        note({ outcome: tried.state });
+        return tried;
+      },
+    );
     const about = { topic, id: message.id, attempt: message.attempt };
     const kept = await keepVerdict(message, delivery, about);
     if (!kept) logger.warn("delivery ended after its claim was lost; the message may be delivered twice", about);
@@ -111,11 +127,11 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
   function keepVerdict(message: ClaimedMessage, delivery: Delivery, about: object): Promise<boolean> {
     if (delivery.state === "done") return outbox.complete(message);
     const error = redactText(delivery.error);
-    const pauseMs = retryDelaysMs[message.attempt - 1];
-    if (delivery.state === "bury" || pauseMs === undefined) {
+    if (delivery.state === "bury") {
       logger.error("delivery given up", { ...about, error });
       return outbox.bury(message, error);
     }
+    const pauseMs = retryDelaysMs[message.attempt - 1] as number; // there is one, else it would have been the last
     const delayMs = Math.round(delivery.delayMs ?? pauseMs * (1 + jitter * (2 * random() - 1)));
     logger.warn("delivery failed", { ...about, error, delayMs });
     return outbox.retry(message, { delayMs, error });
