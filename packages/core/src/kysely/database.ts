@@ -27,8 +27,10 @@ export async function openDatabase(url: string): Promise<Database> {
   if (scheme === "postgres:" || scheme === "postgresql:") {
     const { default: pg } = await loadDriver("pg", () => import("pg"));
     const pool = new pg.Pool({ connectionString: url, connectionTimeoutMillis: 10_000, keepAlive: true });
-    // An idle connection that breaks leaves the pool by itself; without a listener it would end the process.
+    // A connection that breaks leaves the pool by itself, and whoever waits on it gets the error. Without listeners on the
+    // pool and on each connection it would also end the process.
     pool.on("error", () => undefined);
+    pool.on("connect", (client) => client.on("error", () => undefined));
     return toDatabase(new Kysely({ dialect: new PostgresDialect({ pool }) }), "postgres");
   }
   if (scheme === "mysql:" || scheme === "mariadb:") {

@@ -34,7 +34,8 @@ export async function retryConflicts<T>(work: () => Promise<T>): Promise<T> {
  * Runs `work` in one transaction: `begin immediate` on SQLite, the session's isolation (read committed with
  * `openDatabase`) elsewhere. Inside a transaction it joins that one.
  *
- * After a deadlock or another conflict the whole `work` runs again, so it must change nothing but the database.
+ * After a deadlock or another conflict the whole `work` runs again, so it must change nothing but the database. A
+ * connection that is lost during the commit leaves open whether it was written: the error comes to the caller.
  */
 export function transaction<Handle extends AnyKysely, T>(
   db: Handle,
