@@ -81,6 +81,15 @@ export function createPaymentGatewayMemoryStorage({
     });
   }
 
+  function refuseTakenAccount({ id, provider, account }: Payment): void {
+    if (account === undefined) return;
+    for (const other of payments.values()) {
+      if (other.id !== id && other.provider === provider && other.account === account) {
+        throw new Error("another payment of this provider has the account");
+      }
+    }
+  }
+
   const isHeldBack = (row: DeliveryRow): boolean =>
     deliveries.some(
       (other) =>
@@ -94,6 +103,7 @@ export function createPaymentGatewayMemoryStorage({
 
   return {
     async createPayment(payment, key) {
+      refuseTakenAccount(payment);
       const used = key && useKey(key);
       if (used) return { state: "key_used", key: used };
       payments.set(payment.id, payment);
@@ -128,6 +138,7 @@ export function createPaymentGatewayMemoryStorage({
           return { state: "duplicate", payment: before };
         }
         checkChange(before, change.payment);
+        refuseTakenAccount(change.payment);
         const payment = { ...change.payment, version: before.version + 1 };
         payments.set(paymentId, payment);
         if (booking && bookingKey !== undefined) bookings.set(bookingKey, booking);
