@@ -1,0 +1,190 @@
+import { ConfigError } from "@orderbridge/core";
+import { createMemoryStorage } from "@orderbridge/core/memory";
+import { fetchFrom } from "@orderbridge/core/testing";
+import { expect, test } from "vitest";
+import { createAmocrm, createAmocrmConnection, createAmocrmWebhookHandler } from "../src/amocrm/index.ts";
+import { createFakeAmocrm, type FakeAmocrmOptions, fakeAccount } from "../src/testing/index.ts";
+import { createSteppingClock } from "./setting.ts";
+
+function createScene(options: FakeAmocrmOptions = {}) {
+  const clock = createSteppingClock();
+  const fake = createFakeAmocrm({ clock, ...options });
+  const amocrm = createAmocrm({
+    host: fakeAccount.host,
+    token: "amo-token",
+    clock,
+    fetch: fetchFrom(fake.handle),
+    minDelayMs: 1,
+  });
+  return { clock, fake, amocrm };
+}
+
+async function all<Item>(source: AsyncIterable<Item>): Promise<Item[]> {
+  const items: Item[] = [];
+  for await (const item of source) items.push(item);
+  return items;
+}
+
+test("answers are matched by request_id, whatever their order", async () => {
+  const { amocrm, fake } = createScene();
+  const leads = Array.from({ length: 50 }, (_, index) => ({ requestId: `order ${index}`, name: `Lead ${index}` }));
+  const { written, uncertain } = await amocrm.leads.create(leads);
+  expect(uncertain).toEqual([]);
+  for (const lead of fake.leads) expect(written.get(`order ${lead.name.slice(5)}`)).toBe(String(lead.id));
+});
+
+test("leads/complex tells contacts, and that duplicate control merged into an existing lead", async () => {
+  const { amocrm, fake } = createScene({ duplicateControl: { leadFieldId: fakeAccount.orderCodeFieldId } });
+  const one = {
+    requestId: "1",
+    name: "Kaspi 1",
+    fields: [{ fieldId: String(fakeAccount.orderCodeFieldId), values: ["1"] }],
+    contact: { name: "Айгүл", phone: "+77010000001" },
+  };
+  const first = await amocrm.leads.createComplex([one, { ...one, requestId: "2", fields: [] }]);
+  expect([...first.written.keys()].sort()).toEqual(["1", "2"]);
+  expect(first.contacts.get("1")).toBe(String(fake.contacts[0]?.id));
+  const again = await amocrm.leads.createComplex([one]);
+  expect(again.merged).toEqual(new Set(["1"]));
+  expect(again.written.get("1")).toBe(first.written.get("1"));
+  await expect(amocrm.leads.createComplex(Array(51).fill(one))).rejects.toThrow(ConfigError);
+});
+
+test("an empty list and a missing lead are no error", async () => {
+  const { amocrm } = createScene();
+  expect(await all(amocrm.leads.list())).toEqual([]);
+  expect(await amocrm.leads.get("1")).toBeUndefined();
+  expect(await amocrm.contacts.findByPhone("+77010000001")).toBeUndefined();
+});
+
+test("lists are read to their end, page by page", async () => {
+  const { amocrm, fake } = createScene();
+  for (let index = 0; index < 501; index++) fake.addContact({ name: `Contact ${index}` });
+  expect(await all(amocrm.contacts.list())).toHaveLength(501);
+  expect(fake.journal.entries).toHaveLength(3);
+});
+
+test("one bad item is named; what became of the others has to be looked up", async () => {
+  const { amocrm, fake } = createScene({ badItems: "partial" });
+  const result = await amocrm.leads.create([
+    { requestId: "good", name: "Good" },
+    { requestId: "bad", name: "Bad", responsibleUserId: "999" },
+  ]);
+  expect(result.rejected).toEqual(new Map([["bad", "NotSupportedChoice responsible_user_id"]]));
+  expect([result.uncertain, result.settled]).toEqual([["good"], true]);
+  expect(fake.leads).toHaveLength(1);
+});
+
+test("40 calls at once keep every sliding second within seven", async () => {
+  const { amocrm, fake, clock } = createScene();
+  const startedAt = clock.monotonicMs();
+  await Promise.all(Array.from({ length: 40 }, () => amocrm.leads.get("1")));
+  expect([fake.busiestSecond, fake.violations]).toEqual([7, 0]);
+  expect(clock.monotonicMs() - startedAt).toBeLessThan(6_600);
+});
+
+test("an HTML 429 is waited out, also for a write", async () => {
+  const { amocrm, fake } = createScene();
+  fake.faults.add({ fault: { kind: "rateLimit" }, times: 2 });
+  expect((await amocrm.leads.create([{ requestId: "1", name: "One" }])).written.size).toBe(1);
+  expect(fake.leads).toHaveLength(1);
+});
+
+const connectionOptions = {
+  host: "demo.amocrm.ru",
+  clientId: "integration-1",
+  clientSecret: "integration-secret",
+  redirectUri: "https://worker.example/oauth/callback",
+};
+
+function createConnectionScene() {
+  const clock = createSteppingClock();
+  const storage = createMemoryStorage({ clock });
+  const sent: unknown[] = [];
+  const tokenEndpoint = async (request: Request): Promise<Response> => {
+    sent.push([new URL(request.url).href, await request.json()]);
+    return Response.json({
+      token_type: "Bearer",
+      expires_in: 86_400,
+      access_token: `access-${sent.length}`,
+      refresh_token: `refresh-${sent.length}`,
+    });
+  };
+  const connection = createAmocrmConnection({ ...connectionOptions, storage, clock, fetch: fetchFrom(tokenEndpoint) });
+  const callback = (query: Readonly<Record<string, string>>) =>
+    connection.callback(new Request(`https://worker.example/oauth/callback?${new URLSearchParams(query)}`));
+  const state = () => new URL(connection.consentUrl()).searchParams.get("state") ?? "";
+  return { clock, connection, callback, state, sent };
+}
+
+test("a consent is exchanged once and its tokens are used", async () => {
+  const { connection, callback, state, sent } = createConnectionScene();
+  const used = state();
+  const query = { code: "code-1", referer: "demo.amocrm.ru", state: used };
+  expect((await callback(query)).status).toBe(200);
+  expect(sent).toEqual([
+    [
+      "https://demo.amocrm.ru/oauth2/access_token",
+      {
+        client_id: "integration-1",
+        client_secret: "integration-secret",
+        redirect_uri: "https://worker.example/oauth/callback",
+        grant_type: "authorization_code",
+        code: "code-1",
+      },
+    ],
+  ]);
+  expect((await connection.tokens.current()).accessToken).toBe("access-1");
+  expect((await callback(query)).status).toBe(400); // the state is used
+  expect(sent).toHaveLength(1);
+});
+
+test.each([
+  ["another account", { referer: "other.amocrm.ru" }],
+  ["a host of somebody else", { referer: "evil.example" }],
+  ["a host that only begins like ours", { referer: "demo.amocrm.ru.evil.example" }],
+  ["a forged state", { state: "nonce.9999999999999.signature" }],
+  ["no state", { state: "" }],
+  ["a refusal", { error: "access_denied" }],
+])("a callback with %s sends the client secret nowhere", async (_name, change) => {
+  const { callback, state, sent } = createConnectionScene();
+  const response = await callback({ code: "code-1", referer: "demo.amocrm.ru", state: state(), ...change });
+  expect(response.status).toBe(400);
+  expect(sent).toEqual([]);
+});
+
+test("a state ends after twenty minutes", async () => {
+  const { callback, state, clock, sent } = createConnectionScene();
+  const old = state();
+  clock.advance(20 * 60_000 + 1);
+  expect((await callback({ code: "code-1", referer: "demo.amocrm.ru", state: old })).status).toBe(400);
+  expect(sent).toEqual([]);
+});
+
+test("all events of a webhook arrive, and only under its secret path", async () => {
+  const received: unknown[] = [];
+  const handle = createAmocrmWebhookHandler({
+    secret: "unguessable-path",
+    onEvents: async (events) => void received.push(...events),
+  });
+  const post = (secret: string, body: string) =>
+    handle(
+      new Request(`https://worker.example/amocrm/webhook/${secret}`, {
+        method: "POST",
+        body,
+        headers: { "content-type": "application/x-www-form-urlencoded" },
+      }),
+    );
+  const body =
+    "leads[status][0][id]=1&leads[status][0][status_id]=142&leads[status][3][id]=2&leads[delete][0][id]=3&contacts[add][0][id]=4&contacts[add][0][type]=contact&account[id]=31000001";
+  expect((await post("wrong", body)).status).toBe(404);
+  expect(received).toEqual([]);
+  expect((await post("unguessable-path", body)).status).toBe(200);
+  expect(received).toMatchObject([
+    { entity: "leads", action: "status", id: "1", statusId: "142", accountId: "31000001" },
+    { entity: "leads", action: "status", id: "2" },
+    { entity: "leads", action: "delete", id: "3" },
+    { entity: "contacts", action: "add", id: "4" },
+  ]);
+  expect((await post("unguessable-path", "leads[__proto__][x][id]=1")).status).toBe(400);
+});
