@@ -1,5 +1,6 @@
 // A backend beside a 1C-Bitrix site and a Bitrix24 portal: statuses, products and deals agree.
 import { createServer } from "node:http";
+import { setTimeout as wait } from "node:timers/promises";
 import { getRequestListener } from "@hono/node-server";
 import {
   bitrixOrderStatuses,
@@ -13,9 +14,8 @@ import {
   createOrders,
   createProductSync,
   createStatusSync,
+  createSyncHandlers,
   createWorker,
-  dealTopic,
-  orderTopic,
   productTopic,
 } from "@orderbridge/bitrix";
 import { createBitrixStorage } from "@orderbridge/bitrix/kysely";
@@ -25,6 +25,18 @@ import { Hono } from "hono";
 import * as v from "valibot";
 
 const { secret, text, url, id, json, withDefault, optional } = variables;
+
+/** A stage stands for one status: two statuses at one stage would leave the way back open. */
+const stageMap = (value: string | undefined) => {
+  const map = json(
+    v.record(v.picklist(bitrixOrderStatuses.statuses), v.pipe(v.string(), v.nonEmpty("is empty"))),
+    '{"new": "NEW", "delivered": "WON"}',
+  )(value);
+  const stages = Object.values(map);
+  const twice = stages.find((stage, index) => stages.indexOf(stage) !== index);
+  if (twice === undefined) return map;
+  throw new variables.VariableProblem(`gives stage ${twice} to two statuses; keep one of them`);
+};
 
 /** The portal's address, tried out at once: a wrong one must be named by its variable. */
 const webhookUrl = (value: string | undefined): string => {
@@ -46,10 +58,7 @@ const config = configure({
   BITRIX_SITE_PRODUCT_PATH: withDefault(text("a path"), "/api/v2/products/update-from-railway"),
   BITRIX_WEBHOOK_URL: webhookUrl,
   BITRIX_APPLICATION_TOKEN: secret("the application token that Bitrix24 shows beside the outgoing webhook"),
-  BITRIX_STAGE_MAP: json(
-    v.record(v.picklist(bitrixOrderStatuses.statuses), v.pipe(v.string(), v.nonEmpty("is empty"))),
-    '{"new": "NEW", "delivered": "WON"}',
-  ),
+  BITRIX_STAGE_MAP: stageMap,
   BITRIX_CATEGORY_ID: withDefault(id("the id of the funnel"), "0"),
   BITRIX_PAID_STAGE_ID: optional(text("the stage of paid deals")),
   BITRIX_LINK_FIELD: withDefault(text("the deal's field that holds our order id"), "UF_CRM_ORDER_ID"),
@@ -91,19 +100,8 @@ await start(async () => {
     secrets,
     logger,
   });
-  const worker = createWorker({
-    storage,
-    logger,
-    handlers: {
-      [orderTopic]: async (orderId) => void (await sync.sync(orderId)),
-      [dealTopic]: async (dealId) => {
-        const orderId = await sync.leftOf(dealId);
-        if (orderId !== undefined) await storage.work.mark(orderTopic, orderId);
-      },
-      [productTopic]: products.push,
-    },
-  });
-
+  const handlers = { ...createSyncHandlers({ sync, storage }), [productTopic]: products.push };
+  const worker = createWorker({ storage, logger, handlers });
   const sweep = createDealSweep({
     bitrix,
     storage,
@@ -141,7 +139,8 @@ await start(async () => {
     host: config.HOST,
     async onStop() {
       stopping.abort();
-      await working;
+      // A portal that does not answer must not hold the stop: what is not finished is due again after the next start.
+      await Promise.race([working, wait(5_000)]);
       await database.close();
     },
   };

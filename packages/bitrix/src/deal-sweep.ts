@@ -25,7 +25,7 @@ export interface DealSweepOptions {
 
 export interface DealSweep {
   /** Makes the linked deals that changed since the last sweep due; resolves to their number. */
-  sweep(): Promise<number>;
+  sweep(signal?: AbortSignal): Promise<number>;
   /** Sweeps until the signal is aborted. Of several processes one sweeps at a time. */
   run(signal: AbortSignal): Promise<void>;
 }
@@ -50,17 +50,21 @@ export function createDealSweep(options: DealSweepOptions): DealSweep {
   const name = `bitrix-deal-sweep:${sync}`;
   const holder = crypto.randomUUID();
 
-  async function sweep(): Promise<number> {
+  async function sweep(signal?: AbortSignal): Promise<number> {
     const startedAt = clock.now();
     const position = await core.watermarks.get(name);
     const since = position === undefined ? startedAt.getTime() - firstMs : Date.parse(position) - overlapMs;
     let found = 0;
-    const rows = bitrix.list<Readonly<Record<string, unknown>>>("crm.item.list", {
-      entityTypeId: 2,
-      useOriginalUfNames: "Y",
-      select: ["id", linkField],
-      filter: { ">=updatedTime": new Date(since).toISOString() },
-    });
+    const rows = bitrix.list<Readonly<Record<string, unknown>>>(
+      "crm.item.list",
+      {
+        entityTypeId: 2,
+        useOriginalUfNames: "Y",
+        select: ["id", linkField],
+        filter: { ">=updatedTime": new Date(since).toISOString() },
+      },
+      signal ? { signal } : {},
+    );
     for await (const { id, [linkField]: link } of rows) {
       const dealId = String(id);
       const isLinked = (typeof link === "string" && link !== "") || (await storage.links.getByRight(sync, dealId));
@@ -79,8 +83,9 @@ export function createDealSweep(options: DealSweepOptions): DealSweep {
         try {
           // Not given back: the others skip this round.
           const lease = await core.leases.acquire(name, { holder, ttlMs: intervalMs });
-          if (lease) logger.debug("bitrix: deals swept", { changed: await sweep() });
+          if (lease) logger.debug("bitrix: deals swept", { changed: await sweep(signal) });
         } catch (error) {
+          if (signal.aborted) return;
           logger.warn("bitrix: the sweep of deals failed; the next one begins at the same place", { error });
         }
         await clock.sleep(intervalMs, signal).catch(() => undefined);

@@ -55,4 +55,5 @@ export type {
   WorkEntry,
   WorkStore,
 } from "./storage.ts";
+export { createSyncHandlers } from "./sync-handlers.ts";
 export { createWorker, type Worker, type WorkerOptions } from "./worker.ts";

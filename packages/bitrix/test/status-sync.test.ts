@@ -8,9 +8,9 @@ import {
   createOrderSide,
   createOrders,
   createStatusSync,
+  createSyncHandlers,
   createWorker,
   dealTopic,
-  orderTopic,
 } from "../src/index.ts";
 import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
@@ -58,13 +58,7 @@ function setUp({ conflict = "right" as "left" | "right" | "latest" } = {}) {
     clock,
     retryMs: 0,
     logger: silentLogger,
-    handlers: {
-      [orderTopic]: async (id) => void (await sync.sync(id)),
-      [dealTopic]: async (id) => {
-        const left = await sync.leftOf(id);
-        if (left !== undefined) await storage.work.mark(orderTopic, left);
-      },
-    },
+    handlers: createSyncHandlers({ sync, storage }),
   });
   /** Until neither events nor work are left. */
   async function settle(): Promise<void> {

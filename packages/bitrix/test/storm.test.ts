@@ -11,9 +11,8 @@ import {
   createOrderSide,
   createOrders,
   createStatusSync,
+  createSyncHandlers,
   createWorker,
-  dealTopic,
-  orderTopic,
 } from "../src/index.ts";
 import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
@@ -111,13 +110,7 @@ test("after a storm on both sides every pair agrees and the writes stop", { time
       retryMs: 0,
       claimMs: 1000,
       logger: silentLogger,
-      handlers: {
-        [orderTopic]: async (id) => void (await sync.sync(id)),
-        [dealTopic]: async (id) => {
-          const left = await sync.leftOf(id);
-          if (left !== undefined) await process.storage.work.mark(orderTopic, left);
-        },
-      },
+      handlers: createSyncHandlers({ sync, storage: process.storage }),
     });
     const sweep = createDealSweep({
       bitrix,

@@ -18,6 +18,7 @@ test("exports these names and no others", () => {
     "createOrders",
     "createProductSync",
     "createStatusSync",
+    "createSyncHandlers",
     "createWorker",
     "dealEvents",
     "dealTopic",
