@@ -17,7 +17,7 @@ import {
 } from "../src/index.ts";
 import { createKyselyStorage, openDatabase } from "../src/kysely/index.ts";
 import { createMemoryStorage } from "../src/memory/index.ts";
-import { openRedis, redisService, redisUrl, startRedisServer } from "./redis-server.ts";
+import { openRedis, redisProgram, redisService, redisUrl, startRedisServer } from "./redis-server.ts";
 
 const everyMs = 200;
 
@@ -233,46 +233,49 @@ describe.skipIf(redisService.skipped)(`BullMQ on ${redisService.name}`, () => {
     }
   });
 
-  test("looks for due jobs itself while Redis is down, and shares them again afterwards", async () => {
-    const own = await startRedisServer();
-    const redis = new Redis(own.url, { maxRetriesPerRequest: null, retryStrategy: () => 20 });
-    redis.on("error", () => undefined);
-    const said: string[] = [];
-    const logger: Logger = {
-      ...silentLogger,
-      info: (message) => said.push(message),
-      warn: (message) => said.push(message),
-    };
-    try {
-      const starts: number[] = [];
-      const ended = start({ import: async () => void starts.push(performance.now()) }, { redis, logger });
-      await until(() => starts.length >= 2);
-      await own.kill();
-      const runsBefore = starts.length;
-      await until(() => starts.length >= runsBefore + 4);
-      await own.start();
-      await until(() => said.length === 2);
-      expect(said).toEqual([
-        "Redis does not answer, this process looks for due jobs itself",
-        "Redis answers again, jobs are spread over the fleet",
-      ]);
-      const runsDown = starts.length;
-      await until(() => starts.length >= runsDown + 3);
-      own.freeze(); // it takes connections and answers nothing
-      const runsAwake = starts.length;
-      await until(() => starts.length >= runsAwake + 3);
-      for (const [index, at] of starts.slice(1).entries()) {
-        expect(at - (starts[index] as number)).toBeGreaterThan(everyMs - 20);
+  test.skipIf(redisProgram.skipped)(
+    "looks for due jobs itself while Redis is down, and shares them again afterwards",
+    async () => {
+      const own = await startRedisServer();
+      const redis = new Redis(own.url, { maxRetriesPerRequest: null, retryStrategy: () => 20 });
+      redis.on("error", () => undefined);
+      const said: string[] = [];
+      const logger: Logger = {
+        ...silentLogger,
+        info: (message) => said.push(message),
+        warn: (message) => said.push(message),
+      };
+      try {
+        const starts: number[] = [];
+        const ended = start({ import: async () => void starts.push(performance.now()) }, { redis, logger });
+        await until(() => starts.length >= 2);
+        await own.kill();
+        const runsBefore = starts.length;
+        await until(() => starts.length >= runsBefore + 4);
+        await own.start();
+        await until(() => said.length === 2);
+        expect(said).toEqual([
+          "Redis does not answer, this process looks for due jobs itself",
+          "Redis answers again, jobs are spread over the fleet",
+        ]);
+        const runsDown = starts.length;
+        await until(() => starts.length >= runsDown + 3);
+        own.freeze(); // it takes connections and answers nothing
+        const runsAwake = starts.length;
+        await until(() => starts.length >= runsAwake + 3);
+        for (const [index, at] of starts.slice(1).entries()) {
+          expect(at - (starts[index] as number)).toBeGreaterThan(everyMs - 20);
+        }
+        await own.kill();
+        await until(() => redis.status === "reconnecting");
+        stop.abort();
+        await ended; // also without Redis
+      } finally {
+        redis.disconnect();
+        await own.remove();
       }
-      await own.kill();
-      await until(() => redis.status === "reconnecting");
-      stop.abort();
-      await ended; // also without Redis
-    } finally {
-      redis.disconnect();
-      await own.remove();
-    }
-  });
+    },
+  );
 
   test("refuses options that cannot work", () => {
     expect(() => engine({ import: async () => undefined }, { concurrency: 0 })).toThrow(ConfigError);

@@ -155,6 +155,23 @@ describe("the vendor's own table", () => {
     expect(error).toMatchObject({ vendorCode: "INVALID_FILTER", vendor: "vendor" });
   });
 
+  test("tells of a block that could not be stored, and does not try again", async () => {
+    nock(origin).get("/v1/orders").once().reply(403, "<h1>blocked</h1>");
+    const said: string[] = [];
+    const limiter: RateLimiter = {
+      slot: async () => undefined,
+      penalize: async () => undefined,
+      block: () => Promise.reject(new Error("connection lost")),
+    };
+    const client = createClient({
+      limiter,
+      logger: { debug() {}, info() {}, warn() {}, error: (message) => said.push(message) },
+      readRefusal: () => ({ vendorCode: "403", outcome: "refused", block: true }),
+    });
+    expect(await failure(client.request(read))).toBeInstanceOf(BlockedError);
+    expect(said).toEqual(["vendor: the block could not be stored, so other calls are not stopped"]);
+  });
+
   test("stores a block, after which nothing is sent until a person lifts it", async () => {
     nock(origin).get("/v1/orders").reply(403, "<h1>blocked</h1>");
     const clock = createFakeClock();

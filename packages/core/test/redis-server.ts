@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { Redis } from "ioredis";
 
 export const redisUrl = process.env.REDIS_URL ?? "redis://127.0.0.1:6379";
@@ -13,6 +13,14 @@ const hasRedis = await answers(redisUrl);
 export const redisService = {
   name: hasRedis ? "Redis" : "Redis (does not answer)",
   skipped: !hasRedis && process.env.REQUIRE_SERVICES !== "1",
+} as const;
+
+const hasProgram = (process.env.PATH ?? "").split(delimiter).some((folder) => existsSync(join(folder, "redis-server")));
+
+/** The same for servers that a test starts by {@link startRedisServer}. */
+export const redisProgram = {
+  name: hasProgram ? "redis-server" : "redis-server (not found)",
+  skipped: !hasProgram && process.env.REQUIRE_SERVICES !== "1",
 } as const;
 
 let opened = 0;

@@ -9,7 +9,7 @@ import { createHttpClient, createRateLimiter, type RateLimitStore, systemClock }
 import { createMemoryStorage } from "../src/memory/index.ts";
 import { createRedisRateLimits } from "../src/redis/index.ts";
 import { createFakeClock, type FakeClock, listen, rateLimitCases } from "../src/testing/index.ts";
-import { openRedis, redisService, redisUrl, startRedisServer } from "./redis-server.ts";
+import { openRedis, redisProgram, redisService, redisUrl, startRedisServer } from "./redis-server.ts";
 import { untilSleeping } from "./settle.ts";
 
 const spacing = { intervalMs: 100 };
@@ -143,7 +143,7 @@ describe.skipIf(redisService.skipped)(redisService.name, () => {
   });
 });
 
-describe.skipIf(redisService.skipped)("a Redis server of one's own", () => {
+describe.skipIf(redisProgram.skipped)(`a ${redisProgram.name} of one's own`, () => {
   let server: Awaited<ReturnType<typeof startRedisServer>>;
   let redis: Redis;
   let store: RateLimitStore;
