@@ -3,6 +3,7 @@ export { type DiagnoseOptions, type Diagnosis, type DiagnosisCode, diagnose } fr
 export { InputError } from "./errors.ts";
 export type { SignatureFit } from "./explain.ts";
 export type { HeldPayment, Holds } from "./holds.ts";
+export type { Invoice, InvoiceRequest, Invoices } from "./invoices.ts";
 export type {
   Notification,
   NotificationFields,
@@ -19,6 +20,7 @@ export {
   type Reconciler,
   type ReconcilerOptions,
 } from "./reconcile.ts";
+export type { Recurring, RecurringCharge } from "./recurring.ts";
 export {
   type RefundOrderOptions,
   type RefundRequest,
@@ -30,9 +32,11 @@ export { createResultHandler, type ResultHandlerOptions } from "./result-handler
 export { type Notification2, type Refusal2, readCertificates, type Verification2 } from "./result2.ts";
 export { createResult2Handler, type Result2HandlerOptions } from "./result2-handler.ts";
 export { createRobokassa, type Robokassa } from "./robokassa.ts";
+export type { SecondReceipt, SecondReceiptRequest, SecondReceiptState } from "./second-receipt.ts";
 export type { Hosts, Readings, RobokassaOptions } from "./shop.ts";
 export { type ShpOrder, type ShpPair, sortShp } from "./shp.ts";
 export { type Algorithm, algorithms, sign, signatureBase } from "./signature.ts";
+export { robokassaAddresses, type SourceAddressOptions } from "./source-address.ts";
 export type { PaymentForm, PaymentRequest, ReturnAddress } from "./start.ts";
 export type {
   BookingResult,

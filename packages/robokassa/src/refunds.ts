@@ -1,8 +1,8 @@
-import { createHmac } from "node:crypto";
 import { ApiError, ConfigError, parseJson, SdkError } from "@orderbridge/core";
 import * as v from "valibot";
 import { checkAmount, fromMinor, toMinor } from "./amount.ts";
 import { InputError } from "./errors.ts";
+import { encodeJwt } from "./jwt.ts";
 import type { Robokassa } from "./robokassa.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
@@ -47,9 +47,11 @@ export function createRefunds(shop: Shop): Refunds {
       if (shop.password3 === undefined) throw new ConfigError("robokassa: refunds need password3");
       if (!/^[\w-]{1,100}$/.test(opKey)) throw new InputError("opKey", "must be the id of an operation");
       const sum = amount === undefined ? "" : `,"RefundSum":${checkAmount("amount", amount)}`;
-      const segment = (json: string): string => Buffer.from(json).toString("base64url");
-      const text = `${segment('{"alg":"HS256","typ":"JWT"}')}.${segment(`{"OpKey":${JSON.stringify(opKey)}${sum}}`)}`;
-      const token = `${text}.${createHmac("sha256", shop.password3).update(text).digest("base64url")}`;
+      const token = encodeJwt(`{"OpKey":${JSON.stringify(opKey)}${sum}}`, {
+        alg: "HS256",
+        algorithm: "sha256",
+        key: shop.password3,
+      });
       const answer = await client.send({
         name: "Refund/Create",
         method: "POST",

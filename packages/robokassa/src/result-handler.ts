@@ -9,9 +9,10 @@ import {
 import { type Booking, bookPayment, type OnPaid } from "./booking.ts";
 import { type NotificationFields, readFields } from "./notification.ts";
 import type { Robokassa } from "./robokassa.ts";
+import { createSourceCheck, type SourceAddressOptions } from "./source-address.ts";
 import type { CallbackEntry, RobokassaStorage } from "./storage.ts";
 
-export interface ResultHandlerOptions<Transaction> {
+export interface ResultHandlerOptions<Transaction> extends SourceAddressOptions {
   readonly robokassa: Pick<Robokassa, "verifyResult" | "explainResult">;
   readonly storage: RobokassaStorage<Transaction>;
   /** The shop's own part of a payment, inside the booking transaction. @defaultValue nothing */
@@ -49,6 +50,7 @@ const statusOf: Readonly<Record<Verdict, number>> = {
 export function createResultHandler<Transaction>(options: ResultHandlerOptions<Transaction>): FetchHandler {
   const { robokassa, storage, onPaid, clock = systemClock, maxBodyBytes = 65_536 } = options;
   const logger = redactingLogger(options.logger ?? console);
+  const isAllowed = createSourceCheck(options);
 
   async function judge(fields: NotificationFields): Promise<Verdict> {
     const verification = robokassa.verifyResult(fields);
@@ -64,6 +66,10 @@ export function createResultHandler<Transaction>(options: ResultHandlerOptions<T
 
   return defineHandler(
     async (request, body) => {
+      if (!isAllowed(request)) {
+        logger.warn("robokassa: a call from an address that is not allowed");
+        return new Response(null, { status: 403 });
+      }
       // HEAD has no body to answer OK in.
       if (request.method === "HEAD") return new Response(null, { status: 405, headers: { allow: "POST, GET" } });
       const fields = new URLSearchParams(

@@ -9,9 +9,10 @@ import {
 import { type Booking, bookHold, bookPayment, type OnPaid } from "./booking.ts";
 import { certificateWarnings, type Refusal2, readCertificates } from "./result2.ts";
 import type { Robokassa } from "./robokassa.ts";
+import { createSourceCheck, type SourceAddressOptions } from "./source-address.ts";
 import type { RobokassaStorage } from "./storage.ts";
 
-export interface Result2HandlerOptions<Transaction> {
+export interface Result2HandlerOptions<Transaction> extends SourceAddressOptions {
   readonly robokassa: Pick<Robokassa, "verifyResult2">;
   readonly storage: RobokassaStorage<Transaction>;
   /** Robokassa's certificates as PEM or DER; give the old and the new one while they change. */
@@ -55,13 +56,18 @@ const statusOf = (verdict: Verdict): number => {
 export function createResult2Handler<Transaction>(options: Result2HandlerOptions<Transaction>): FetchHandler {
   const { robokassa, storage, onPaid, clock = systemClock, maxBodyBytes = 65_536 } = options;
   const logger = redactingLogger(options.logger ?? console);
+  const isAllowed = createSourceCheck(options);
   const certificates = readCertificates(options.certificates);
   for (const warning of certificateWarnings(certificates, clock.now())) {
     logger.warn(`robokassa: ${warning}; get the new one from docs.robokassa.ru and add it to the list`);
   }
 
   return defineHandler(
-    async (_request, body) => {
+    async (request, body) => {
+      if (!isAllowed(request)) {
+        logger.warn("robokassa: a call from an address that is not allowed");
+        return new Response(null, { status: 403 });
+      }
       const verification = robokassa.verifyResult2(body, { certificates, now: clock.now() });
       const notification = verification.ok ? verification.notification : undefined;
       let verdict: Verdict;

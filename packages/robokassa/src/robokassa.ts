@@ -1,10 +1,13 @@
 import type { X509Certificate } from "node:crypto";
 import { explainResult, type SignatureFit } from "./explain.ts";
 import { createHolds, type Holds } from "./holds.ts";
+import { createInvoices, type Invoices } from "./invoices.ts";
 import { type NotificationFields, type Verification, verifyNotification } from "./notification.ts";
 import { type OperationState, operationState } from "./operation-state.ts";
+import { createRecurring, type Recurring } from "./recurring.ts";
 import { createRefunds, type Refunds } from "./refunds.ts";
 import { type Verification2, verifyNotification2 } from "./result2.ts";
+import { createSecondReceipt, type SecondReceipt } from "./second-receipt.ts";
 import { createShop, type RobokassaOptions } from "./shop.ts";
 import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl } from "./start.ts";
 
@@ -27,6 +30,9 @@ export interface Robokassa {
   operationState(invId: string | bigint): Promise<OperationState>;
   readonly holds: Holds;
   readonly refunds: Refunds;
+  readonly recurring: Recurring;
+  readonly invoices: Invoices;
+  readonly secondReceipt: SecondReceipt;
   /** Finds out how a refused ResultURL notification was signed; `undefined` when nothing fits. Never throws. */
   explainResult(fields: NotificationFields): SignatureFit | undefined;
   /** Checks a visit to SuccessURL. No proof of payment: it only says that the link is genuine. Never throws. */
@@ -46,6 +52,9 @@ export function createRobokassa(options: RobokassaOptions): Robokassa {
     operationState: (invId) => operationState(shop, invId),
     holds: createHolds(shop),
     refunds: createRefunds(shop),
+    recurring: createRecurring(shop),
+    invoices: createInvoices(shop),
+    secondReceipt: createSecondReceipt(shop),
     explainResult: (fields) => explainResult(shop, fields),
     verifySuccess: (fields) => verifyNotification(shop, fields, "password1"),
   };

@@ -191,7 +191,7 @@ export interface InvIdRanges {
 }
 
 /** Refused requests that the log keeps. */
-export const maxRefusedCallbacks = 1000;
+export const maxRefusedCallbacks = 500;
 
 /** @throws {ConfigError} */
 export function checkRanges({ firstLiveInvId = "1", firstTestInvId = "1000000000" }: InvIdRanges): {

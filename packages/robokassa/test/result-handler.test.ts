@@ -1,7 +1,7 @@
 import { silentLogger } from "@orderbridge/core";
 import { createFakeClock } from "@orderbridge/core/testing";
 import { expect, test } from "vitest";
-import { createResultHandler, createRobokassa, type OnPaid } from "../src/index.ts";
+import { createResultHandler, createRobokassa, type OnPaid, robokassaAddresses } from "../src/index.ts";
 import { createRobokassaMemoryStorage } from "../src/memory/index.ts";
 import { demoShop, liveResult, testResult } from "./shop-fixture.ts";
 
@@ -130,6 +130,33 @@ test("answers 500 when onPaid fails, books nothing, and succeeds when Robokassa 
   expect((await order())?.status).toBe("paid");
 });
 
+test("a crash after the booking and before the answer loses nothing and pays nothing twice", async () => {
+  let paid = 0;
+  const { storage, order } = await shopWithOrder146();
+  let crashes = 1;
+  const handler = createResultHandler({
+    robokassa: createRobokassa(demoShop),
+    storage: {
+      ...storage,
+      callbacks: {
+        ...storage.callbacks,
+        record: async (entry) => {
+          if (crashes-- > 0) throw new Error("killed");
+          await storage.callbacks.record(entry);
+        },
+      },
+    },
+    logger: silentLogger,
+    onPaid: async () => {
+      paid++;
+    },
+  });
+  expect((await handler(post(liveResult))).status).toBe(500);
+  expect((await order())?.status).toBe("paid");
+  expect(await (await handler(post(liveResult))).text()).toBe("OK146");
+  expect(paid).toBe(1);
+});
+
 test("keeps a log of what came and why it was refused, without the buyer's address", async () => {
   const { handler, storage } = await shopWithOrder146();
   await handler(post(`${liveResult}&Shp_email=buyer%40example.com`));
@@ -148,4 +175,25 @@ test("keeps a log of what came and why it was refused, without the buyer's addre
 test("answers 413 to a body beyond the limit", async () => {
   const { handler } = await shopWithOrder146();
   expect((await handler(post("a".repeat(65_537)))).status).toBe(413);
+});
+
+test.each([
+  ["lets Robokassa's own address in", "185.59.216.65", undefined, 200],
+  ["keeps others out", "203.0.113.7", undefined, 403],
+  ["believes a trusted proxy", "10.0.0.1", "185.59.217.65", 200],
+  ["does not believe a stranger's claim", "203.0.113.7", "185.59.217.65", 403],
+  ["keeps out what has no address", undefined, undefined, 403],
+])("an allow-list %s", async (_case, remote, forwarded, status) => {
+  const { storage } = await shopWithOrder146();
+  const handler = createResultHandler({
+    robokassa: createRobokassa(demoShop),
+    storage,
+    logger: silentLogger,
+    allowedAddresses: robokassaAddresses,
+    trustedProxies: ["10.0.0.0/8"],
+  });
+  const request = post(liveResult);
+  if (remote) request.headers.set("x-orderbridge-remote-address", remote);
+  if (forwarded) request.headers.set("x-forwarded-for", forwarded);
+  expect((await handler(request)).status).toBe(status);
 });

@@ -122,6 +122,8 @@ export interface FakeRobokassa {
   setState(invId: string, state: FakeOperationState): void;
   /** Ends a refund that is under way. */
   endRefund(requestId: string, state: "finished" | "canceled"): void;
+  /** Second receipts that were attached, as their JSON, by number. */
+  readonly receipts: ReadonlyMap<string, string>;
   /** Refunds that were asked for, the oldest first. */
   readonly refunds: readonly FakeRefund[];
   /** Sends ResultURL of a paid operation once more, as the cabinet's button does. */
@@ -150,6 +152,7 @@ interface Session {
   readonly description: string;
   readonly test: boolean;
   readonly hold: boolean;
+  readonly recurring: boolean;
   readonly email: string;
   readonly shp: readonly (readonly [string, string])[];
   readonly successUrl: string | undefined;
@@ -205,6 +208,8 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   const deliveries: FakeDelivery[] = [];
   const letters: { invId: string; reason: "not_accepted" | "email_method" }[] = [];
   const refunds: { -readonly [Name in keyof FakeRefund]: FakeRefund[Name] }[] = [];
+  const receipts = new Map<string, string>();
+  const invoices = new Map<string, { readonly id: string; active: boolean }>();
   const journal = createJournal();
   const faults = createFaults(clock);
   const closing = new AbortController();
@@ -276,6 +281,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       description: field("description", "desc"),
       test,
       hold,
+      recurring: field("recurring") === "true",
       email: field("email"),
       shp,
       successUrl: fields.get("successurl2") ?? shop.successUrl,
@@ -478,6 +484,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       description: "",
       test,
       hold: false,
+      recurring: false,
       email: "",
       shp: Object.entries(shp),
       successUrl: shop.successUrl,
@@ -580,6 +587,69 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     return Response.json({ success: true, message: null, requestId });
   }
 
+  /** Child of a recurring payment: accepted at once, told by ResultURL. */
+  function charge(form: URLSearchParams): Response {
+    const value = (name: string): string => form.get(name) ?? "";
+    const shp = [...form].filter(([name]) => /^shp_/i.test(name));
+    const [invId, outSum] = [value("InvoiceID"), value("OutSum")];
+    const slots = [shop.login, outSum, invId, ...(form.has("Receipt") ? [value("Receipt")] : []), shop.password1];
+    const refuse = (code: number): Response => new Response(`ERROR: ${code}`);
+    if (hash([...slots, ...shpTexts(shp)].join(":")) !== value("SignatureValue").toLowerCase()) return refuse(29);
+    if (!shop.recurringAllowed) return refuse(34);
+    const isForbidden = ["Recurring", "IncCurrLabel", "ExpirationDate", "IsTest"].some((name) => form.has(name));
+    const parent = operations.find(({ invId: id, state }) => id === value("PreviousInvoiceID") && state === 100);
+    if (isForbidden || !parent?.session.recurring) return refuse(35);
+    if (operations.some((other) => other.invId === invId)) return refuse(40);
+    const operation = operate({ ...parent.session, invId, outSum, shp, finished: false }, 100);
+    void attempt(operation, 1, "result");
+    return new Response(`OK${invId}`);
+  }
+
+  /** Invoice service: a JWT in quotes, signed with the algorithm that its header names. */
+  function invoice(body: string, create: boolean): Response {
+    const refuse = (message: string): Response => Response.json({ isSuccess: false, message });
+    const token: unknown = JSON.parse(body);
+    if (typeof token !== "string") return new Response(null, { status: 400 });
+    const [header = "", payload = "", signature = ""] = token.split(".");
+    const { alg } = JSON.parse(Buffer.from(header, "base64url").toString()) as { alg: string };
+    const digest = alg.toLowerCase().replace(/^hs(1|256|384|512)$/, "sha$1");
+    const expected = createHmac(digest, `${shop.login}:${shop.password1}`).update(`${header}.${payload}`);
+    if (expected.digest("base64url") !== signature) return refuse("Подпись неверна");
+    const json = Buffer.from(payload, "base64url").toString();
+    // The digits as they stand: 64-bit numbers do not fit JSON.parse.
+    const invId = /"InvId":(\d+)/.exec(json)?.[1] ?? "0";
+    const number = invId === "0" ? String(++assignedInvId) : invId;
+    const known = invoices.get(number);
+    if (!create) {
+      if (known) known.active = false;
+      return known ? Response.json({ isSuccess: true, message: "" }) : refuse("Счёт не найден");
+    }
+    if (known) return refuse("Заказ с таким Id уже существует");
+    const id = `${hash(`invoice ${++serial}`).slice(0, 8)}-0000-4000-8000-${String(serial).padStart(12, "0")}`;
+    invoices.set(number, { id, active: true });
+    return Response.json({
+      isSuccess: true,
+      url: `https://auth.robokassa.ru/merchant/Invoice/${id}`,
+      id,
+      invId: number,
+    });
+  }
+
+  /** Second receipts: base64 of JSON, a dot, base64 of the digest's text; both without padding. */
+  function receipt(body: string, attach: boolean): Response {
+    const [content = "", signature = ""] = body.split(".");
+    const expected = Buffer.from(hash(content + shop.password1))
+      .toString("base64")
+      .replace(/=+$/, "");
+    const answer = (ResultCode: number, more: object = {}): Response => Response.json({ ResultCode, ...more });
+    if (signature !== expected) return answer(1000);
+    const json = Buffer.from(content, "base64").toString();
+    const { id } = JSON.parse(json) as { id: number };
+    if (!attach) return receipts.has(String(id)) ? answer(2, { FiscalDocumentNumber: 7 }) : answer(3);
+    receipts.set(String(id), json);
+    return answer(0, { OpKey: "RECEIPT" });
+  }
+
   function refundState(id: string | null): Response {
     const refund = refunds.find(({ requestId }) => requestId === id);
     if (!refund) return Response.json({ message: "Refund request not found" });
@@ -646,6 +716,11 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       const isJson = request.headers.get("content-type")?.startsWith("application/json") ?? false;
       return createRefund(await request.text(), isJson);
     }
+    if (path === "/Merchant/Recurring") return charge(await readForm());
+    if (path === "/InvoiceServiceWebApi/api/CreateInvoice") return invoice(await request.text(), true);
+    if (path === "/InvoiceServiceWebApi/api/DeactivateInvoice") return invoice(await request.text(), false);
+    if (path === "/RoboFiscal/Receipt/Attach") return receipt(await request.text(), true);
+    if (path === "/RoboFiscal/Receipt/Status") return receipt(await request.text(), false);
     if (path === "/RefundService/Refund/GetState") return refundState(url.searchParams.get("id"));
     if (path === "/media/files/jwtsign.cer") return new Response(certificate().certificate);
     if (path === "/fake/state") return Response.json({ operations: operations.map(see), deliveries, letters });
@@ -669,6 +744,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     confirm,
     setState,
     endRefund,
+    receipts,
     refunds,
     redeliver,
     get certificate() {
