@@ -83,7 +83,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
 }
 
 /** Headers of one try: Standard Webhooks, and those that the first generation of receivers checks. */
-export function signedHeaders(
+function signedHeaders(
   { eventId, eventName, body, secrets }: Pick<ClaimedDelivery, "eventId" | "eventName" | "body" | "secrets">,
   at: Date,
   seedHeaders: boolean,
@@ -106,7 +106,7 @@ function describe(result: SendResult): Pick<DeliveryAttempt, "outcome" | "status
 }
 
 /** Any 2xx is a delivery; 410 asks never to be called again; everything else is repeated by the schedule. */
-export function judge(request: {
+function judge(request: {
   readonly result: SendResult;
   readonly attempt: number;
   readonly retryDelaysMs: readonly number[];

@@ -4,7 +4,7 @@ export const currencies = ["KZT", "RUB", "USD", "EUR", "KGS", "UZS", "BYN", "AMD
 export type Currency = (typeof currencies)[number];
 
 /** The largest sum of a payment, in minor units: sums of several still fit into a database's `bigint` exactly. */
-export const maxAmountMinor = 1_000_000_000_000_00n;
+const maxAmountMinor = 1_000_000_000_000_00n;
 
 export type AmountProblem = "malformed" | "too_many_decimals" | "too_large";
 

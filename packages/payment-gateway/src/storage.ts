@@ -74,7 +74,7 @@ export type UsedKey =
   | { readonly state: "taken_over"; readonly resourceId: string }
   | { readonly state: "mismatch" };
 
-export type CreateResult = { readonly state: "created" } | { readonly state: "key_used"; readonly key: UsedKey };
+type CreateResult = { readonly state: "created" } | { readonly state: "key_used"; readonly key: UsedKey };
 
 export type DeliveryState = "pending" | "delivered" | "exhausted";
 

@@ -16,7 +16,7 @@ export interface StaticToken {
   readonly scopes?: readonly ApiScope[];
 }
 
-export interface Caller {
+interface Caller {
   readonly merchant: string;
   readonly scopes: readonly ApiScope[];
 }

@@ -5,7 +5,7 @@ import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import type { GatewayStorage } from "../src/storage.ts";
 import { createFakeReceiver, type FakeReceiver } from "../src/testing/index.ts";
 
-export const shopToken = "shop-token-0123456789abcdef";
+const shopToken = "shop-token-0123456789abcdef";
 export const otherToken = "other-token-0123456789abcdef";
 export const shopSecret = "test_secret_key";
 

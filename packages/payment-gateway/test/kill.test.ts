@@ -27,7 +27,7 @@ function runChild(args: readonly string[]): Promise<{ readonly killed: boolean; 
   return new Promise((resolve, reject) => {
     execFile(
       process.execPath,
-      [join(import.meta.dirname, "kill-child.ts"), ...args],
+      [join(import.meta.dirname, "kill.worker.ts"), ...args],
       { env: { PATH: process.env.PATH } },
       (error, stdout, stderr) => {
         if (!error) resolve({ killed: false, output: stdout });
