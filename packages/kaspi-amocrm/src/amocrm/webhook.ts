@@ -42,7 +42,7 @@ export function createAmocrmWebhookHandler({ secret, onEvents, logger = console 
 }
 
 /** Body shape: `leads[status][0][id]=…`; indices may have gaps, values are texts, names are those of the old API. */
-export function readEvents(form: FormTree): readonly AmocrmEvent[] {
+function readEvents(form: FormTree): readonly AmocrmEvent[] {
   const accountId = typeof form.account === "object" ? text(form.account.id) : undefined;
   const events: AmocrmEvent[] = [];
   for (const [entity, actions] of Object.entries(form)) {

@@ -4,7 +4,7 @@ import type { Amocrm, Contact } from "../amocrm/client.ts";
 import type { ContactIndex } from "../ledger.ts";
 import { writeSurely } from "./bulk.ts";
 
-export interface ContactRequest {
+interface ContactRequest {
   readonly phone: string;
   readonly name: string;
 }
@@ -14,7 +14,7 @@ export interface ContactFinder {
   ensure(requests: readonly ContactRequest[], beforeWrite: () => Promise<void>): Promise<ContactResult>;
 }
 
-export interface ContactResult {
+interface ContactResult {
   readonly ids: ReadonlyMap<string, string>;
   readonly rejected: ReadonlyMap<string, string>;
   /** Phones whose contact may still be on its way. */
