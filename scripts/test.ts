@@ -97,7 +97,7 @@ for (const { name, available, hint } of await findServices()) {
 }
 
 await Promise.all([
-  check("format and lint", bin("biome"), ["ci", "--error-on-warnings", "."]),
+  check("format and lint", bin("biome"), ["ci", "--colors=off", "--error-on-warnings", "."]),
   check("types", bin("tsc"), ["-p", "tsconfig.json"]),
   check("no unused files, exports or dependencies", bin("knip"), []),
 ]);

@@ -145,8 +145,7 @@ export async function createBitrixFlows(): Promise<FlowGroup> {
     const deal = portal.addDeal({ title: "Заказ с сайта", stageId: "NEW" });
     return { dealId: deal.id, orderId: (await createOrder({ deal_id: String(deal.id) })).id };
   };
-  const writesTo = (dealId: number) =>
-    portal.writes.filter(({ id }) => id === dealId).length;
+  const writesTo = (dealId: number) => portal.writes.filter(({ id }) => id === dealId).length;
   const dealFlow: Flow = {
     id: 4,
     async once(log) {

@@ -246,6 +246,6 @@ export function createBitrix(options: BitrixOptions): Bitrix {
 }
 
 /** Names that only read, over all families of methods. */
-export function isRead(method: string): boolean {
+function isRead(method: string): boolean {
   return /(^|\.)(get|list|fields|getfields|types|current|count|info|scope|methods|profile|events)$/i.test(method);
 }

@@ -1,7 +1,7 @@
 import type { Clock } from "@orderbridge/core";
 import * as v from "valibot";
 
-export const timeSchema = v.object({
+const timeSchema = v.object({
   operating: v.optional(v.number()),
   operating_reset_at: v.optional(v.number()),
 });

@@ -159,7 +159,7 @@ export async function updateOrder<Result extends ChangedOrder>(
 }
 
 /** A vendor's id as text; `undefined` stays. @throws {InputError} */
-export function readId(field: string, value: string | undefined): string | undefined {
+function readId(field: string, value: string | undefined): string | undefined {
   if (value !== undefined && !/^[1-9]\d{0,18}$/.test(value)) {
     throw new InputError(field, "must be a positive whole number");
   }
@@ -167,7 +167,7 @@ export function readId(field: string, value: string | undefined): string | undef
 }
 
 /** Decimal text with exactly two decimals. @throws {InputError} */
-export function readAmount(field: string, value: unknown): string {
+function readAmount(field: string, value: unknown): string {
   const parts = typeof value === "string" ? /^(0|[1-9]\d{0,12})(?:\.(\d{1,2}))?$/.exec(value) : null;
   if (!parts) throw new InputError(field, 'must be text with at most two decimals, e.g. "1000.00"');
   return `${parts[1]}.${(parts[2] ?? "").padEnd(2, "0")}`;

@@ -6,6 +6,7 @@ import { silentLogger } from "@orderbridge/core";
 import { openDatabase } from "@orderbridge/core/kysely";
 import { createFakeClock, listen } from "@orderbridge/core/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { recordProof } from "../../../test/proof-report.ts";
 import { createPaymentGateway } from "../src/index.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
@@ -110,4 +111,5 @@ test("kill -9 at every SQL statement from create to recorded delivery: no commit
   await Promise.all([worker(), worker()]);
   expect(report).toEqual({ points: count, lost: 0, repeated: expect.any(Number) });
   expect(report.repeated).toBeGreaterThan(0); // else no try was ever interrupted
+  recordProof("gateway-kill-9-sqlite", report);
 });

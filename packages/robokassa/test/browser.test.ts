@@ -35,10 +35,10 @@ test.skipIf(!executablePath)("a person pays in the fake with a browser", { timeo
       shp: { Shp_name: "Айгүл + 1%" },
     });
     await page.goto(paymentUrl);
-    expect(await page.locator("main").innerText()).toContain("Қалам <b>&</b> дәптер");
+    expect(await page.locator("main").textContent()).toContain("Қалам <b>&</b> дәптер");
     await page.getByRole("button", { name: "Pay" }).click();
     await page.waitForURL(/\/success\?/);
-    expect(await page.locator("body").innerText()).toBe("Thank you.");
+    expect(await page.locator("body").textContent()).toBe("Thank you.");
     expect(robokassa.verifySuccess(new URL(page.url()).search)).toMatchObject({
       ok: true,
       notification: { shp: { Shp_name: "Айгүл + 1%" } },

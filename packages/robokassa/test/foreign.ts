@@ -4,12 +4,12 @@ import { execFileSync } from "node:child_process";
 export type ForeignAlgorithm = "md5" | "ripemd160" | "sha1" | "sha256" | "sha384" | "sha512";
 
 /** coreutils; it has no RIPEMD-160. */
-export function coreutilsDigest(algorithm: ForeignAlgorithm, text: string): string | undefined {
+function coreutilsDigest(algorithm: ForeignAlgorithm, text: string): string | undefined {
   if (algorithm === "ripemd160") return undefined;
   return execFileSync(`${algorithm}sum`, { input: text, encoding: "utf8" }).split(" ", 1)[0];
 }
 
-export function opensslDigest(algorithm: ForeignAlgorithm, text: string): string | undefined {
+function opensslDigest(algorithm: ForeignAlgorithm, text: string): string | undefined {
   const output = execFileSync("openssl", ["dgst", "-provider", "default", "-provider", "legacy", `-${algorithm}`], {
     input: text,
     encoding: "utf8",
@@ -17,7 +17,7 @@ export function opensslDigest(algorithm: ForeignAlgorithm, text: string): string
   return /([0-9a-f]+)\s*$/.exec(output)?.[1];
 }
 
-export function phpDigest(algorithm: ForeignAlgorithm, text: string): string | undefined {
+function phpDigest(algorithm: ForeignAlgorithm, text: string): string | undefined {
   return execFileSync("php", ["-r", `echo hash('${algorithm}', file_get_contents('php://stdin'));`], {
     input: text,
     encoding: "utf8",
