@@ -8,10 +8,12 @@ import { type TestDatabase, testDatabases } from "./databases.ts";
 const tables = ["watermark", "lease", "idempotency", "token", "outbox", "rate_limit"];
 
 describe("memory", () => {
-  test.each(storageCases)("$name", async ({ run }) => {
-    const clock = createFakeClock();
-    await run({ storage: createMemoryStorage({ clock }), clock });
-  });
+  for (const { name, run } of storageCases) {
+    test(name, async () => {
+      const clock = createFakeClock();
+      await run({ storage: createMemoryStorage({ clock }), clock });
+    });
+  }
 });
 
 for (const { name, skipped, open } of testDatabases()) {
@@ -26,9 +28,11 @@ for (const { name, skipped, open } of testDatabases()) {
     });
     afterAll(() => database?.close());
 
-    test.each(storageCases)("$name", async ({ run }) => {
-      const clock = createFakeClock();
-      await run({ storage: createKyselyStorage({ ...database, clock }), clock });
-    });
+    for (const { name: title, run } of storageCases) {
+      test(title, async () => {
+        const clock = createFakeClock();
+        await run({ storage: createKyselyStorage({ ...database, clock }), clock });
+      });
+    }
   });
 }
