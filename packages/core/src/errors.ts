@@ -68,7 +68,7 @@ export class ApiError extends SdkError {
   }
 }
 
-/** An answer that we do not understand. `paths` names the places, never the values. */
+/** An answer that we do not understand. `paths` names the places, never the values; none: it was not JSON at all. */
 export class ResponseShapeError extends SdkError {
   override readonly name = "ResponseShapeError";
   readonly vendor: string;

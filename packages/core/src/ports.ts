@@ -222,7 +222,7 @@ export interface OutboxStore {
 export interface RateBudget {
   /** One slot drains each `intervalMs`. */
   readonly intervalMs: number;
-  /** Slots that fit into the bucket. @defaultValue 1 */
+  /** Slots that fit into the bucket: a whole number. @defaultValue 1 */
   readonly capacity?: number;
 }
 

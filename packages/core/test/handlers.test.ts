@@ -2,9 +2,13 @@ import { createHash } from "node:crypto";
 import { createServer, request as httpRequest } from "node:http";
 import type { AddressInfo } from "node:net";
 import { gzipSync } from "node:zlib";
+import "reflect-metadata";
+import { Module } from "@nestjs/common";
+import { NestFactory } from "@nestjs/core";
 import express from "express";
 import fastify from "fastify";
 import { Hono } from "hono";
+import Koa from "koa";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { toFastifyPlugin } from "../src/fastify/index.ts";
 import { defineHandler, type FetchHandler } from "../src/index.ts";
@@ -61,6 +65,47 @@ const platforms: readonly (readonly [string, () => Promise<Served>])[] = [
       const application = new Hono();
       application.all("/hook", (context) => echo(context.req.raw));
       return serve(createServer(toNodeListener(async (request) => application.fetch(request), { logger: silent })));
+    },
+  ],
+  [
+    "Koa",
+    () => {
+      const application = new Koa();
+      const listener = toNodeListener(echo, { logger: silent });
+      application.use(async (context, next) => {
+        if (context.path !== "/hook") return next();
+        context.respond = false; // Koa keeps its hands off the answer
+        await listener(context.req, context.res);
+      });
+      return serve(createServer(application.callback()));
+    },
+  ],
+  [
+    "Nest",
+    async () => {
+      class Application {}
+      Module({})(Application); // what the decorator does
+      const application = await NestFactory.create(Application, { bodyParser: false, logger: false });
+      application.use("/hook", toNodeListener(echo, { logger: silent }));
+      await application.listen(0, "127.0.0.1");
+      return { url: await application.getUrl(), close: () => application.close() };
+    },
+  ],
+  [
+    // What Next does with `app/hook/route.ts`: it calls the export that has the method's name, with its own Request.
+    "Next (route handlers, without Next)",
+    () => {
+      const route: Readonly<Record<string, FetchHandler>> = {
+        GET: echo,
+        POST: echo,
+        HEAD: echo,
+        OPTIONS: echo,
+        DELETE: echo,
+      };
+      class NextLikeRequest extends Request {}
+      const handle: FetchHandler = (request) =>
+        route[request.method]?.(new NextLikeRequest(request)) ?? Promise.resolve(new Response(null, { status: 405 }));
+      return serve(createServer(toNodeListener(handle, { logger: silent })));
     },
   ],
 ];
@@ -133,6 +178,11 @@ describe.each(platforms)("on %s", (_name, start) => {
     expect((await call("", { method: "POST", body: new Uint8Array(1000) })).status).toBe(202);
     expect((await call("", { method: "POST", body: new Uint8Array(1001) })).status).toBe(413);
     expect(await postChunked(`${served.url}/hook`, 1001)).toBe(413);
+  });
+
+  test("answers 413 to a long body while it is still being sent, and goes on serving", async () => {
+    expect(await postChunked(`${served.url}/hook`, 3_000_000)).toBe(413);
+    expect((await call("", { method: "POST", body: "x" })).status).toBe(202);
   });
 
   test("answers HEAD without a body, and 204 without one", async () => {
@@ -208,6 +258,19 @@ test("the rest of a Fastify application keeps its own parsers", async () => {
   const answer = await application.inject({ method: "POST", url: "/own", payload: { a: 1 } });
   expect(answer.json()).toEqual({ got: { a: 1 } });
   await application.close();
+});
+
+test("outlives a client that goes away in the middle of a body, before and after the handler gave up on it", async () => {
+  const served = await serve(createServer(toNodeListener(echo, { logger: silent })));
+  for (const bytes of [500, 5000]) {
+    const request = httpRequest(served.url, { method: "POST", agent: false });
+    request.on("error", () => undefined);
+    await new Promise((resolve) => request.write(Buffer.alloc(bytes), resolve));
+    if (bytes > 1000) await new Promise((resolve) => request.once("response", resolve)); // 413
+    request.destroy();
+  }
+  expect((await fetch(served.url, { method: "POST", body: "x" })).status).toBe(202);
+  await served.close();
 });
 
 test("a handler hears when the client goes away", async () => {

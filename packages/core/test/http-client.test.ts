@@ -126,7 +126,7 @@ describe("an answer that is not understood", () => {
     ["a list", "[]", "unexpected shape at total"],
   ])("names the place of %s and not the value", async (_case, body, message) => {
     nock(origin).get("/v1/orders").reply(200, body, { "content-type": "application/json; charset=utf-8" });
-    const error = await failure(createClient().request(read));
+    const error = await failure(createClient({ retries: 0 }).request(read));
     expect(error).toBeInstanceOf(ResponseShapeError);
     expect(error).toMatchObject({ outcome: "executed" });
     expect(error.message).toContain(message);
@@ -340,6 +340,36 @@ describe("on a real connection", () => {
     });
     const error = await failure(createClient({ baseUrl: url, retries: 0 }).request(read));
     expect(error).toMatchObject({ name: "RequestError", code: "network", outcome: "unknown" });
+    await close();
+  });
+
+  test.each([
+    ["an HTML page", "text/html", "<html>502 Bad Gateway</html>"],
+    ["half an answer", "application/json", '{"total":'],
+  ])("repeats a read that was answered 200 with %s, and never a write", async (_case, type, page) => {
+    const asked: (string | undefined)[] = [];
+    const { url, close } = await serve((request, response) => {
+      asked.push(request.method);
+      const isFirst = asked.filter((method) => method === request.method).length === 1;
+      response.writeHead(200, { "content-type": isFirst ? type : "application/json" });
+      response.end(isFirst ? page : '{"total":7}');
+    });
+    const client = createClient({ baseUrl: url });
+    expect(await client.request(read)).toEqual({ total: 7 });
+    const error = await failure(client.request(write));
+    expect(error).toMatchObject({ name: "ResponseShapeError", status: 200, outcome: "executed" });
+    expect(asked).toEqual(["GET", "GET", "POST"]);
+    await close();
+  });
+
+  test("does not repeat a read whose JSON has another shape: the next one would have it too", async () => {
+    let asked = 0;
+    const { url, close } = await serve((_request, response) => {
+      asked++;
+      response.end('{"sum":7}');
+    });
+    expect(await failure(createClient({ baseUrl: url }).request(read))).toMatchObject({ paths: ["total"] });
+    expect(asked).toBe(1);
     await close();
   });
 

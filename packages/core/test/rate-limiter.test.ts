@@ -112,10 +112,13 @@ describe.each(stores)("over %s", (_name, openStore) => {
     const waiting = [first.slot(), first.slot(), second.slot()].map((slot) => slot.catch((error: unknown) => error));
     await untilSleeping(clock, 2);
     await first.block("403");
-    clock.advance(1000);
+    clock.advance(143); // the slot of the first, which wakes in time
+    await waiting[0];
+    clock.advance(143);
     for (const error of await Promise.all(waiting)) expect(error).toBeInstanceOf(BlockedError);
     await expect(second.slot()).rejects.toThrow("amocrm: calls are stopped since 2026-11-01T00:00:00.000Z (403)");
     await store.unblock("amocrm:shop");
+    clock.advance(1000);
     await second.slot(); // the bucket has drained
   });
 
@@ -163,5 +166,7 @@ test("refuses a budget that is none", () => {
     createRateLimiter({ vendor: "amocrm", account: "a", budget, store, clock: createFakeClock() });
   expect(limiter({ intervalMs: 0 })).toThrow(ConfigError);
   expect(limiter({ intervalMs: Number.NaN })).toThrow(ConfigError);
-  expect(limiter({ intervalMs: 100, capacity: 0.5 })).toThrow("capacity");
+  for (const capacity of [0, 0.5, 2.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+    expect(limiter({ intervalMs: 100, capacity })).toThrow("budget.capacity must be a whole number from 1");
+  }
 });

@@ -85,7 +85,10 @@ export interface HttpCall<Schema extends v.GenericSchema | undefined = undefined
   readonly text?: string;
   /** Shape of a JSON answer. Left out: the answer comes back unread. */
   readonly schema?: Schema;
-  /** The call changes nothing, or may run twice: repeat it also after an unknown outcome. @defaultValue method is GET */
+  /**
+   * The call changes nothing, or may run twice: repeat it also after an unknown outcome, and after an answer that is not
+   * JSON where `schema` asks for it. @defaultValue method is GET
+   */
   readonly safe?: boolean;
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
@@ -227,23 +230,26 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     );
   }
 
-  function observed({ name }: { readonly name: string }, work: () => Promise<HttpAnswer>): Promise<HttpAnswer> {
+  function observed<T>(
+    { name }: { readonly name: string },
+    work: () => Promise<{ readonly status: number; readonly read: T }>,
+  ): Promise<T> {
     const attributes = { vendor, call: name };
     return telemetry.operation({ kind: "request", name: `${vendor} ${name}`, attributes }, async (note) => {
       try {
-        const answer = await work();
-        note({ outcome: "executed", status: answer.status });
-        return answer;
+        const { status, read } = await work();
+        note({ outcome: "executed", status });
+        return read;
       } catch (error) {
         const failure = error instanceof RefusedAttempt ? error.error : error;
         if (SdkError.isInstance(failure)) note({ outcome: failure.outcome });
-        if (failure instanceof ApiError) note({ status: failure.status });
+        if (failure instanceof ApiError || failure instanceof ResponseShapeError) note({ status: failure.status });
         throw error;
       }
     });
   }
 
-  async function send(call: HttpCall<v.GenericSchema | undefined>): Promise<HttpAnswer> {
+  async function exchange<T>(call: HttpCall<v.GenericSchema | undefined>, read: (answer: HttpAnswer) => T): Promise<T> {
     const safe = call.safe ?? (call.method === undefined || call.method === "GET");
     let mayHaveRun = false; // for a stop in the middle of an attempt, or after one whose outcome is open
     try {
@@ -257,7 +263,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
                 mayHaveRun = true;
               });
               await judge(answer, call.name);
-              return answer;
+              return { status: answer.status, read: read(answer) };
             });
           } catch (error) {
             const failure = error instanceof RefusedAttempt ? error.error : error;
@@ -271,7 +277,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
               !aborted &&
               ((error instanceof RefusedAttempt && error.retry) ||
                 (failure.outcome === "not-executed" && !(failure instanceof ApiError)) ||
-                (failure.outcome === "unknown" && safe));
+                (safe && (failure.outcome === "unknown" || isUnreadable(failure))));
             if (!retryThis) throw new AbortError(failure as Error);
             throw failure;
           }
@@ -310,12 +316,14 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   }
 
   return {
-    send,
-    async request(call) {
-      const answer = await send(call);
-      return parseJson(answer, call.schema, { vendor, name: call.name });
-    },
+    send: (call) => exchange(call, (answer) => answer),
+    request: (call) => exchange(call, (answer) => parseJson(answer, call.schema, { vendor, name: call.name })),
   };
+}
+
+/** A page of a proxy or half an answer, as opposed to JSON of another shape: the next try may bring the real one. */
+function isUnreadable(failure: SdkError): boolean {
+  return failure instanceof ResponseShapeError && failure.paths.length === 0;
 }
 
 /** An attempt that the vendor refused, with the vendor's word on whether to repeat it. Never leaves this file. */

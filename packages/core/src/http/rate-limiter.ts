@@ -43,8 +43,9 @@ const maxLagMs = 60;
  */
 export function createRateLimiter({ vendor, account, budget, store, clock }: RateLimiterOptions): RateLimiter {
   if (!(budget.intervalMs > 0)) throw new ConfigError("budget.intervalMs must be positive");
-  if (budget.capacity !== undefined && !(budget.capacity >= 1))
-    throw new ConfigError("budget.capacity must be at least 1");
+  const { capacity = 1 } = budget;
+  if (!Number.isInteger(capacity) || capacity < 1)
+    throw new ConfigError("budget.capacity must be a whole number from 1");
   const queue = new Bottleneck({ maxConcurrent: 1 });
   const blocked = (block: { readonly since: Date; readonly code: string }) =>
     new BlockedError(

@@ -1,5 +1,4 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { Readable } from "node:stream";
 import { ConsumedBodyError, type FetchHandler } from "../http/handler.ts";
 import type { Logger } from "../ports.ts";
 import { remoteAddressHeader } from "./client-address.ts";
@@ -12,8 +11,8 @@ export interface NodeListenerOptions {
 }
 
 /**
- * Runs a {@link FetchHandler} on `node:http`, Express and Nest. Mount it before any body parser: the handler needs the
- * bytes that were sent.
+ * Runs a {@link FetchHandler} on `node:http`, Express, Koa (`context.respond = false`) and Nest (`bodyParser: false`).
+ * Mount it before any body parser: the handler needs the bytes that were sent.
  */
 export function toNodeListener(
   handler: FetchHandler,
@@ -52,8 +51,30 @@ function toRequest(incoming: IncomingMessage & { originalUrl?: string }, signal:
     method,
     headers,
     signal,
-    ...(hasBody ? { body: Readable.toWeb(incoming) as ReadableStream<Uint8Array>, duplex: "half" } : {}),
+    ...(hasBody ? { body: toBody(incoming), duplex: "half" } : {}),
   });
+}
+
+/**
+ * The body for as long as it is asked for; what comes after that is read and dropped, so that the answer still arrives.
+ * `Readable.toWeb` would throw where nobody can catch it when a piece arrives after the reader gave up.
+ */
+function toBody(incoming: IncomingMessage): ReadableStream<Uint8Array> {
+  const pieces = incoming.iterator({ destroyOnReturn: false });
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        const { done, value } = await pieces.next();
+        if (done) controller.close();
+        else controller.enqueue(value);
+      },
+      cancel() {
+        void pieces.return?.();
+        incoming.resume();
+      },
+    },
+    { highWaterMark: 0 },
+  );
 }
 
 async function send(answer: Response, outgoing: ServerResponse, headOnly: boolean): Promise<void> {
