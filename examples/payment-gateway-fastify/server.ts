@@ -93,7 +93,9 @@ await start(async () => {
   });
   await fastify.register(
     toFastifyPlugin(
-      Object.fromEntries(["/api/*", "/pay/*", "/providers/*", "/openapi.json"].map((path) => [path, gateway.handle])),
+      Object.fromEntries(
+        ["/api/*", "/pay/*", "/providers/*", "/docs", "/docs/*", "/openapi.json"].map((path) => [path, gateway.handle]),
+      ),
       { logger },
     ),
   );

@@ -115,6 +115,12 @@ test("GET /healthz answers 200 while the database answers", async () => {
   expect((await fetch(`${server.url}/healthz`)).status).toBe(200);
 });
 
+test("GET /docs shows the API, GET /openapi.json is the same for tools", async () => {
+  expect(await (await fetch(`${server.url}/docs`)).text()).toContain("docs/examples/create.php");
+  expect((await fetch(`${server.url}/docs/examples/create.php`)).status).toBe(200);
+  expect(await (await fetch(`${server.url}/openapi.json`)).json()).toMatchObject({ openapi: "3.1.0" });
+});
+
 test("an unknown route is 404", async () => {
   expect((await fetch(`${server.url}/api/nothing`)).status).toBe(404);
 });

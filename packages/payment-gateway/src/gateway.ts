@@ -105,7 +105,7 @@ export interface Payments {
 }
 
 export interface PaymentGateway {
-  /** The whole HTTP surface: `/api`, `/pay`, `/providers`, `/openapi.json`. */
+  /** The whole HTTP surface: `/api`, `/pay`, `/providers`, `/docs`, `/openapi.json`. */
   readonly handle: FetchHandler;
   readonly payments: Payments;
   readonly tokens: Pick<TokenRegistry, "create" | "revoke">;

@@ -1,7 +1,8 @@
 import { currencies } from "../money.ts";
 import { metadataLimits } from "../schemas.ts";
 
-type Schema = Readonly<Record<string, unknown>>;
+/** A part of the document. */
+export type Schema = Readonly<Record<string, unknown>>;
 
 const reference = (name: string): Schema => ({ $ref: `#/components/schemas/${name}` });
 const object = (properties: Readonly<Record<string, Schema>>, required: readonly string[], strict = false): Schema => ({

@@ -1,15 +1,15 @@
-import { createHash } from "node:crypto";
 import { type Context, Hono } from "hono";
 import { html } from "hono/html";
 import { formatAmount } from "../money.ts";
 import { type Payment, sums } from "../payment.ts";
 import type { PayerAction, PayerStep } from "../provider.ts";
+import { createAsset, type Html, pageHeaders } from "./page.ts";
 import { type Language, languages, negotiateLanguage, type Texts, texts } from "./pay-texts.ts";
 import type { SurfaceOptions } from "./surface.ts";
 
-type Html = ReturnType<typeof html>;
-
-const stylesheet = `
+const stylesheet = createAsset(
+  "css",
+  `
 :root{color-scheme:light dark;font-family:system-ui,sans-serif;line-height:1.45}
 body{margin:0;background:#f3f4f6;color:#16181d}
 main{max-width:26rem;margin:0 auto;padding:1.5rem 1rem}
@@ -32,10 +32,13 @@ nav{display:flex;gap:1rem;justify-content:center;margin-top:1rem}
 @media(prefers-color-scheme:dark){body{background:#111318;color:#e5e7eb}.card{background:#1d2027}.state{background:#312e81}
 .state[data-status=paid]{background:#14532d}.state[data-status=cancelled],.state[data-status=expired]{background:#7f1d1d}
 .muted{color:#9ca3af}a,button.quiet{color:#a5b4fc}.button{color:#fff}}
-`;
+`,
+);
 
 /** Reads the state every two seconds and shows a change at once; without it the page reloads itself. */
-const script = `
+const script = createAsset(
+  "js",
+  `
 const box = document.querySelector("[data-status]");
 const rest = document.querySelector("[data-expires]");
 const poll = async () => {
@@ -53,35 +56,15 @@ if (rest) setInterval(() => {
   const left = Math.max(0, Math.floor((Date.parse(rest.dataset.expires) - Date.now()) / 1000));
   rest.textContent = Math.floor(left / 60) + ":" + String(left % 60).padStart(2, "0");
 }, 1000);
-`;
-
-const digestOf = (text: string): string => createHash("sha256").update(text).digest("base64url").slice(0, 16);
-const stylesheetPath = `assets/${digestOf(stylesheet)}.css`;
-const scriptPath = `assets/${digestOf(script)}.js`;
-
-const securityHeaders = {
-  "content-security-policy":
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-  "x-content-type-options": "nosniff",
-  "referrer-policy": "no-referrer", // the address of a payment is enough to see it
-  "cache-control": "no-store",
-};
+`,
+);
 
 /** `/pay/:id`: what the payer sees. Works without JavaScript. */
 export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "providers">): Hono {
   const { findPayment, providers } = options;
   const app = new Hono();
 
-  const asset = (body: string, type: string): Response =>
-    new Response(body, {
-      headers: {
-        "content-type": `${type}; charset=utf-8`,
-        "cache-control": "public, max-age=31536000, immutable",
-        "x-content-type-options": "nosniff",
-      },
-    });
-  app.get(`/${stylesheetPath}`, () => asset(stylesheet, "text/css"));
-  app.get(`/${scriptPath}`, () => asset(script, "text/javascript"));
+  for (const asset of [stylesheet, script]) app.get(`/${asset.path}`, () => asset.answer());
 
   app.get("/:id/state", async (context) => {
     const payment = await findPayment(context.req.param("id"));
@@ -109,8 +92,8 @@ export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "pro
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="robots" content="noindex">
 <title>${title}</title>
-<link rel="stylesheet" href="${stylesheetPath}">
-<script type="module" src="${scriptPath}"></script>
+<link rel="stylesheet" href="${stylesheet.path}">
+<script type="module" src="${script.path}"></script>
 </head>
 <body>
 <main>
@@ -122,7 +105,7 @@ export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "pro
 </body>
 </html>`,
       status,
-      securityHeaders,
+      pageHeaders,
     );
   }
 

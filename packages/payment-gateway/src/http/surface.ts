@@ -7,6 +7,7 @@ import type { PaymentProvider, ProviderContext } from "../provider.ts";
 import { Refusal } from "../refusal.ts";
 import type { TokenRegistry } from "../tokens.ts";
 import { createApi } from "./api.ts";
+import { createDocsPage } from "./docs-page.ts";
 import { createOpenApi } from "./openapi.ts";
 import { createPayPage } from "./pay-page.ts";
 import { problem, refusalAnswer } from "./problem.ts";
@@ -38,6 +39,8 @@ export function createHttpSurface(options: SurfaceOptions): FetchHandler {
 
   const openApi = JSON.stringify(createOpenApi({ publicUrl: options.publicUrl }));
   app.get("/openapi.json", () => new Response(openApi, { headers: { "content-type": "application/json" } }));
+
+  app.route("/", createDocsPage(options));
 
   app.all("/providers/:name/:path{.*}?", async (context) => {
     const provider = providers.get(context.req.param("name"));
