@@ -124,7 +124,7 @@ describe("core", () => {
     "stored-text": [],
     memory: ["ports", "errors", "clock", "stored-text"],
     kysely: ["ports", "errors", "clock", "stored-text"],
-    redis: ["ports", "clock", "stored-text"],
+    redis: ["ports", "errors", "clock", "stored-text"],
     bullmq: ["errors", "clock", "http", "jobs"],
     opentelemetry: ["ports", "clock"],
     node: ["ports", "errors", "http"],

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { createHttpClient, createRateLimiter, type RateLimitStore, systemClock } from "../src/index.ts";
+import { ConfigError, createHttpClient, createRateLimiter, type RateLimitStore, systemClock } from "../src/index.ts";
 import { createMemoryStorage } from "../src/memory/index.ts";
 import { createRedisRateLimits } from "../src/redis/index.ts";
 import { createFakeClock, type FakeClock, listen, rateLimitCases } from "../src/testing/index.ts";
@@ -141,6 +141,14 @@ describe.skipIf(redisService.skipped)(redisService.name, () => {
     const most = Math.max(...arrivals.map((from) => arrivals.filter((at) => at >= from && at < from + 1000).length));
     expect(most).toBeLessThanOrEqual(7);
   });
+});
+
+test("refuses a time limit that is none", () => {
+  const durable = createMemoryStorage().rateLimits;
+  const redis = { eval: () => Promise.reject(new Error("not asked")) };
+  for (const timeoutMs of [0, Number.NaN]) {
+    expect(() => createRedisRateLimits({ redis, durable, timeoutMs })).toThrow(ConfigError);
+  }
 });
 
 describe.skipIf(redisProgram.skipped)(`a ${redisProgram.name} of one's own`, () => {

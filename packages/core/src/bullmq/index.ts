@@ -76,6 +76,7 @@ export function createBullmqJobEngine(options: BullmqJobEngineOptions): JobEngin
         concurrency,
         lockDuration: leaseTtlMs,
         stalledInterval: leaseTtlMs,
+        runRetryDelay: refreshMs, // how long it rests after a lost connection
         maxStalledCount: Number.MAX_SAFE_INTEGER, // the entry of a job lives on, however many processes die with it
       },
     );

@@ -1,5 +1,6 @@
 import type { Redis } from "ioredis";
 import { systemClock } from "../clock.ts";
+import { ConfigError } from "../errors.ts";
 import type { Clock, RateLimitStore } from "../ports.ts";
 import { checkKey } from "../stored-text.ts";
 import { generationScript, penalizeScript, reserveScript } from "./scripts.ts";
@@ -28,9 +29,12 @@ export interface RedisRateLimitsOptions {
  * are read from `durable` before each slot. When Redis or `durable` does not answer, no slot is given.
  *
  * An account costs one key, which disappears a day after its last slot.
+ *
+ * @throws {ConfigError} for a `timeoutMs` that is not positive.
  */
 export function createRedisRateLimits(options: RedisRateLimitsOptions): RateLimitStore {
   const { redis, durable, prefix = "orderbridge:rate:", timeoutMs = 2000, clock } = options;
+  if (!(timeoutMs > 0)) throw new ConfigError("timeoutMs must be positive");
 
   /** Runs a script on the account's key. The script comes along each time: a restarted server knows none. */
   async function run(script: string, account: string, values: readonly (string | number)[] = []): Promise<unknown> {
