@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { defineConfig, type Plugin } from "vitest/config";
 
 /** Plants one defect into one source file while the tests run: what `scripts/mutants.ts` asks for. */
@@ -28,6 +29,8 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 30_000,
     pool: "forks",
+    // By default one core is left out, which on two cores means one file after another.
+    maxWorkers: Math.max(2, availableParallelism()),
     // The cache knows a module by its file: it would hand out the sound one in place of the defective one.
     fsModuleCache: process.env.ORDERBRIDGE_MUTANT === undefined,
   },
