@@ -1,60 +1,15 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { recordProof } from "../../../test/proof-report.ts";
 import { createKyselyStorage, type KyselyStorage, migrate, openDatabase } from "../src/kysely/index.ts";
 import { storageMigrations } from "../src/kysely/tables.ts";
-import { type TestDatabase, testDatabases } from "./databases.ts";
+import type { TestDatabase } from "./databases.ts";
+import { sharedTestDatabases, startProgram } from "./programs.ts";
 
-const program = join(import.meta.dirname, "process.worker.ts");
+const isProof = process.env.PROOF === "1";
+const start = (command: string, ...options: readonly string[]) =>
+  startProgram("process.worker.ts", command, ...options);
 
-/** A process of its own. Its lines arrive one by one; `undefined` at its end. */
-function start(command: string, url: string, ...options: readonly string[]) {
-  const child = spawn(process.execPath, ["--disable-warning=ExperimentalWarning", program, command, url, ...options]);
-  const lines: string[] = [];
-  const ended = new Promise<number | null>((resolve) => child.once("close", resolve));
-  const said = (line: string) =>
-    new Promise<void>((resolve, reject) => {
-      const look = () => lines.includes(line) && resolve();
-      child.stdout.on("data", look);
-      void ended.then(() =>
-        lines.includes(line) ? resolve() : reject(new Error(`it ended with: ${lines.join("; ")}`)),
-      );
-      look();
-    });
-  let rest = "";
-  child.stdout.on("data", (chunk: Buffer) => {
-    const parts = (rest + chunk).split("\n");
-    rest = parts.pop() ?? "";
-    lines.push(...parts);
-  });
-  child.stderr.on("data", (chunk: Buffer) => lines.push(`error: ${chunk}`));
-  return { lines, ended, said, kill: () => kill(child, ended) };
-}
-
-async function kill(child: ChildProcess, ended: Promise<unknown>): Promise<void> {
-  child.kill("SIGKILL");
-  await ended;
-}
-
-const folder = mkdtempSync(join(tmpdir(), "orderbridge-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-/** As the shared ones, but SQLite in a file, so that processes can share it. */
-const databases = testDatabases().map((entry) =>
-  entry.name === "SQLite"
-    ? {
-        ...entry,
-        async open(): Promise<TestDatabase> {
-          const url = `sqlite:${join(folder, `${process.hrtime.bigint()}.db`)}`;
-          return { ...(await openDatabase(url)), url };
-        },
-      }
-    : entry,
-);
-
-for (const { name, skipped, open } of databases) {
+for (const { name, skipped, open } of sharedTestDatabases()) {
   describe.skipIf(skipped)(name, () => {
     let database: TestDatabase;
     let storage: KyselyStorage;
@@ -88,11 +43,15 @@ for (const { name, skipped, open } of databases) {
       await old.close();
     });
 
-    test("two processes lose none of their moves of one watermark", { timeout: 60_000 }, async () => {
+    test("two processes lose none of their moves of one watermark", { timeout: 120_000 }, async () => {
       await storage.migrate();
-      const processes = [start("advance", database.url, "200"), start("advance", database.url, "200")];
+      const moves = isProof || database.dialect === "sqlite" ? 1000 : 200;
+      const startedAt = performance.now();
+      const processes = Array.from({ length: 2 }, () => start("advance", database.url, String(moves)));
       for (const { ended, lines } of processes) expect([await ended, lines]).toEqual([0, ["advanced"]]);
-      expect(await storage.watermarks.get("counter")).toBe("400");
+      expect(await storage.watermarks.get("counter")).toBe(String(2 * moves));
+      const seconds = ((performance.now() - startedAt) / 1000).toFixed(1);
+      recordProof(`core-increments-${name.toLowerCase()}`, { processes: 2, moves: 2 * moves, lost: 0, seconds });
     });
 
     test("a process that is killed in the middle leaves everything to the others", { timeout: 60_000 }, async () => {

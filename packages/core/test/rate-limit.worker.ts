@@ -1,4 +1,5 @@
 // One process of a fleet: rate-limit.worker.ts <url to call> <Redis> <key prefix> <database> <calls>
+import { once } from "node:events";
 import { Redis } from "ioredis";
 import { budgetPerSecond, createHttpClient, createRateLimiter, systemClock } from "../src/index.ts";
 import { createKyselyStorage, openDatabase } from "../src/kysely/index.ts";
@@ -8,7 +9,10 @@ const [baseUrl = "", redisUrl = "", prefix = "", databaseUrl = "", calls = ""] =
 const { db, dialect } = await openDatabase(databaseUrl);
 const storage = createKyselyStorage({ db, dialect });
 await storage.migrate();
-const store = createRedisRateLimits({ redis: new Redis(redisUrl), durable: storage.rateLimits, prefix });
+const redis = new Redis(redisUrl, { enableOfflineQueue: false, maxRetriesPerRequest: 1, retryStrategy: () => 50 });
+redis.on("error", () => undefined); // a test takes the server away
+await once(redis, "ready");
+const store = createRedisRateLimits({ redis, durable: storage.rateLimits, prefix, timeoutMs: 200 });
 const limiter = createRateLimiter({
   vendor: "fleet",
   account: "shop",
@@ -16,7 +20,7 @@ const limiter = createRateLimiter({
   store,
   clock: systemClock,
 });
-const client = createHttpClient({ vendor: "fleet", baseUrl, limiter, retries: 0 });
+const client = createHttpClient({ vendor: "fleet", baseUrl, limiter, retries: 50, minDelayMs: 20, maxDelayMs: 50 });
 
 await fetch(`${baseUrl}/warm`);
 process.once("message", async () => {
