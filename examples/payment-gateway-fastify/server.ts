@@ -3,14 +3,25 @@ import { ConfigError } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
 import { createCipher, openDatabase } from "@orderbridge/core/kysely";
 import { createAddressList, createClientAddress } from "@orderbridge/core/node";
-import { commonVariables, configure, createJsonLogger, start, variables } from "@orderbridge/example-support";
+import {
+  commonVariables,
+  configure,
+  createJsonLogger,
+  robokassaOptions,
+  robokassaProblems,
+  robokassaVariables,
+  start,
+  variables,
+} from "@orderbridge/example-support";
 import { createPaymentGateway, type PaymentProvider } from "@orderbridge/payment-gateway";
 import { createPaymentGatewayStorage } from "@orderbridge/payment-gateway/kysely";
 import { createKaspiBillerProvider } from "@orderbridge/payment-gateway/providers/kaspi-biller";
+import { createRobokassaProvider } from "@orderbridge/payment-gateway/providers/robokassa";
 import { createSandboxProvider } from "@orderbridge/payment-gateway/providers/sandbox";
+import { createRobokassa } from "@orderbridge/robokassa";
 import Fastify from "fastify";
 
-const known = ["sandbox", "kaspi-biller"] as const;
+const known = ["sandbox", "kaspi-biller", "robokassa"] as const;
 
 const settings = configure(
   {
@@ -48,6 +59,11 @@ const settings = configure(
   },
 );
 
+/** The variables of a shop at Robokassa are needed only where PROVIDERS names it. */
+const robokassa = settings.PROVIDERS.includes("robokassa")
+  ? configure(robokassaVariables, robokassaProblems)
+  : undefined;
+
 const providers: Readonly<Record<(typeof known)[number], () => PaymentProvider>> = {
   sandbox: createSandboxProvider,
   "kaspi-biller": () =>
@@ -56,6 +72,13 @@ const providers: Readonly<Record<(typeof known)[number], () => PaymentProvider>>
       format: settings.KASPI_BILLER_FORMAT,
       clientAddress: createClientAddress({ trustedProxies: settings.TRUSTED_PROXIES }),
     }),
+  robokassa() {
+    const shop = robokassa as NonNullable<typeof robokassa>;
+    return createRobokassaProvider({
+      robokassa: createRobokassa(robokassaOptions(shop)),
+      currency: shop.ROBOKASSA_COUNTRY === "kz" ? "KZT" : "RUB",
+    });
+  },
 };
 
 await start(async () => {

@@ -3,15 +3,21 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { listen } from "@orderbridge/core/testing";
+import { robokassaVariables } from "@orderbridge/example-support";
 import { createFakeKaspiBiller, createFakeReceiver } from "@orderbridge/payment-gateway/testing";
+import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const folder = mkdtempSync(join(tmpdir(), "orderbridge-gateway-"));
 const token = "shop-token-0123456789abcdef";
+const shop = { login: "demo-shop", password1: "live-one", password2: "live-two" };
 const settings = {
   API_TOKENS: `shop=${token}`,
   PUBLIC_URL: "http://127.0.0.1:1",
-  PROVIDERS: "sandbox,kaspi-biller",
+  PROVIDERS: "sandbox,kaspi-biller,robokassa",
+  ROBOKASSA_LOGIN: shop.login,
+  ROBOKASSA_PASSWORD1: shop.password1,
+  ROBOKASSA_PASSWORD2: shop.password2,
   KASPI_BILLER_ADDRESSES: "127.0.0.1",
   WEBHOOK_ALLOW_ADDRESSES: "127.0.0.1",
   WEBHOOK_RETRY_DELAYS: "0.05,0.05,0.05",
@@ -111,6 +117,16 @@ test("the bank's calls are answered and booked", async () => {
   expect((await bank.check(account)).result).toBe(3);
 });
 
+test("a payment made at Robokassa is booked by its notification", async () => {
+  const { transaction_id: id } = await init({ provider: "robokassa", currency: "RUB" });
+  const page = await (await fetch(`${server.url}/pay/${id}`)).text();
+  const url = (/href="(https:[^"]+Index\.aspx[^"]+)"/.exec(page)?.[1] ?? "").replaceAll("&amp;", "&");
+  const fake = createFakeRobokassa({ ...shop, resultUrl: `${server.url}/providers/robokassa/result` });
+  const { delivery } = await fake.pay({ url });
+  expect(delivery?.accepted).toBe(true);
+  expect(await (await fetch(`${server.url}/pay/${id}?lang=en`)).text()).toContain("Paid. Thank you!");
+});
+
 test("GET /healthz answers 200 while the database answers", async () => {
   expect((await fetch(`${server.url}/healthz`)).status).toBe(200);
 });
@@ -137,6 +153,8 @@ test.concurrent.each([
   ["WEBHOOK_ALLOW_ADDRESSES", "localhost"],
   ["WEBHOOK_RETRY_DELAYS", "soon"],
   ["KASPI_BILLER_FORMAT", "csv"],
+  ["ROBOKASSA_LOGIN", ""],
+  ["ROBOKASSA_PASSWORD2", shop.password1],
   ["TRUSTED_PROXIES", "10.0.0.0/99"],
 ])("does not start with %s=%s: names it, exit code 1, no stack trace", async (name, value) => {
   const { code, output } = await ended(run({ ...settings, [name]: value }));
@@ -150,6 +168,6 @@ test("every variable of .env.example is one that the server reads", () => {
   const source = readFileSync(join(import.meta.dirname, "../server.ts"), "utf8");
   const common = ["PORT", "DATABASE_URL", "LOG_LEVEL", "TRUSTED_PROXIES", "ENCRYPTION_KEYS"];
   for (const [, name = ""] of example.matchAll(/^#? ?([A-Z][A-Z0-9_]+)=/gm)) {
-    expect(common.includes(name) || source.includes(`${name}:`), name).toBe(true);
+    expect(name in robokassaVariables || common.includes(name) || source.includes(`${name}:`), name).toBe(true);
   }
 });

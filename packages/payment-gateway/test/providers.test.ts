@@ -1,0 +1,200 @@
+import type { Clock } from "@orderbridge/core";
+import { createClientAddress, remoteAddressHeader } from "@orderbridge/core/node";
+import { fetchFrom } from "@orderbridge/core/testing";
+import { createRobokassa } from "@orderbridge/robokassa";
+import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
+import { afterEach, describe, expect, test } from "vitest";
+import type { PaymentProvider } from "../src/index.ts";
+import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
+import { createKaspiBillerProvider } from "../src/providers/kaspi-biller.ts";
+import { createRobokassaProvider } from "../src/providers/robokassa.ts";
+import { createSandboxProvider } from "../src/providers/sandbox.ts";
+import { type ProviderCaseContext, providerCases } from "../src/testing/index.ts";
+import { createWorld, type World } from "./gateway-harness.ts";
+
+let world: World;
+afterEach(() => world.close());
+
+const open = async (provider: PaymentProvider): Promise<World> => {
+  world = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }), { providers: [provider] });
+  return world;
+};
+/** Sends a request now and, by `repeat`, again. */
+function sender(): { send(request: Request): Promise<Response>; repeat(): Promise<Response> } {
+  let last: Request | undefined;
+  return {
+    send(request) {
+      last = request.clone();
+      return world.gateway.handle(request);
+    },
+    repeat: () => world.gateway.handle((last as Request).clone()),
+  };
+}
+
+async function sandbox(): Promise<ProviderCaseContext> {
+  const provider = createSandboxProvider();
+  const { gateway } = await open(provider);
+  const { send, repeat } = sender();
+  const body = new URLSearchParams({ action: "pay" });
+  return {
+    gateway,
+    provider,
+    merchant: "shop",
+    pay: ({ id }) => send(new Request(`https://pay.example/providers/sandbox/${id}`, { method: "POST", body })),
+    repeat,
+  };
+}
+
+async function kaspiBiller(): Promise<ProviderCaseContext> {
+  const provider = createKaspiBillerProvider({ clientAddress: createClientAddress({ trustedProxies: [] }) });
+  const { gateway } = await open(provider);
+  const { send, repeat } = sender();
+  let txnId = 123_456_789_012_345_600n;
+  const call = (account: string | undefined, address: string): Request =>
+    new Request(
+      `https://pay.example/providers/kaspi-biller?command=pay&txn_id=${++txnId}&account=${account}&sum=15980.00&txn_date=20261101050000`,
+      { headers: { [remoteAddressHeader]: address } },
+    );
+  return {
+    gateway,
+    provider,
+    merchant: "shop",
+    pay: ({ account }) => send(call(account, "194.187.247.152")),
+    repeat,
+    forge: ({ account }) => world.gateway.handle(call(account, "194.187.247.153")),
+  };
+}
+
+const passwords = { password1: "live-one", password2: "live-two", testPassword1: "try-one", testPassword2: "try-two" };
+const resultUrl = "https://pay.example/providers/robokassa/result";
+
+async function openRobokassa({ method = "POST", test = false }: { method?: "POST" | "GET"; test?: boolean } = {}) {
+  const shop = { login: "demo-shop", ...passwords, resultUrl, resultMethod: method };
+  let last: Request | undefined;
+  let lastAnswer = new Response();
+  const deliver = async (request: Request): Promise<Response> => {
+    last = request.clone();
+    lastAnswer = await world.gateway.handle(request);
+    return lastAnswer.clone();
+  };
+  const clock: Clock = {
+    now: () => world.clock.now(),
+    monotonicMs: () => world.clock.monotonicMs(),
+    sleep: (ms, signal) => world.clock.sleep(ms, signal),
+  };
+  const fake = createFakeRobokassa({ ...shop, deliver, clock, retryDelaysMs: [] });
+  const robokassa = createRobokassa({ login: "demo-shop", ...passwords, test, fetch: fetchFrom(fake.handle) });
+  const provider = createRobokassaProvider({ robokassa, currency: "RUB", firstInvId: 3_000_000_000n });
+  const { gateway } = await open(provider);
+  const context: ProviderCaseContext = {
+    gateway,
+    provider,
+    merchant: "shop",
+    async pay(payment) {
+      const step = provider.payerStep(payment);
+      const { errorCode } = await fake.pay({ url: step.kind === "link" ? step.url : "" });
+      expect(errorCode).toBeUndefined();
+      return lastAnswer;
+    },
+    repeat: () => world.gateway.handle((last as Request).clone()),
+    async forge({ id, session = "" }) {
+      const body = new URLSearchParams({
+        OutSum: "15980.000000",
+        InvId: session,
+        SignatureValue: "0".repeat(32),
+        Shp_payment: id,
+      });
+      return world.gateway.handle(new Request(resultUrl, { method: "POST", body }));
+    },
+  };
+  return { ...context, fake };
+}
+
+describe.each([
+  ["sandbox", sandbox],
+  ["kaspi-biller", kaspiBiller],
+  ["robokassa, notified by POST", () => openRobokassa()],
+  ["robokassa, notified by GET", () => openRobokassa({ method: "GET" })],
+  ["robokassa in test mode", () => openRobokassa({ test: true })],
+])("%s", (_name, setUp) => {
+  test.each(providerCases)("$name", async ({ run }) => run(await setUp()));
+});
+
+const create = (merchant = "shop") =>
+  world.gateway.payments.create({ merchant, amountMinor: 50_000n, currency: "RUB" });
+const state = async (id: string) => (await world.gateway.payments.get("shop", id))?.status;
+
+describe("robokassa", () => {
+  test("answers exactly OK and the number, which begins where the shop says", async () => {
+    const { pay } = await openRobokassa();
+    const { payment } = await create();
+    expect(await (await pay(payment)).text()).toBe("OK3000000000");
+  });
+
+  test("a test payment never pays a live one, and live money not a test one", async () => {
+    for (const live of [true, false]) {
+      const { fake } = await openRobokassa({ test: !live });
+      const { payment } = await create();
+      const { delivery } = await fake.pay({
+        invId: payment.session ?? "",
+        outSum: "500.00",
+        test: live,
+        shp: { Shp_payment: payment.id },
+      });
+      expect([delivery?.status, await state(payment.id)]).toEqual([409, "pending"]);
+      await world.close();
+    }
+    await openRobokassa();
+  });
+
+  test("a genuine notification of another system on the same shop is refused: another number, or no payment of ours", async () => {
+    const { fake } = await openRobokassa();
+    const { payment } = await create();
+    const foreign = await fake.pay({ invId: "17", outSum: "500.00", shp: { Shp_payment: payment.id } });
+    const without = await fake.pay({ invId: payment.session ?? "", outSum: "500.00" });
+    expect([foreign.delivery?.status, without.delivery?.status, await state(payment.id)]).toEqual([
+      404,
+      404,
+      "pending",
+    ]);
+  });
+
+  test("another sum than asked for is booked as what it is", async () => {
+    const { fake } = await openRobokassa();
+    const { payment } = await create();
+    await fake.pay({ invId: payment.session ?? "", outSum: "499.00", shp: { Shp_payment: payment.id } });
+    expect(await state(payment.id)).toBe("partially_paid");
+  });
+
+  test("before a payment expires Robokassa is asked: a lost notification is booked, an unopened link expires, while money is on its way nothing does", async () => {
+    const { fake, provider } = await openRobokassa();
+    const [lost, unopened, crediting] = [await create(), await create(), await create()];
+    const linkOf = ({ payment }: Awaited<ReturnType<typeof create>>) => {
+      const step = provider.payerStep(payment);
+      return { url: step.kind === "link" ? step.url : "" };
+    };
+    fake.configure({ resultUrl: "" });
+    await fake.pay(linkOf(lost));
+    await fake.pay(linkOf(crediting));
+    fake.setState(crediting.payment.session ?? "", 50);
+    world.clock.advance(3_700_000);
+    await world.gateway.work();
+    expect([await state(lost.payment.id), await state(unopened.payment.id), await state(crediting.payment.id)]).toEqual(
+      ["paid", "expired", "pending"],
+    );
+    // The notification that arrives after all changes nothing: the same transfer.
+    fake.configure({ resultUrl });
+    expect((await fake.redeliver(lost.payment.session ?? ""))?.accepted).toBe(true);
+    expect((await world.gateway.payments.get("shop", lost.payment.id))?.paidMinor).toBe(50_000n);
+  });
+
+  test.each([
+    ["/providers/robokassa/other", "POST", 404],
+    ["/providers/robokassa", "POST", 404],
+    ["/providers/robokassa/result", "PUT", 405],
+    ["/providers/robokassa/result", "POST", 400],
+  ])("%s by %s without a notification is %i", async (path, method, status) => {
+    await openRobokassa();
+    expect((await world.gateway.handle(new Request(`https://pay.example${path}`, { method }))).status).toBe(status);
+  });
+});
