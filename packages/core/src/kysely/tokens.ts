@@ -61,19 +61,26 @@ export function createTokens({ run, insertIfAbsent }: StorageDatabase, cipher: C
   };
 }
 
-/** Stores every token under the first key. Resolves to the number of pairs that were changed. */
+/**
+ * Stores every token under the first key. Resolves to the number of pairs that were changed.
+ * @throws before anything is changed, when a token does not open
+ */
 export async function reencryptTokens({ run }: StorageDatabase, cipher: Cipher): Promise<number> {
   const rows = await run((db) =>
     db.selectFrom(table).select(["key", "access_token", "refresh_token", "version"]).execute(),
   );
+  const opened = rows.map((row) => ({
+    ...row,
+    accessToken: cipher.decrypt(row.access_token, place(row.key, "access_token")),
+    refreshToken:
+      row.refresh_token === null ? null : cipher.decrypt(row.refresh_token, place(row.key, "refresh_token")),
+  }));
   let changed = 0;
-  for (const { key, access_token, refresh_token, version } of rows) {
-    const renew = (stored: string, column: "access_token" | "refresh_token") =>
-      cipher.encrypt(cipher.decrypt(stored, place(key, column)), place(key, column));
+  for (const { key, version, access_token, refresh_token, accessToken, refreshToken } of opened) {
     if (cipher.isCurrent(access_token) && (refresh_token === null || cipher.isCurrent(refresh_token))) continue;
     const values = {
-      access_token: renew(access_token, "access_token"),
-      refresh_token: refresh_token === null ? null : renew(refresh_token, "refresh_token"),
+      access_token: cipher.encrypt(accessToken, place(key, "access_token")),
+      refresh_token: refreshToken === null ? null : cipher.encrypt(refreshToken, place(key, "refresh_token")),
     };
     // A pair that was saved meanwhile has another version and is encrypted with the first key already.
     const { numUpdatedRows } = await run((db) =>
