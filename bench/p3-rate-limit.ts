@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { listen } from "@orderbridge/core/testing";
+import { findServices } from "../scripts/services.ts";
 import type { BenchResult, Target } from "./harness.ts";
 
 const calls = 40;
@@ -23,6 +24,8 @@ interface Setting {
   readonly cpuLoad?: boolean;
   /** Every fifth answer is a 502. */
   readonly badGateways?: boolean;
+  /** Slots come from Redis (`REDIS_URL`, else the local one), blocks and pauses from SQLite. */
+  readonly redis?: boolean;
 }
 
 const settings: readonly Setting[] = [
@@ -31,6 +34,7 @@ const settings: readonly Setting[] = [
   { name: "4 processes", processes: 4 },
   { name: "4 processes, CPU load", processes: 4, cpuLoad: true },
   { name: "2 processes, 20 % 502", processes: 2, badGateways: true },
+  { name: "4 processes, Redis", processes: 4, redis: true },
 ];
 
 const until = (child: ChildProcess, message: string): Promise<void> =>
@@ -39,7 +43,7 @@ const until = (child: ChildProcess, message: string): Promise<void> =>
     child.once("exit", (code) => reject(new Error(`a worker ended with ${code}`)));
   });
 
-async function runOnce({ processes, cpuLoad = false, badGateways = false }: Setting): Promise<Run> {
+async function runOnce({ processes, cpuLoad = false, badGateways = false, redis = false }: Setting): Promise<Run> {
   const arrivals: number[] = [];
   let refused = 0;
   let failed = 0;
@@ -61,7 +65,12 @@ async function runOnce({ processes, cpuLoad = false, badGateways = false }: Sett
   const worker = join(import.meta.dirname, "p3-worker.ts");
   const share = (index: number) => Math.floor(calls / processes) + (index < calls % processes ? 1 : 0);
   const children = Array.from({ length: processes }, (_, index) =>
-    fork(worker, [server.url, `sqlite:${join(folder, "limits.db")}`, String(share(index))]),
+    fork(worker, [
+      server.url,
+      `sqlite:${join(folder, "limits.db")}`,
+      String(share(index)),
+      ...(redis ? [process.env.REDIS_URL ?? "redis://127.0.0.1:6379", `bench:${folder}:`] : []),
+    ]),
   );
   const burners = cpuLoad ? [0, 1].map(() => fork(worker, ["burn"])) : [];
   try {
@@ -89,7 +98,12 @@ export async function benchRateLimit(): Promise<BenchResult> {
   const rounds = 5;
   const table: string[][] = [["", "seconds", "most in 1 s", "requests", "429", "502"]];
   const targets: Target[] = [];
+  const hasRedis = (await findServices()).some(({ name, available }) => name === "Redis" && available);
   for (const setting of settings) {
+    if (setting.redis && !hasRedis) {
+      table.push([`${setting.name}: left out, Redis does not answer`, "", "", "", "", ""]);
+      continue;
+    }
     const runs: Run[] = [];
     for (let round = 0; round < rounds; round++) runs.push(await runOnce(setting));
     const seconds = median(runs.map((run) => run.seconds));

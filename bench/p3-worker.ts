@@ -1,9 +1,18 @@
-// One process of the fleet: node p3-worker.ts <url> <database> <calls>, or `burn` to keep a core busy.
-import { budgetPerSecond, createHttpClient, createRateLimiter, systemClock } from "@orderbridge/core";
+// One process of the fleet: node p3-worker.ts <url> <database> <calls> [<Redis> <prefix>], or `burn` to keep a core busy.
+import { once } from "node:events";
+import {
+  budgetPerSecond,
+  createHttpClient,
+  createRateLimiter,
+  type RateLimitStore,
+  systemClock,
+} from "@orderbridge/core";
 import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { createRedisRateLimits } from "@orderbridge/core/redis";
+import { Redis } from "ioredis";
 import * as v from "valibot";
 
-const [url, database, calls] = process.argv.slice(2);
+const [url, database, calls, redisUrl, prefix = ""] = process.argv.slice(2);
 if (url === "burn") {
   for (;;) Math.sqrt(Math.random());
 }
@@ -12,11 +21,17 @@ if (!url || !database || !calls) throw new Error("usage: p3-worker.ts <url> <dat
 const { db, dialect } = await openDatabase(database);
 const storage = createKyselyStorage({ db, dialect });
 await storage.migrate();
+let store: RateLimitStore = storage.rateLimits;
+if (redisUrl) {
+  const redis = new Redis(redisUrl, { enableOfflineQueue: false, maxRetriesPerRequest: 1 });
+  await once(redis, "ready");
+  store = createRedisRateLimits({ redis, durable: storage.rateLimits, prefix });
+}
 const limiter = createRateLimiter({
   vendor: "bench",
   account: "bench",
   budget: budgetPerSecond(7),
-  store: storage.rateLimits,
+  store,
   clock: systemClock,
 });
 const client = createHttpClient({ vendor: "bench", baseUrl: url, limiter, minDelayMs: 50, retries: 8 });
