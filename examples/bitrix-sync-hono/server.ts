@@ -65,7 +65,7 @@ const config = configure({
 });
 const logger = createJsonLogger(config.LOG_LEVEL);
 if (config.REDIS_URL) logger.warn("REDIS_URL is set, but this version does not use it yet");
-if (config.ENCRYPTION_KEYS) logger.warn("ENCRYPTION_KEYS is set, but this version does not use it yet");
+if (config.ENCRYPTION_KEYS) logger.warn("ENCRYPTION_KEYS is set, but this server stores no secrets");
 
 await start(async () => {
   const database = await openDatabase(config.DATABASE_URL);

@@ -17,7 +17,7 @@ const variables = configure(
 );
 const logger = createJsonLogger(variables.LOG_LEVEL);
 if (variables.REDIS_URL) logger.warn("REDIS_URL is set, but this version does not use it yet");
-if (variables.ENCRYPTION_KEYS) logger.warn("ENCRYPTION_KEYS is set, but this version does not use it yet");
+if (variables.ENCRYPTION_KEYS) logger.warn("ENCRYPTION_KEYS is set, but this server stores no secrets");
 
 await start(async () => ({
   server: createServer(toNodeListener((request) => (request.method === "POST" ? POST : GET)(request), { logger })),
