@@ -1,11 +1,11 @@
 import type { Clock, Logger } from "@orderbridge/core";
 import { isLess, isReceivedAmount, sameAmount } from "./amount.ts";
-import type { BookingResult, Order, PaymentSource, RobokassaStorage } from "./storage.ts";
+import { type BookingResult, type Order, type PaymentSource, payable, type RobokassaStorage } from "./storage.ts";
 
 /** A payment that is proven: by a signature, or by Robokassa's own state query. */
 export interface ProvenPayment {
   readonly invId: string;
-  /** Must be the order's total. */
+  /** Must be the order's total, or what was asked for of its hold. */
   readonly outSum?: string | undefined;
   /** What the buyer paid, where `outSum` is not told: a surcharge may make it more than the total, nothing makes it less. */
   readonly paidSum?: string | undefined;
@@ -55,8 +55,8 @@ export async function bookPayment<Transaction>(
   }
   const { outSum, paidSum } = payment;
   const differs =
-    (outSum !== undefined && !sameAmount(outSum, order.total)) ||
-    (paidSum !== undefined && (!isReceivedAmount(paidSum) || isLess(paidSum, order.total)));
+    (outSum !== undefined && !sameAmount(outSum, payable(order))) ||
+    (paidSum !== undefined && (!isReceivedAmount(paidSum) || isLess(paidSum, payable(order))));
   if (differs) return { state: "refused", reason: "amount_differs" };
   if (payment.currency !== undefined && payment.currency !== order.currency) {
     return { state: "refused", reason: "currency_differs" };

@@ -13,6 +13,7 @@ const help = `usage: robokassa <command> [options]
 
   diagnose --order <id or InvId>   why is this order not paid? One cause, one thing to do
            [--callback <text>]     replays a refused notification, as a query or form
+           [--result-url <url>]    calls the shop's own Result URL with a probe that pays nothing
            [--json]
   reconcile [--order <id or InvId>] asks Robokassa about every waiting order that is due, or about one
            [--json]
@@ -34,11 +35,12 @@ const print = (text: string): void => {
   process.stdout.write(`${text}\n`);
 };
 
-function format({ code, cause, evidence, next, trace }: Diagnosis): string {
+function format({ code, cause, evidence, next, trace, link }: Diagnosis): string {
   return [
     `${cause} [${code}]`,
     ...(evidence.length > 0 ? ["", "Seen:", ...evidence.map((line) => `  ${line}`)] : []),
     ...(trace === undefined ? [] : ["", `Hashed text: ${trace}`]),
+    ...(link === undefined ? [] : ["", `Hashed text of the link: ${link}`]),
     "",
     `Next: ${next}`,
   ].join("\n");
@@ -61,7 +63,20 @@ const open = (
   { db, dialect }: Awaited<ReturnType<typeof openDatabase>>,
 ) => ({ robokassa, certificates, storage: createRobokassaStorage({ db, dialect }) });
 
-function runDiagnose(order: string, callback: string | undefined, json: boolean): Promise<number> {
+function runDiagnose({
+  order,
+  callback,
+  resultUrl,
+  json,
+}: {
+  readonly order: string;
+  readonly callback: string | undefined;
+  readonly resultUrl: string | undefined;
+  readonly json: boolean;
+}): Promise<number> {
+  if (resultUrl !== undefined && !/^https?:$/.test(URL.parse(resultUrl)?.protocol ?? "")) {
+    throw new UsageError("--result-url must be an http(s) address");
+  }
   return withShop(async ({ robokassa, storage, certificates }) => {
     const diagnosis = await diagnose({
       robokassa,
@@ -69,6 +84,7 @@ function runDiagnose(order: string, callback: string | undefined, json: boolean)
       order,
       ...(callback === undefined ? {} : { callback }),
       ...(certificates === undefined ? {} : { certificates }),
+      ...(resultUrl === undefined ? {} : { resultUrl }),
     });
     print(json ? JSON.stringify(diagnosis, null, 2) : format(diagnosis));
     return diagnosis.exitCode;
@@ -151,7 +167,12 @@ async function main(): Promise<number> {
   switch (command) {
     case "diagnose":
       if (!values.order) throw new UsageError("diagnose needs --order <id or InvId>");
-      return runDiagnose(values.order, values.callback, values.json);
+      return runDiagnose({
+        order: values.order,
+        callback: values.callback,
+        resultUrl: values["result-url"],
+        json: values.json,
+      });
     case "reconcile":
       return runReconcile(values.order, values.json);
     case "fake": {

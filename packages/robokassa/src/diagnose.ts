@@ -1,10 +1,13 @@
 import { type Clock, SdkError, systemClock } from "@orderbridge/core";
 import { sameAmount } from "./amount.ts";
 import { type SignatureFit, traceResult } from "./explain.ts";
+import { readFields } from "./notification.ts";
 import type { OperationState } from "./operation-state.ts";
+import { type ProbeProblem, probeResultUrl } from "./probe.ts";
 import { certificateWarnings, readCertificates } from "./result2.ts";
 import type { Robokassa } from "./robokassa.ts";
-import type { CallbackEntry, Order, RobokassaStorage } from "./storage.ts";
+import { signatureBase } from "./signature.ts";
+import { type CallbackEntry, type Order, payable, type RobokassaStorage } from "./storage.ts";
 
 export interface DiagnoseOptions {
   readonly robokassa: Robokassa;
@@ -15,6 +18,13 @@ export interface DiagnoseOptions {
   readonly callback?: string;
   /** Certificates of the ResultUrl2 handler, as PEM. */
   readonly certificates?: string;
+  /**
+   * This shop's own Result URL. It is called with a probe, which pays nothing, and each byte of the answer is looked at:
+   * redirects, pages, byte order marks, another server. @defaultValue nobody is called
+   */
+  readonly resultUrl?: string;
+  /** Calls `resultUrl`. @defaultValue globalThis.fetch */
+  readonly fetch?: typeof fetch;
   /** @defaultValue system time */
   readonly clock?: Clock;
 }
@@ -30,12 +40,15 @@ export type DiagnosisCode =
   | "test_payment"
   | "live_payment"
   | "password1_used"
-  | "test_password_used"
   | "algorithm_differs"
   | "sum_rewritten"
   | "shp_order"
   | "shp_encoding"
   | "shp_dropped"
+  | "shp_rewritten"
+  | "inv_id_rewritten"
+  | "link_of_other_shop"
+  | "settings_changed"
   | "signature_unknown"
   | "notification_malformed"
   | "answer_failed"
@@ -52,7 +65,8 @@ export type DiagnosisCode =
   | "state_password_wrong"
   | "shop_unknown"
   | "certificate"
-  | "robokassa_does_not_answer";
+  | "robokassa_does_not_answer"
+  | ProbeProblem;
 
 export interface Diagnosis {
   readonly code: DiagnosisCode;
@@ -64,8 +78,10 @@ export interface Diagnosis {
   readonly evidence: readonly string[];
   /** The one thing to do next. */
   readonly next: string;
-  /** The text that was hashed, without secrets, for a support ticket. */
+  /** The text that the refused notification's signature should cover, without secrets, for a support ticket. */
   readonly trace: string | undefined;
+  /** The text that the newest link's signature covers, without secrets. */
+  readonly link: string | undefined;
 }
 
 interface Finding {
@@ -116,11 +132,6 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
       "The notification is signed with password 1: passwords 1 and 2 are swapped, or the Success URL points at the result route.",
     next: "Compare both passwords and both addresses with the cabinet's technical settings.",
   },
-  test_password_used: {
-    exitCode: 1,
-    cause: "The notification is signed with a test password where a live one was expected.",
-    next: "Check which of the passwords are the cabinet's test pair.",
-  },
   algorithm_differs: {
     exitCode: 1,
     cause: "The notification is signed with another algorithm than the shop is set to.",
@@ -128,7 +139,7 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
   },
   sum_rewritten: {
     exitCode: 1,
-    cause: "The signature fits only after the sum was written with other decimals: something on the way rewrites it.",
+    cause: "The signature fits only with the sum as Robokassa writes it: something on the way rewrites it.",
     next: "Give the handler the body as it was sent: mount it before body parsers and remove proxies that change it.",
   },
   shp_order: {
@@ -145,6 +156,27 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
     exitCode: 1,
     cause: "The signature fits without the Shp_ fields: they were added, or were not part of the link's hash.",
     next: "Make the link with the Shp_ fields, and find out who adds them on the way.",
+  },
+  shp_rewritten: {
+    exitCode: 1,
+    cause:
+      "The signature fits with the Shp_ fields of the link, not with those that came: something on the way drops, adds or changes them.",
+    next: "Give the handler the body as it was sent: mount it before body parsers and remove proxies that change it.",
+  },
+  inv_id_rewritten: {
+    exitCode: 1,
+    cause: "A notification of this order came under another InvId: the signature fits only with the order's own.",
+    next: "Give the handler the body as it was sent: mount it before body parsers and remove proxies that change it.",
+  },
+  link_of_other_shop: {
+    exitCode: 1,
+    cause: "The link was made for another shop than the one that is set up now.",
+    next: "Compare the login with the link below: use the settings of the shop that made it.",
+  },
+  settings_changed: {
+    exitCode: 1,
+    cause: "The server refused a notification that is genuine by the settings of this diagnosis: it ran with others.",
+    next: "Restart the server with these settings, then send the notification again from the cabinet or run reconcile.",
   },
   signature_unknown: {
     exitCode: 1,
@@ -223,8 +255,43 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
   },
   certificate: {
     exitCode: 1,
-    cause: "No certificate for ResultUrl2 is valid today, so its messages are refused.",
+    cause: "No certificate for ResultUrl2 is valid today or fits, so its messages are refused.",
     next: "Get the present certificate from docs.robokassa.ru and add it to the list.",
+  },
+  result_url_unreachable: {
+    exitCode: 1,
+    cause: "The Result URL does not answer.",
+    next: "Check its host name, port, certificate chain and firewall from outside; then send the notification again from the cabinet or run reconcile.",
+  },
+  result_url_redirects: {
+    exitCode: 1,
+    cause: "The Result URL answers with a redirect, which Robokassa does not follow.",
+    next: "Write the final address into the cabinet: https, the same host, the same path. Then run reconcile.",
+  },
+  result_url_not_found: {
+    exitCode: 1,
+    cause: "The server at the Result URL knows no such address, or takes no POST there.",
+    next: "Compare the address in the cabinet with the route of createResultHandler; then run reconcile.",
+  },
+  result_url_closed: {
+    exitCode: 1,
+    cause: "The Result URL turns callers away.",
+    next: "Take passwords off this address, and let 185.59.216.65 and 185.59.217.65 in. When only those are let in, this probe had to fail: look into the firewall's log.",
+  },
+  result_url_other_password: {
+    exitCode: 1,
+    cause: "The server at the Result URL refuses our signature: it runs with another password 2 or algorithm.",
+    next: "Give the server the settings that this diagnosis ran with, compare both with the cabinet, and restart it.",
+  },
+  result_url_fails: {
+    exitCode: 1,
+    cause: "The server at the Result URL fails.",
+    next: "Mend the error of this minute in the server's log; then send the notification again from the cabinet or run reconcile.",
+  },
+  answer_bytes: {
+    exitCode: 1,
+    cause: "The Result URL does not answer exactly OK and the number, so Robokassa takes no answer for accepted.",
+    next: "Find out what adds to the answer or replaces it: a page in front, middleware, a byte order mark, another server.",
   },
   robokassa_does_not_answer: {
     exitCode: 2,
@@ -241,21 +308,43 @@ export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
   const order = (await storage.orders.get(options.order)) ?? (await storage.orders.getByInvId(options.order));
   const invId = order?.invId ?? (/^[1-9]\d{0,18}$/.test(options.order) ? options.order : undefined);
   const log = invId === undefined ? [] : await storage.callbacks.list({ invId, limit: 20 });
+  const strays = order ? await listStrays(storage, order) : [];
+  const refused = log.find(({ status }) => status !== 200);
 
   const evidence: string[] = [];
-  if (order)
-    evidence.push(
-      `order ${order.id}: InvId ${order.invId}, ${order.total}, ${order.status}${order.test ? ", test" : ""}`,
-    );
-  for (const entry of log.slice(0, 5)) {
-    evidence.push(`${entry.at.toISOString()} ${entry.source}: ${entry.verdict}, answered ${entry.status}`);
+  if (order) {
+    const { id, total, captured, status, test } = order;
+    const sum = captured === undefined ? total : `${captured} of ${total}`;
+    evidence.push(`order ${id}: InvId ${order.invId}, ${sum}, ${status}${test ? ", test" : ""}`);
+    if (order.link === undefined) evidence.push("no link was stored with the order: it was not made by placeOrder");
   }
+  evidence.push(...log.slice(0, 5).map(describeEntry));
   const conclude = (code: DiagnosisCode): Diagnosis => ({
     code,
     ...findings[code],
     evidence,
-    trace: callback === undefined ? undefined : traceResult(callback),
+    trace: callback === undefined ? refused && traceEntry(refused) : traceResult(callback),
+    link: order?.link,
   });
+
+  let probed: ProbeProblem | undefined;
+  if (options.resultUrl !== undefined) {
+    const url = options.resultUrl;
+    const fetch = options.fetch ?? globalThis.fetch;
+    const { problem, evidence: seen } = await probeResultUrl(robokassa.resultProbe(), { url, fetch, clock });
+    probed = problem;
+    evidence.push(seen);
+  }
+  const certificates = options.certificates === undefined ? [] : readCertificates(options.certificates);
+  const warnings = certificateWarnings(certificates, clock.now());
+  evidence.push(...warnings);
+  const lastEnd = Math.max(...certificates.map(({ validToDate }) => validToDate.getTime()));
+  if (certificates.length > 0 && warnings.length === 0) {
+    evidence.push(`ResultUrl2 certificates are valid until ${new Date(lastEnd).toISOString().slice(0, 10)}`);
+  }
+  const isCertificateMissing =
+    strays.some(({ verdict }) => verdict === "certificate_expired") ||
+    (certificates.length > 0 && certificates.every(({ validToDate }) => validToDate < clock.now()));
 
   if (order?.status === "paid") return conclude("paid");
   if (order?.status === "refunded") return conclude("refunded");
@@ -265,25 +354,28 @@ export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
     const code = replay(robokassa, { callback, order });
     if (code) return conclude(code);
   }
-  const refused = log.find(({ status }) => status !== 200);
-  const code = refused && explainEntry(robokassa, refused);
+  const code = refused && explainEntry(robokassa, { entry: refused, order });
   const isWeak = code === "signature_unknown" || code === "notification_malformed";
   if (code && !isWeak) return conclude(code);
-  if (options.certificates !== undefined && order && log.length === 0) {
-    const certificates = readCertificates(options.certificates);
-    const ended = certificateWarnings(certificates, clock.now()).filter((warning) => warning.includes("ended"));
-    evidence.push(...certificateWarnings(certificates, clock.now()));
-    if (ended.length === certificates.length) return conclude("certificate");
+  const moved = order && strays.find((entry) => isMoved(robokassa, { entry, order }));
+  if (moved) {
+    evidence.push(`under InvId ${moved.invId}: ${describeEntry(moved)}`);
+    return conclude("inv_id_rewritten");
   }
+  if (order && log.length === 0 && isCertificateMissing) return conclude("certificate");
+  if (order?.link !== undefined && !order.link.startsWith(`${robokassa.login}:`)) return conclude("link_of_other_shop");
   if (invId === undefined) return conclude("order_not_found");
-  if (order?.test) return conclude(code ?? "test_no_notification");
+  const malformed = strays.find(isMalformed);
+  if (malformed) evidence.push(`without an InvId: ${describeEntry(malformed)}`);
+  const weak = code ?? (malformed && "notification_malformed");
+  if (order?.test) return conclude(weak ?? probed ?? "test_no_notification");
 
   let state: OperationState;
   try {
     state = await robokassa.operationState(invId);
   } catch (error) {
     evidence.push(`state query: ${SdkError.isInstance(error) ? error.message : "failed"}`);
-    return conclude(order ? "robokassa_does_not_answer" : "order_not_found");
+    return conclude(order ? (probed ?? "robokassa_does_not_answer") : "order_not_found");
   }
   evidence.push(
     state.found
@@ -291,9 +383,34 @@ export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
       : `Robokassa: result ${state.code} (${state.reason})`,
   );
   const told = explainState(state, { order, now: clock.now() });
+  // Only ResultUrl2 tells of a hold.
+  if (told === "held" && order?.status === "new" && strays.some(({ source }) => source === "result2")) {
+    return conclude("certificate");
+  }
   // Anybody can send a wrong signature or a broken form: it explains something only when Robokassa does have the money.
-  return conclude(told === "no_notification" && code ? code : told);
+  return conclude(told === "no_notification" ? (weak ?? probed ?? told) : told);
 }
+
+/** Refused requests that came after the order was placed and do not name it. */
+async function listStrays({ callbacks }: RobokassaStorage, order: Order): Promise<readonly CallbackEntry[]> {
+  const newest = await callbacks.list({ limit: 100 });
+  return newest.filter(({ status, at, invId }) => status !== 200 && at >= order.createdAt && invId !== order.invId);
+}
+
+const describeEntry = ({ at, source, verdict, status, invId }: CallbackEntry): string =>
+  `${at.toISOString()} ${source}: ${verdict}, answered ${status}${status === 200 ? ` OK${invId}` : " without a body"}`;
+
+/** Values of `Shp_` fields are not in the log, so their names stand alone. */
+const traceEntry = ({ outSum, invId, shpNames }: CallbackEntry): string | undefined =>
+  outSum === undefined || invId === undefined
+    ? undefined
+    : signatureBase(
+        [outSum, invId, "[password2]"],
+        [...shpNames].sort().map((name) => `${name}=…`),
+      );
+
+const isMalformed = ({ source, verdict, invId }: CallbackEntry): boolean =>
+  source === "result" && invId === undefined && /^(missing|malformed|conflicting)_field/.test(verdict);
 
 /** A notification that the operator found in a log of theirs. */
 function replay(
@@ -302,14 +419,53 @@ function replay(
 ): DiagnosisCode | undefined {
   const verification = robokassa.verifyResult(callback);
   if (!verification.ok) {
-    if (verification.reason !== "bad_signature") return "notification_malformed";
-    return explainFit(robokassa.explainResult(callback));
+    const received = readFields(callback);
+    if (!received.ok) return "notification_malformed";
+    const { values } = received;
+    const sent = {
+      outSum: values.get("OutSum"),
+      invId: values.get("InvId"),
+      signature: values.get("SignatureValue"),
+    };
+    const fit = robokassa.explainResult(callback);
+    return fit ? explainFit(fit) : (explainByLink(robokassa, { sent, order }) ?? "signature_unknown");
   }
   const { invId, outSum, test } = verification.notification;
   if (!order || order.invId !== invId) return "inv_id_not_stored";
   if (test !== order.test) return test ? "test_payment" : "live_payment";
-  return sameAmount(outSum, order.total) ? undefined : "amount_differs";
+  return sameAmount(outSum, payable(order)) ? undefined : "amount_differs";
 }
+
+/** What a refused notification said of itself. */
+type Sent = Pick<CallbackEntry, "outSum" | "invId" | "signature">;
+
+/**
+ * Puts what the link asked for in place of what came, one thing at a time: the signature covers what Robokassa sent, so
+ * the thing that makes it fit was changed on the way.
+ */
+function explainByLink(
+  robokassa: Robokassa,
+  { sent, order }: { readonly sent: Sent; readonly order: Order | undefined },
+): DiagnosisCode | undefined {
+  const { outSum = "", invId = "", signature = "" } = sent;
+  if (order?.link === undefined) return undefined;
+  const [start = "", shpText = ""] = order.link.split(/:\[(?:testP|p)assword1\](?::|$)/);
+  const linkSum = start.split(":")[1] ?? "";
+  const shp = shpText === "" ? [] : shpText.split(":").map((pair) => pair.split("=", 2) as [string, string]);
+  const fits = (changed: { readonly OutSum?: string; readonly InvId?: string }): boolean => {
+    const fields = { OutSum: outSum, InvId: invId, SignatureValue: signature, ...changed };
+    return robokassa.explainResult(new URLSearchParams([...Object.entries(fields), ...shp])) !== undefined;
+  };
+  if (fits({})) return "shp_rewritten";
+  if (fits({ OutSum: linkSum })) return "sum_rewritten";
+  return fits({ InvId: order.invId }) ? "inv_id_rewritten" : undefined;
+}
+
+const isMoved = (
+  robokassa: Robokassa,
+  { entry, order }: { readonly entry: CallbackEntry; readonly order: Order },
+): boolean =>
+  entry.verdict === "bad_signature" && explainByLink(robokassa, { sent: entry, order }) === "inv_id_rewritten";
 
 const codeOfVerdict: Readonly<Record<string, DiagnosisCode>> = {
   unknown_order: "inv_id_not_stored",
@@ -321,15 +477,23 @@ const codeOfVerdict: Readonly<Record<string, DiagnosisCode>> = {
   certificate_expired: "certificate",
 };
 
-function explainEntry(robokassa: Robokassa, entry: CallbackEntry): DiagnosisCode | undefined {
+function explainEntry(
+  robokassa: Robokassa,
+  { entry, order }: { readonly entry: CallbackEntry; readonly order: Order | undefined },
+): DiagnosisCode | undefined {
   if (entry.verdict !== "bad_signature") {
     return codeOfVerdict[entry.verdict] ?? (entry.source === "result" ? "notification_malformed" : undefined);
   }
   if (entry.source === "result2") return undefined; // anybody can post there; it says nothing of this order
   if (entry.fit) return explainFit(entry.fit);
-  if (entry.shpNames.length > 0 || !entry.outSum || !entry.invId || !entry.signature) return "signature_unknown";
-  const { outSum: OutSum, invId: InvId, signature: SignatureValue } = entry;
-  return explainFit(robokassa.explainResult(new URLSearchParams({ OutSum, InvId, SignatureValue })));
+  const { outSum, invId, signature, shpNames } = entry;
+  if (shpNames.length === 0 && outSum && invId && signature) {
+    const fields = new URLSearchParams({ OutSum: outSum, InvId: invId, SignatureValue: signature });
+    if (robokassa.verifyResult(fields).ok) return "settings_changed";
+    const fit = robokassa.explainResult(fields);
+    if (fit) return explainFit(fit);
+  }
+  return explainByLink(robokassa, { sent: entry, order }) ?? "signature_unknown";
 }
 
 /** The deviation that explains most comes first. */
@@ -340,7 +504,6 @@ function explainFit(fit: SignatureFit | undefined): DiagnosisCode {
   if (fit.shp === "decoded" || fit.shp === "encoded") return "shp_encoding";
   if (fit.shp === "dropped") return "shp_dropped";
   if (fit.sum !== "received") return "sum_rewritten";
-  if (fit.password === "testPassword2") return "test_password_used";
   return "algorithm_differs";
 }
 
@@ -365,7 +528,7 @@ function explainState(
   if (!order) return "inv_id_not_stored";
   switch (state.state) {
     case "paid":
-      return state.outSum !== undefined && !sameAmount(state.outSum, order.total)
+      return state.outSum !== undefined && !sameAmount(state.outSum, payable(order))
         ? "amount_differs"
         : "no_notification";
     case "crediting":

@@ -2,7 +2,7 @@ import { ApiError, SdkError } from "@orderbridge/core";
 import { checkAmount } from "./amount.ts";
 import { checkOwnInvId } from "./inv-id.ts";
 import { type OperationState, operationState } from "./operation-state.ts";
-import { type Receipt, receiptJson } from "./receipt.ts";
+import { type Receipt, receiptField } from "./receipt.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
 import { sign, signatureBase } from "./signature.ts";
@@ -62,7 +62,7 @@ export function createHolds(shop: Shop): Holds {
     async capture({ invId, outSum, receipt }) {
       const number = checkOwnInvId(invId);
       const sum = checkAmount("outSum", outSum);
-      const encoded = receipt && encodeURIComponent(receiptJson(receipt, sum, shop.country));
+      const encoded = receipt && receiptField(shop, receipt, sum);
       const form = new URLSearchParams({
         MerchantLogin: shop.login,
         InvoiceID: number,

@@ -39,5 +39,7 @@ export async function placeOrder({
     description: request.description,
   });
   if (!order) throw new InputError("id", "is known with another total, description, currency or mode");
-  return { order, paymentUrl: robokassa.paymentUrl({ ...request, invId: order.invId, outSum }) };
+  const start = { ...request, invId: order.invId, outSum };
+  await storage.orders.keepLink(id, robokassa.traceLink(start));
+  return { order, paymentUrl: robokassa.paymentUrl(start) };
 }

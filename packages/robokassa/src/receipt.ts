@@ -1,5 +1,6 @@
 import { fromMinor, toMinor } from "./amount.ts";
 import { InputError } from "./errors.ts";
+import type { Shop } from "./shop.ts";
 
 export type Country = "ru" | "kz";
 
@@ -76,6 +77,12 @@ export function receiptJson(receipt: Receipt, outSum: string, country: Country):
   }
   const sno = receipt.sno === undefined ? "" : `"sno":${JSON.stringify(receipt.sno)},`;
   return `{${sno}"items":[${lines.join(",")}]}`;
+}
+
+/** The value of a `Receipt` field, as it is sent and hashed. @throws {InputError} */
+export function receiptField({ country, readings }: Shop, receipt: Receipt, outSum: string): string {
+  const json = receiptJson(receipt, outSum, country);
+  return readings.receiptSigning === "raw" ? json : encodeURIComponent(json);
 }
 
 function itemJson(item: ReceiptItem, field: string, country: Country): { json: string; minor: bigint } {

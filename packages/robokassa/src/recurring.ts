@@ -3,7 +3,7 @@ import { checkAmount } from "./amount.ts";
 import { InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
 import { operationState } from "./operation-state.ts";
-import { type Receipt, receiptJson } from "./receipt.ts";
+import { type Receipt, receiptField } from "./receipt.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
 import { prepareShp } from "./shp.ts";
@@ -44,7 +44,7 @@ export function createRecurring(shop: Shop): Recurring {
       const previous = checkOwnInvId(previousInvId);
       if (number === previous) throw new InputError("invId", "must be a new number");
       const sum = checkAmount("outSum", outSum);
-      const encoded = receipt && encodeURIComponent(receiptJson(receipt, sum, shop.country));
+      const encoded = receipt && receiptField(shop, receipt, sum);
       const pairs = prepareShp(shp, shop.readings.shpOrder);
       const base = signatureBase(
         [shop.login, sum, number, encoded, shop.live.password1],

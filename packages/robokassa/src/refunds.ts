@@ -6,7 +6,7 @@ import { encodeJwt } from "./jwt.ts";
 import type { Robokassa } from "./robokassa.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
-import type { Order, Refund, RobokassaStorage } from "./storage.ts";
+import { type Order, payable, type Refund, type RobokassaStorage } from "./storage.ts";
 
 export interface RefundRequest {
   /** Robokassa's id of the paid operation. */
@@ -105,7 +105,7 @@ export async function refundOrder({ robokassa, storage, id, invId, amount }: Ref
   if (known) return known;
   const order = await storage.orders.getByInvId(invId);
   if (!order) throw new InputError("invId", "is the number of no order");
-  const left = fromMinor(toMinor(order.total) - toMinor(order.refunded));
+  const left = fromMinor(toMinor(payable(order)) - toMinor(order.refunded));
   const sum = amount === undefined ? left : fromMinor(toMinor(checkAmount("amount", amount)));
   const opKey = order.opKey ?? (await findOpKey(robokassa, order));
 

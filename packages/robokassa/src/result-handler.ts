@@ -8,6 +8,7 @@ import {
 } from "@orderbridge/core";
 import { type Booking, bookPayment, type OnPaid } from "./booking.ts";
 import { type NotificationFields, readFields } from "./notification.ts";
+import { isProbe } from "./probe.ts";
 import type { Robokassa } from "./robokassa.ts";
 import { createSourceCheck, type SourceAddressOptions } from "./source-address.ts";
 import type { CallbackEntry, RobokassaStorage } from "./storage.ts";
@@ -24,12 +25,19 @@ export interface ResultHandlerOptions<Transaction> extends SourceAddressOptions 
   readonly maxBodyBytes?: number;
 }
 
-type Verdict = "paid" | "repeated" | Extract<Booking, { state: "refused" }>["reason"] | "bad_signature" | "malformed";
+type Verdict =
+  | "paid"
+  | "probe"
+  | "repeated"
+  | Extract<Booking, { state: "refused" }>["reason"]
+  | "bad_signature"
+  | "malformed";
 
 /** Whatever is not answered `OK<InvId>` is repeated by Robokassa, and after five times its operator is told. */
 const statusOf: Readonly<Record<Verdict, number>> = {
   paid: 200,
   repeated: 200,
+  probe: 200,
   malformed: 400,
   bad_signature: 400,
   unknown_order: 404,
@@ -56,6 +64,7 @@ export function createResultHandler<Transaction>(options: ResultHandlerOptions<T
     const verification = robokassa.verifyResult(fields);
     if (!verification.ok) return verification.reason === "bad_signature" ? "bad_signature" : "malformed";
     const { invId, outSum, outSumCurrency, test } = verification.notification;
+    if (isProbe(verification.notification)) return "probe";
     const booking = await bookPayment(
       { storage, onPaid, clock, logger },
       { invId, outSum, currency: outSumCurrency, test, source: "result" },
@@ -86,7 +95,7 @@ export function createResultHandler<Transaction>(options: ResultHandlerOptions<T
       const status = statusOf[verdict];
       const fit = verdict === "bad_signature" ? robokassa.explainResult(fields) : undefined;
       const entry = describe(fields, { at: clock.now(), verdict, status, fit });
-      await storage.callbacks.record(entry);
+      if (verdict !== "probe") await storage.callbacks.record(entry);
       if (status !== 200) {
         logger.warn(`robokassa: result refused: ${verdict}`, { invId: entry.invId, outSum: entry.outSum });
         return new Response(null, { status });

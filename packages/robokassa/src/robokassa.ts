@@ -4,12 +4,13 @@ import { createHolds, type Holds } from "./holds.ts";
 import { createInvoices, type Invoices } from "./invoices.ts";
 import { type NotificationFields, type Verification, verifyNotification } from "./notification.ts";
 import { type OperationState, operationState } from "./operation-state.ts";
+import { resultProbe } from "./probe.ts";
 import { createRecurring, type Recurring } from "./recurring.ts";
 import { createRefunds, type Refunds } from "./refunds.ts";
 import { type Verification2, verifyNotification2 } from "./result2.ts";
 import { createSecondReceipt, type SecondReceipt } from "./second-receipt.ts";
 import { createShop, type RobokassaOptions } from "./shop.ts";
-import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl } from "./start.ts";
+import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl, traceLink } from "./start.ts";
 
 export interface Robokassa {
   readonly login: string;
@@ -19,6 +20,16 @@ export interface Robokassa {
   paymentUrl(request: PaymentRequest): string;
   /** The same as a form to post; needed with a receipt. @throws {InputError} */
   paymentForm(request: PaymentRequest): PaymentForm;
+  /**
+   * What the link's signature covers, safe for a support ticket: the password, the card's token and the buyer's address
+   * stand by name. `demo-shop:1000.00:146:[password1]:Shp_user=5`. @throws {InputError}
+   */
+  traceLink(request: PaymentRequest): string;
+  /**
+   * A genuine ResultURL notification of nothing, as a form: InvId 0 and no money. {@link createResultHandler} answers it
+   * `OK0` and books nothing, so that the whole way to the shop can be tried.
+   */
+  resultProbe(): string;
   /** Checks a ResultURL notification: proof that the payment was made. Never throws. */
   verifyResult(fields: NotificationFields): Verification;
   /** Checks a ResultUrl2 message with Robokassa's certificates ({@link readCertificates}). Never throws. */
@@ -47,6 +58,8 @@ export function createRobokassa(options: RobokassaOptions): Robokassa {
     test: shop.test,
     paymentUrl: (request) => paymentUrl(shop, request),
     paymentForm: (request) => paymentForm(shop, request),
+    traceLink: (request) => traceLink(shop, request),
+    resultProbe: () => resultProbe(shop),
     verifyResult: (fields) => verifyNotification(shop, fields, "password2"),
     verifyResult2: (body, options) => verifyNotification2(shop, body, options),
     operationState: (invId) => operationState(shop, invId),

@@ -1,7 +1,7 @@
 import { checkAmount } from "./amount.ts";
 import { InputError } from "./errors.ts";
 import { checkInvId } from "./inv-id.ts";
-import { type Receipt, receiptJson } from "./receipt.ts";
+import { type Receipt, receiptField } from "./receipt.ts";
 import { passwordsFor, type Shop } from "./shop.ts";
 import { prepareShp } from "./shp.ts";
 import { sign, signatureBase } from "./signature.ts";
@@ -70,8 +70,22 @@ const maxLinkLength = 2000;
  * @see docs.robokassa.ru, "Payment interface" and "Script parameters" (read 2025-11)
  */
 export function paymentForm(shop: Shop, request: PaymentRequest): PaymentForm {
+  return prepareStart(shop, request).form;
+}
+
+/**
+ * What the signature of a start covers, with secrets and the buyer's address by name:
+ * `demo-shop:1000.00:146:[password1]:Shp_user=5`.
+ *
+ * @throws {InputError} naming the field.
+ */
+export function traceLink(shop: Shop, request: PaymentRequest): string {
+  return prepareStart(shop, request).trace;
+}
+
+function prepareStart(shop: Shop, request: PaymentRequest): { readonly form: PaymentForm; readonly trace: string } {
   const { hold = false, recurring = false, test = shop.test } = request;
-  const { url2Signing = "raw", receiptSigning = "encoded", shpOrder } = shop.readings;
+  const { url2Signing = "raw", shpOrder } = shop.readings;
 
   const outSum = checkAmount("outSum", request.outSum);
   const invId = checkInvId(request.invId);
@@ -87,10 +101,7 @@ export function paymentForm(shop: Shop, request: PaymentRequest): PaymentForm {
     if (!/^[0-9A-Fa-f.:]{2,45}$/.test(value)) throw new InputError("userIp", "must be an IP address");
     return value;
   });
-  const receipt = optional(request.receipt, (value) => {
-    const json = receiptJson(value, outSum, shop.country);
-    return receiptSigning === "encoded" ? encodeURIComponent(json) : json;
-  });
+  const receipt = optional(request.receipt, (value) => receiptField(shop, value, outSum));
   const resultUrl2 = optional(request.resultUrl2, (value) => checkUrl("resultUrl2", value));
   const successUrl2 = optional(request.successUrl2, (value) => checkReturn("successUrl2", value));
   const failUrl2 = optional(request.failUrl2, (value) => checkReturn("failUrl2", value));
@@ -100,25 +111,32 @@ export function paymentForm(shop: Shop, request: PaymentRequest): PaymentForm {
   const hashedUrl = (url: string | undefined): string | undefined =>
     url === undefined || url2Signing === "raw" ? url : encodeURIComponent(url);
 
-  const base = signatureBase(
-    [
-      shop.login,
-      outSum,
-      invId,
-      outSumCurrency,
-      userIp,
-      receipt,
-      hold ? "true" : undefined,
-      hashedUrl(resultUrl2),
-      hashedUrl(successUrl2?.url),
-      successUrl2?.method,
-      hashedUrl(failUrl2?.url),
-      failUrl2?.method,
-      token,
-      passwords.password1,
-    ],
-    shp.map((pair) => pair.join("=")),
-  );
+  const baseWith = (secret: { password1: string; userIp: string | undefined; token: string | undefined }): string =>
+    signatureBase(
+      [
+        shop.login,
+        outSum,
+        invId,
+        outSumCurrency,
+        secret.userIp,
+        receipt,
+        hold ? "true" : undefined,
+        hashedUrl(resultUrl2),
+        hashedUrl(successUrl2?.url),
+        successUrl2?.method,
+        hashedUrl(failUrl2?.url),
+        failUrl2?.method,
+        secret.token,
+        secret.password1,
+      ],
+      shp.map((pair) => pair.join("=")),
+    );
+  const base = baseWith({ password1: passwords.password1, userIp, token });
+  const trace = baseWith({
+    password1: test ? "[testPassword1]" : "[password1]",
+    userIp: userIp && "[userIp]",
+    token: token && "[token]",
+  });
 
   const fields: (readonly [string, string])[] = [];
   const add = (name: string, value: string | undefined): void => {
@@ -151,7 +169,7 @@ export function paymentForm(shop: Shop, request: PaymentRequest): PaymentForm {
   add("IsTest", test ? "1" : undefined);
 
   const page = token === undefined ? "/Merchant/Index.aspx" : "/Merchant/Payment/CoFPayment";
-  return { action: `${shop.hosts.payment}${page}`, method: "POST", fields };
+  return { form: { action: `${shop.hosts.payment}${page}`, method: "POST", fields }, trace };
 }
 
 /**

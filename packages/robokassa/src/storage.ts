@@ -21,8 +21,12 @@ export interface Order {
   readonly paidAt: Date | undefined;
   /** Robokassa's id of the operation, once known; refunds need it. */
   readonly opKey: string | undefined;
+  /** Decimal text: how much of a hold was asked for, when it may be less than `total`. The payment has this sum then. */
+  readonly captured: string | undefined;
   /** Decimal text: refunds that are made or under way. */
   readonly refunded: string;
+  /** The text that the newest link's signature covers, without secrets; see {@link OrderStore.keepLink}. */
+  readonly link: string | undefined;
   readonly createdAt: Date;
 }
 
@@ -33,6 +37,9 @@ export interface NewOrder {
   readonly currency?: string | undefined;
   readonly description: string;
 }
+
+/** What a payment of this order must bring. */
+export const payable = ({ captured, total }: Pick<Order, "captured" | "total">): string => captured ?? total;
 
 /** Who told us of a payment. */
 export type PaymentSource = "result" | "result2" | "reconcile";
@@ -81,7 +88,7 @@ export interface RefundStore {
     | { readonly state: "begun" | "known"; readonly refund: Refund }
     | { readonly state: "exceeds" | "not_paid" | "unknown" }
   >;
-  /** Stores what Robokassa said. When the finished refunds reach the order's total it becomes `refunded`. */
+  /** Stores what Robokassa said. When the finished refunds reach what was paid it becomes `refunded`. */
   settle(
     id: string,
     result: { readonly state: Refund["state"]; readonly requestId?: string | undefined },
@@ -106,6 +113,11 @@ export interface OrderStore<Transaction> {
    * order under a known id gives `undefined`.
    */
   create(order: NewOrder): Promise<Order | undefined>;
+  /**
+   * Keeps what the newest link was signed over, as `Robokassa.traceLink` gives it: a diagnosis compares with it. `false`
+   * for an unknown id.
+   */
+  keepLink(id: string, link: string): Promise<boolean>;
   /** `undefined` for an unknown id. */
   get(id: string): Promise<Order | undefined>;
   /** `undefined` for an unknown number. The text is compared as it is: `0146` is not `146`. */
@@ -123,6 +135,11 @@ export interface OrderStore<Transaction> {
   ): Promise<BookingResult>;
   /** Moves a `new` order to `held`, unless a message of the same time or newer was applied before. */
   bookHold(hold: { readonly invId: string; readonly opKey: string; readonly sentAt: Date }): Promise<BookingResult>;
+  /**
+   * Keeps how much of a `held` order is about to be captured, before Robokassa is asked. `false`, changing nothing, when
+   * the order is not held or `amount` is more than its total.
+   */
+  keepCapture(invId: string, amount: string): Promise<boolean>;
   /** Moves a `held` order back to `new`: the reserved money went back to the buyer. */
   bookRelease(invId: string): Promise<BookingResult>;
   /** `new` and `held` live orders whose next state query is due, the longest due first. */
@@ -135,7 +152,7 @@ export interface OrderStore<Transaction> {
     invId: string,
     change: { readonly checks: number; readonly nextAt: Date | undefined },
   ): Promise<boolean>;
-  /** Takes the description away: the rest holds no personal data. `false` for an unknown id. */
+  /** Takes the description and the link's text away: the rest holds no personal data. `false` for an unknown id. */
   erase(id: string): Promise<boolean>;
 }
 

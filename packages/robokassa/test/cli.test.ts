@@ -66,6 +66,16 @@ test("diagnose says in one sentence why order 146 is not paid, and reconcile boo
   expect([paid.code, JSON.parse(paid.stdout).code]).toEqual([0, "paid"]);
 });
 
+test("diagnose calls the Result URL with a probe, and says what it answers", async () => {
+  await fake.pay({ invId: "146", outSum: "1000.00" });
+  const found = await run(["diagnose", "--order", "146", "--result-url", `${server.url}/nowhere`]);
+  expect([found.code, found.stdout.split("\n")[0]]).toEqual([
+    1,
+    "The server at the Result URL knows no such address, or takes no POST there. [result_url_not_found]",
+  ]);
+  expect(found.stdout).toContain("Hashed text of the link: demo-shop:1000.00:146:[password1]");
+});
+
 test("reconcile without an order asks about those that are due", async () => {
   expect(await run(["reconcile", "--json"])).toMatchObject({
     code: 0,
@@ -78,6 +88,7 @@ test.each([
   ["an unknown command", ["repair"], {}, "there is no command repair"],
   ["an unknown option", ["diagnose", "--id", "1"], {}, "--id"],
   ["no order", ["diagnose"], {}, "--order"],
+  ["no address", ["diagnose", "--order", "1", "--result-url", "shop"], {}, "--result-url must be an http(s) address"],
   ["a missing variable", ["diagnose", "--order", "1"], { ROBOKASSA_PASSWORD2: "" }, "ROBOKASSA_PASSWORD2 is missing"],
   [
     "equal passwords",

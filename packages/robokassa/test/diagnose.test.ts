@@ -1,7 +1,14 @@
 import { silentLogger } from "@orderbridge/core";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
-import { createResultHandler, createRobokassa, diagnose, placeOrder, type RobokassaOptions } from "../src/index.ts";
+import {
+  createResult2Handler,
+  createResultHandler,
+  createRobokassa,
+  diagnose,
+  placeOrder,
+  type RobokassaOptions,
+} from "../src/index.ts";
 import { createRobokassaMemoryStorage } from "../src/memory/index.ts";
 import { createFakeCertificate, createFakeRobokassa, type FakeShop } from "../src/testing/index.ts";
 import { demoShop } from "./shop-fixture.ts";
@@ -54,6 +61,8 @@ async function shop(
     storage,
     order,
     paymentUrl,
+    robokassa,
+    handler,
     pay: () =>
       fake.pay({
         invId: order.invId,
@@ -83,7 +92,7 @@ describe("names the cause of a notification that was", () => {
       "sum_rewritten",
     ],
     ["cut to a whole number", { through: (body: string) => body.replaceAll("=1000.000000", "=1000") }, "sum_rewritten"],
-    ["robbed of its Shp_ fields", { shp, through: (body: string) => body.replace(/&Shp_.*/, "") }, "signature_unknown"],
+    ["robbed of its Shp_ fields", { shp, through: (body: string) => body.replace(/&Shp_.*/, "") }, "shp_rewritten"],
     ["given a Shp_ field", { through: (body: string) => `${body}&Shp_user=5` }, "shp_dropped"],
     [
       "decoded too often",
@@ -217,6 +226,129 @@ test("finds the Shp_ order that fits, when the shop is set to the other", async 
       "OutSum=1000.000000&InvId=146&SignatureValue=2ab48d8c5b16e41beb9fa1bc04a016a1&Shp_a=x&Shp_a1=y",
     ),
   ).toMatchObject({ shp: "other_order" });
+});
+
+describe("tries the way to the Result URL with a probe that pays nothing", () => {
+  const resultUrl = "https://shop.example/result";
+  const answers = (body: string | null, status = 200, headers: Readonly<Record<string, string>> = {}) =>
+    new Response(body, { status, headers });
+  test.each([
+    [
+      "a redirect",
+      answers(null, 301, { location: "https://www.shop.example/result" }),
+      "result_url_redirects",
+      "to www.",
+    ],
+    ["a redirect to a slash", answers(null, 308, { location: "/result/" }), "result_url_redirects", "to another path"],
+    ["a page", answers("<!doctype html><p>OK0"), "answer_bytes", "(HTML)"],
+    ["JSON", answers('"OK0"'), "answer_bytes", "5 bytes: 22 4f 4b 30 22 (JSON)"],
+    ["a byte order mark", answers("\ufeffOK0"), "answer_bytes", "6 bytes: ef bb bf 4f 4b 30 (a byte order mark)"],
+    ["a line end", answers("OK0\n"), "answer_bytes", "4 bytes: 4f 4b 30 0a (spaces or line ends around it)"],
+    ["another number", answers("OK1"), "answer_bytes", "3 bytes: 4f 4b 31"],
+    ["nothing", answers(null, 204), "answer_bytes", "204, without a body"],
+    ["a login page's status", answers("", 401), "result_url_closed", "401"],
+    ["no such page", answers("", 404), "result_url_not_found", "404"],
+    ["an error", answers("", 502), "result_url_fails", "502"],
+    ["a refused signature", answers(null, 400), "result_url_other_password", "400, without a body"],
+  ] as const)("and names %s", async (_case, response, code, text) => {
+    const { fake, diagnose } = await shop({ fake: { resultUrl: "" } });
+    await fake.pay({ invId: "146", outSum: "1000.00" });
+    const found = await diagnose({ resultUrl, fetch: async () => response });
+    expect([found.code, found.exitCode]).toEqual([code, 1]);
+    expect(found.evidence.at(-2)).toContain(text);
+    expect(JSON.stringify(found)).not.toContain("shop.example");
+  });
+
+  test("and names a connection that is refused, and a server that is silent", async () => {
+    const { fake, diagnose, clock } = await shop({ fake: { resultUrl: "" } });
+    await fake.pay({ invId: "146", outSum: "1000.00" });
+    const refused = async () => {
+      throw new TypeError("fetch failed", { cause: { code: "ECONNREFUSED" } });
+    };
+    expect(await diagnose({ resultUrl, fetch: refused })).toMatchObject({
+      code: "result_url_unreachable",
+      evidence: expect.arrayContaining(["Result URL: ECONNREFUSED"]),
+    });
+    const silent = (_url: unknown, { signal }: RequestInit) =>
+      new Promise((_resolve, reject) => {
+        signal?.addEventListener("abort", () => reject(signal.reason));
+        queueMicrotask(() => clock.advance(10_000));
+      });
+    expect(await diagnose({ resultUrl, fetch: silent })).toMatchObject({
+      code: "result_url_unreachable",
+      evidence: expect.arrayContaining(["Result URL: no answer within 10000 ms"]),
+    });
+  });
+
+  test("and the shop's own handler answers it OK0, books nothing and logs nothing", async () => {
+    const { fake, diagnose, storage, handler } = await shop({ fake: { resultUrl: "" } });
+    await fake.pay({ invId: "146", outSum: "1000.00" });
+    const found = await diagnose({ resultUrl, fetch: fetchFrom(handler) });
+    expect(found.code).toBe("no_notification");
+    expect(found.evidence).toContain("Result URL answered a probe 200, 3 bytes: 4f 4b 30");
+    expect(await storage.callbacks.list({ limit: 10 })).toEqual([]);
+    expect((await storage.orders.get("order-146"))?.status).toBe("new");
+  });
+
+  test("and does not outweigh what the buyer did not do", async () => {
+    const { diagnose } = await shop();
+    expect(await diagnose({ resultUrl, fetch: async () => answers("", 502) })).toMatchObject({ code: "not_started" });
+  });
+});
+
+test("shows the hashed text of the link, without password, card or address, until it is erased", async () => {
+  const { diagnose, storage, robokassa } = await shop({ shp });
+  expect((await diagnose()).link).toBe("demo-shop:1000.00:146:[password1]:Shp_cart=77:Shp_user=5");
+  const link = {
+    invId: "146",
+    outSum: "1000.00",
+    description: "A",
+    userIp: "203.0.113.7",
+    token: "CARD-7",
+    test: true,
+  };
+  expect(robokassa.traceLink(link)).toBe("demo-shop:1000.00:146:[userIp]:[token]:[testPassword1]");
+  await storage.orders.erase("order-146");
+  const erased = await diagnose();
+  expect(erased.link).toBeUndefined();
+  expect(erased.evidence).toContain("no link was stored with the order: it was not made by placeOrder");
+});
+
+test("sees that the link was made for another shop", async () => {
+  const { storage, clock, fake } = await shop();
+  const robokassa = createRobokassa({ ...demoShop, login: "other-shop", clock, fetch: fetchFrom(fake.handle) });
+  expect(await diagnose({ robokassa, storage, clock, order: "146" })).toMatchObject({ code: "link_of_other_shop" });
+});
+
+test("sees that the server ran with another password when it refused", async () => {
+  const { pay, storage, clock, fake } = await shop({ client: { password2: "of-last-year" } });
+  await pay();
+  const robokassa = createRobokassa({ ...demoShop, clock, fetch: fetchFrom(fake.handle) });
+  const found = await diagnose({ robokassa, storage, clock, order: "146" });
+  expect(found).toMatchObject({ code: "settings_changed", trace: "1000.000000:146:[password2]" });
+  expect(found.evidence).toContain("2026-11-01T10:00:00.000Z result: bad_signature, answered 400 without a body");
+});
+
+test("says until when certificates are valid, and that none fits when a hold was refused", async () => {
+  const { diagnose, storage, paymentUrl, fake, clock, robokassa } = await shop();
+  const [own, foreign] = ["2027-06-16", "2027-01-01"].map((day) =>
+    createFakeCertificate({ validFrom: new Date("2026-01-01"), validTo: new Date(day) }),
+  );
+  const certificates = foreign?.certificate as string;
+  expect((await diagnose({ certificates })).evidence).toContain("ResultUrl2 certificates are valid until 2027-01-01");
+  const handler2 = createResult2Handler({ robokassa, storage, clock, certificates, logger: silentLogger });
+  const signer = createFakeRobokassa({
+    ...demoShop,
+    clock,
+    holdAllowed: true,
+    deliver: handler2,
+    ...(own ? { certificate: own } : {}),
+  });
+  const held = { invId: "146", outSum: "1000.00", description: "A", hold: true };
+  await signer.pay({ url: robokassa.paymentUrl({ ...held, resultUrl2: "https://shop.example/r2" }) });
+  await fake.confirm({ url: paymentUrl });
+  fake.setState("146", 20);
+  expect(await diagnose({ certificates })).toMatchObject({ code: "certificate", exitCode: 1 });
 });
 
 test("says paid when it is, and never holds a secret", async () => {

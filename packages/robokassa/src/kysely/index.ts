@@ -16,6 +16,7 @@ import {
   nextInvId,
   type Order,
   type OrderStatus,
+  payable,
   type Refund,
   type RobokassaStorage,
 } from "../storage.ts";
@@ -38,6 +39,8 @@ interface Tables {
     notified_at: number | string | null;
     check_at: number | string | null;
     checks: number;
+    captured: string | null;
+    link: string | null;
     created_at: number | string;
   };
   robokassa_refunds: {
@@ -138,7 +141,8 @@ export function createRobokassaStorage({
   }
 
   /** Brings the order's sum of refunds up to date, and its status when all of it went back. */
-  async function countRefunds(trx: Kysely<Tables>, { invId, total }: Order): Promise<void> {
+  async function countRefunds(trx: Kysely<Tables>, order: Order): Promise<void> {
+    const { invId } = order;
     const rows = await trx.selectFrom("robokassa_refunds").selectAll().where("inv_id", "=", invId).execute();
     const sum = (states: readonly string[]): number =>
       rows.filter(({ state }) => states.includes(state)).reduce((minor, row) => minor + Number(row.amount_minor), 0);
@@ -147,7 +151,7 @@ export function createRobokassaStorage({
       .set({ refunded_minor: sum(countedRefunds) })
       .where("inv_id", "=", invId)
       .execute();
-    if (BigInt(sum(["finished"])) !== toMinor(total)) return;
+    if (BigInt(sum(["finished"])) !== toMinor(payable(order))) return;
     await trx
       .updateTable("robokassa_orders")
       .set({ status: "refunded" })
@@ -183,6 +187,8 @@ export function createRobokassaStorage({
             notified_at: null,
             check_at: order.test ? null : clock.now().getTime() + firstCheckDelayMs,
             checks: 0,
+            captured: null,
+            link: null,
             created_at: clock.now().getTime(),
           });
           if (inserted) await setSequence(trx, sequence, number);
@@ -190,6 +196,14 @@ export function createRobokassaStorage({
           if (!created) throw new Error(`robokassa: InvId ${number} belongs to another order; raise the first InvId`);
           return isSameOrder(created, order) ? created : undefined;
         }),
+      async keepLink(id, link) {
+        const { numUpdatedRows } = await db
+          .updateTable("robokassa_orders")
+          .set({ link })
+          .where("id", "=", id)
+          .executeTakeFirst();
+        return numUpdatedRows > 0n;
+      },
       get: (id) => find(db, "id", id),
       getByInvId: (invId) => find(db, "inv_id", invId),
       bookPayment: ({ invId, source, paidAt, opKey }, work) =>
@@ -227,11 +241,19 @@ export function createRobokassaStorage({
             .executeTakeFirst();
           return afterUpdate(trx, invId, updated);
         }),
+      keepCapture: (invId, amount) =>
+        inTransaction(async (trx) => {
+          await lockOrder(trx, invId);
+          const order = await find(trx, "inv_id", invId);
+          if (order?.status !== "held" || toMinor(amount) > toMinor(order.total)) return false;
+          await trx.updateTable("robokassa_orders").set({ captured: amount }).where("inv_id", "=", invId).execute();
+          return true;
+        }),
       bookRelease: (invId) =>
         inTransaction(async (trx) => {
           const updated = await trx
             .updateTable("robokassa_orders")
-            .set({ status: "new" })
+            .set({ status: "new", captured: null })
             .where("inv_id", "=", invId)
             .where("status", "=", "held")
             .executeTakeFirst();
@@ -262,7 +284,7 @@ export function createRobokassaStorage({
       async erase(id) {
         const { numUpdatedRows } = await db
           .updateTable("robokassa_orders")
-          .set({ description: "" })
+          .set({ description: "", link: null })
           .where("id", "=", id)
           .executeTakeFirst();
         return numUpdatedRows > 0n;
@@ -277,7 +299,7 @@ export function createRobokassaStorage({
           const order = await find(trx, "inv_id", invId);
           if (!order) return { state: "unknown" };
           if (order.status !== "paid") return { state: "not_paid" };
-          if (toMinor(amount) > toMinor(order.total) - toMinor(order.refunded)) return { state: "exceeds" };
+          if (toMinor(amount) > toMinor(payable(order)) - toMinor(order.refunded)) return { state: "exceeds" };
           const inserted = await insertIfAbsent(trx, dialect, "robokassa_refunds", {
             id,
             inv_id: invId,
@@ -387,7 +409,9 @@ function toOrder(row: Tables["robokassa_orders"]): Order {
     status: row.status as OrderStatus,
     paidAt: row.paid_at === null ? undefined : new Date(Number(row.paid_at)),
     opKey: row.op_key ?? undefined,
+    captured: row.captured ?? undefined,
     refunded: fromMinor(BigInt(row.refunded_minor)),
+    link: row.link ?? undefined,
     createdAt: new Date(Number(row.created_at)),
   };
 }

@@ -23,6 +23,8 @@ export function robokassaMigrations(dialect: DatabaseDialect): Record<string, Mi
           .addColumn("notified_at", types.integer64)
           .addColumn("check_at", types.integer64)
           .addColumn("checks", "integer", (column) => column.notNull())
+          .addColumn("captured", types.key)
+          .addColumn("link", types.text)
           .addColumn("created_at", types.integer64, (column) => column.notNull())
           .execute();
       },

@@ -11,6 +11,7 @@ import {
   maxRefusedCallbacks,
   nextInvId,
   type Order,
+  payable,
   type Refund,
   type RobokassaStorage,
 } from "../storage.ts";
@@ -53,7 +54,7 @@ export function createRobokassaMemoryStorage({
     const own = [...refunds.values()].filter((refund) => refund.invId === invId);
     const sum = (states: readonly Refund["state"][]): bigint =>
       own.filter(({ state }) => states.includes(state)).reduce((total, { amount }) => total + toMinor(amount), 0n);
-    const isRefunded = order.status === "paid" && sum(["finished"]) === toMinor(order.total);
+    const isRefunded = order.status === "paid" && sum(["finished"]) === toMinor(payable(order));
     save({ ...order, refunded: fromMinor(sum(countedRefunds)), status: isRefunded ? "refunded" : order.status });
   }
 
@@ -74,7 +75,9 @@ export function createRobokassaMemoryStorage({
           status: "new",
           paidAt: undefined,
           opKey: undefined,
+          captured: undefined,
           refunded: "0.00",
+          link: undefined,
           createdAt: clock.now(),
         };
         orders.set(created.id, created);
@@ -83,6 +86,11 @@ export function createRobokassaMemoryStorage({
           checks.set(created.invId, { checks: 0, nextAt: new Date(clock.now().getTime() + firstCheckDelayMs) });
         }
         return created;
+      },
+      async keepLink(id, link) {
+        const order = orders.get(id);
+        if (order) save({ ...order, link });
+        return order !== undefined;
       },
       async get(id) {
         return orders.get(id);
@@ -112,12 +120,19 @@ export function createRobokassaMemoryStorage({
           notifiedAt.set(invId, sentAt);
           return { state: "booked", order: save({ ...order, status: "held", opKey }) };
         }),
+      keepCapture: (invId, amount) =>
+        inTurn(async () => {
+          const order = byInvId(invId);
+          if (order?.status !== "held" || toMinor(amount) > toMinor(order.total)) return false;
+          save({ ...order, captured: amount });
+          return true;
+        }),
       bookRelease: (invId) =>
         inTurn(async () => {
           const order = byInvId(invId);
           if (!order) return { state: "unknown" };
           if (order.status !== "held") return { state: "repeated", order };
-          return { state: "booked", order: save({ ...order, status: "new" }) };
+          return { state: "booked", order: save({ ...order, status: "new", captured: undefined }) };
         }),
       async dueChecks(now, limit) {
         const due = [...checks].filter(([, { nextAt }]) => nextAt <= now);
@@ -135,7 +150,7 @@ export function createRobokassaMemoryStorage({
       },
       async erase(id) {
         const order = orders.get(id);
-        if (order) save({ ...order, description: "" });
+        if (order) save({ ...order, description: "", link: undefined });
         return order !== undefined;
       },
     },
@@ -147,7 +162,7 @@ export function createRobokassaMemoryStorage({
           const order = byInvId(invId);
           if (!order) return { state: "unknown" };
           if (order.status !== "paid") return { state: "not_paid" };
-          const left = toMinor(order.total) - toMinor(order.refunded);
+          const left = toMinor(payable(order)) - toMinor(order.refunded);
           if (toMinor(amount) > left) return { state: "exceeds" };
           const refund: Refund = { id, invId, amount, state: "asking", requestId: undefined, createdAt: clock.now() };
           refunds.set(id, refund);

@@ -176,6 +176,49 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     },
   },
   {
+    name: "keeps the text of the newest link until it is erased",
+    async run({ storage: { orders } }) {
+      equal((await orders.create(order))?.link, undefined);
+      equal(await orders.keepLink("order-1", "shop:1000.00:1:[password1]:Shp_name=Ә"), true);
+      equal((await orders.create(order))?.link, "shop:1000.00:1:[password1]:Shp_name=Ә");
+      equal(await orders.keepLink("order-1", "shop:1000.00:1:[password1]"), true);
+      equal((await orders.getByInvId("1"))?.link, "shop:1000.00:1:[password1]");
+      equal(await orders.keepLink("order-9", "text"), false);
+      await orders.erase("order-1");
+      equal((await orders.get("order-1"))?.link, undefined);
+    },
+  },
+  {
+    name: "keeps how much of a hold is captured, and refunds no more than that",
+    async run({ storage: { orders, refunds } }) {
+      await orders.create(order);
+      equal(await orders.keepCapture("1", "600.00"), false);
+      await orders.bookHold({ invId: "1", opKey: "KEY-1", sentAt: paidAt });
+      equal(await orders.keepCapture("1", "1000.01"), false);
+      equal((await orders.get("order-1"))?.captured, undefined);
+      equal(await orders.keepCapture("1", "600.00"), true);
+      equal((await orders.get("order-1"))?.captured, "600.00");
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      equal(await orders.keepCapture("1", "500.00"), false);
+      equal((await refunds.begin({ id: "much", invId: "1", amount: "600.01" })).state, "exceeds");
+      equal((await refunds.begin({ id: "all", invId: "1", amount: "600.00" })).state, "begun");
+      await refunds.settle("all", { state: "finished" });
+      const stored = await orders.get("order-1");
+      deepEqual([stored?.status, stored?.captured, stored?.total], ["refunded", "600.00", "1000.00"]);
+      equal(await orders.keepCapture("9", "1.00"), false);
+    },
+  },
+  {
+    name: "forgets a capture when the hold is released",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.bookHold({ invId: "1", opKey: "KEY-1", sentAt: paidAt });
+      await orders.keepCapture("1", "600.00");
+      await orders.bookRelease("1");
+      equal((await orders.get("order-1"))?.captured, undefined);
+    },
+  },
+  {
     name: "hands out waiting live orders for a state query, counts each query once, and stops when told",
     async run({ storage: { orders } }) {
       await orders.create(order);
