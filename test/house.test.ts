@@ -132,6 +132,7 @@ describe("core", () => {
     phone: [],
     testing: ["ports", "errors", "clock", "http", "node", "signature", "index"],
     index: ["ports", "errors", "clock", "status-mapper", "http", "jobs", "oauth"],
+    cli: ["http", "kysely"],
   };
 
   test("imports along its arrows only", () => {
