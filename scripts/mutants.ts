@@ -269,10 +269,17 @@ const mutants: readonly Mutant[] = [
   },
   {
     file: "http/client.ts",
-    from: 'failure.outcome === "unknown" && safe',
-    to: 'failure.outcome === "unknown"',
+    from: 'safe && (failure.outcome === "unknown" || isUnreadable(failure))',
+    to: 'failure.outcome === "unknown" || (safe && isUnreadable(failure))',
     tests: "http-client.test.ts",
     caughtBy: "does not repeat a write whose answer never came",
+  },
+  {
+    file: "http/client.ts",
+    from: 'safe && (failure.outcome === "unknown" || isUnreadable(failure))',
+    to: '(safe && failure.outcome === "unknown") || isUnreadable(failure)',
+    tests: "http-client.test.ts",
+    caughtBy: "repeats a read that was answered 200 with half an answer, and never a write",
   },
   {
     file: "http/client.ts",
