@@ -196,6 +196,23 @@ describe("the repository", () => {
     expect(loose.map(([name, found]) => `${name}: ${[...found].join(", ")}`)).toEqual([]);
   });
 
+  test("docs/personal-data.md speaks only of tables that exist", () => {
+    const created = packages.flatMap(({ folder }) =>
+      sources(join(folder, "src/kysely")).flatMap((file) =>
+        [
+          ...readFileSync(file, "utf8").matchAll(/"((?:orderbridge|robokassa|bitrix|kaspi_amocrm|gateway)_[a-z_]+)"/g),
+        ].map((match) => match[1] as string),
+      ),
+    );
+    const named = [
+      ...readFileSync(join(root, "docs/personal-data.md"), "utf8").matchAll(
+        /`((?:orderbridge|robokassa|bitrix|kaspi_amocrm|gateway)_[a-z_]+)/g,
+      ),
+    ].map((match) => match[1] as string);
+    expect(named.length).toBeGreaterThan(8);
+    expect(named.filter((table) => !created.includes(table))).toEqual([]);
+  });
+
   test("keeps download addresses out of the lock file", () => {
     const lock = readFileSync(join(root, "pnpm-lock.yaml"), "utf8");
     expect(lock).not.toMatch(/tarball:|https?:\/\//);
