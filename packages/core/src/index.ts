@@ -25,7 +25,14 @@ export { ConsumedBodyError, defineHandler, type FetchHandler, type HandlerOption
 export { redactingLogger, silentLogger } from "./http/logger.ts";
 export { budgetPerSecond, createRateLimiter, type RateLimiter, type RateLimiterOptions } from "./http/rate-limiter.ts";
 export { redact, redactText } from "./http/redact.ts";
-export { createJobEngine, type Job, type JobEngine, type JobEngineOptions, type JobStatus } from "./jobs/job-engine.ts";
+export {
+  createJobEngine,
+  type Job,
+  type JobEngine,
+  type JobEngineOptions,
+  type JobRun,
+  type JobStatus,
+} from "./jobs/job-engine.ts";
 export {
   createOutboxWorker,
   type Delivery,

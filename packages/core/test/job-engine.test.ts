@@ -154,6 +154,32 @@ test("shows the last run and its error without secrets, and goes on", async () =
   await running;
 });
 
+test("shows how far a run has come, without secrets, until the next one starts", async () => {
+  const { engine, stop, pass, clock } = setUp();
+  const job: Job = {
+    name: "import",
+    everyMs: 60_000,
+    async run({ progress }) {
+      await clock.sleep(1_000);
+      progress("700 of 1000 orders of +7 701 000 00 01");
+      await clock.sleep(1_000);
+    },
+  };
+  const { run, status } = engine([job]);
+  const running = run(stop.signal);
+  await pass(500);
+  expect(status()[0]).not.toHaveProperty("progress");
+  await pass(1_000);
+  expect(status()[0]).toMatchObject({ isRunning: true, progress: "700 of 1000 orders of [phone]" });
+  await pass(1_000);
+  expect(status()[0]).toMatchObject({ isRunning: false, progress: "700 of 1000 orders of [phone]" });
+  await pass(58_000);
+  expect(status()[0]).not.toHaveProperty("progress");
+  stop.abort();
+  await pass(2_000);
+  await running;
+});
+
 test("waits for the running job before it has stopped", async () => {
   const { engine, stop } = setUp();
   const ended = Promise.withResolvers<void>();

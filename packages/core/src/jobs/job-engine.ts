@@ -6,13 +6,19 @@ import { silentTelemetry } from "../http/telemetry.ts";
 import type { Clock, LeaseStore, Logger, Telemetry } from "../ports.ts";
 import { type HeldLease, withLease } from "./with-lease.ts";
 
+/** What a running job gets. */
+export interface JobRun extends HeldLease {
+  /** How far it has come, e.g. `1200 of 5000 orders`: shown in the status, redacted, until the next run starts. */
+  progress(text: string): void;
+}
+
 export interface Job {
   /** Unique in the fleet: also the name of its leases. At most 180 characters. */
   readonly name: string;
   /** From the start of one run to the start of the next one, over the whole fleet, in milliseconds. */
   readonly everyMs: number;
   /** What it throws is logged and shown in the status; the next run comes in its time. */
-  run(held: HeldLease): Promise<void>;
+  run(run: JobRun): Promise<void>;
 }
 
 export interface JobStatus {
@@ -21,6 +27,8 @@ export interface JobStatus {
   /** Runs of this process; a job may also run in another one. */
   readonly lastStartedAt?: Date;
   readonly lastEndedAt?: Date;
+  /** What the last run said of itself. */
+  readonly progress?: string;
   /** Of the last run; absent when it went well. */
   readonly lastError?: string;
 }
@@ -80,10 +88,15 @@ export function createJobEngine(options: JobEngineOptions): JobEngine {
     const { state } = await withLease(
       { leases, name: `job ${name}`, holder, ttlMs: leaseTtlMs, clock, ...(signal ? { signal } : {}) },
       async (held) => {
-        const started = { name, lastStartedAt: clock.now() };
+        let started: Pick<JobStatus, "name" | "lastStartedAt" | "progress"> = { name, lastStartedAt: clock.now() };
         statuses.set(name, { ...started, isRunning: true });
+        const progress = (text: string): void => {
+          started = { ...started, progress: redactText(text) };
+          statuses.set(name, { ...started, isRunning: true });
+        };
+        const run: JobRun = { ...held, progress };
         try {
-          await telemetry.operation({ kind: "job", name, attributes: { job: name } }, () => job.run(held));
+          await telemetry.operation({ kind: "job", name, attributes: { job: name } }, () => job.run(run));
           statuses.set(name, { ...started, isRunning: false, lastEndedAt: clock.now() });
         } catch (error) {
           const lastError = redactText(error instanceof Error ? error.message : String(error));
