@@ -16,17 +16,31 @@ import {
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import * as v from "valibot";
 import { type BatchCommand, type BatchOptions, type BatchResult, createBatch } from "./batch.ts";
+import type { BitrixConnection } from "./connection.ts";
 import { createDeals, type Deals } from "./deals.ts";
 import { readRefusal } from "./error-body.ts";
 import { createList, type ListOptions } from "./list.ts";
 import { createOperatingTime } from "./operating-time.ts";
 import { type Parameters, toJsonParameters } from "./parameters.ts";
+import { accountOf, parseWebhookUrl, readRename } from "./rest-address.ts";
 import { createShopOrders, type ShopOrders } from "./shop-orders.ts";
-import { accountOf, parseWebhookUrl, readRename } from "./webhook-address.ts";
 
-export interface BitrixOptions {
-  /** Incoming webhook, `https://example.bitrix24.kz/rest/1/secret/`. It is a password: keep it out of code and logs. */
-  readonly webhookUrl: string;
+/** A portal is called by an incoming webhook or by an application. */
+export type BitrixOptions = BitrixClientOptions &
+  (
+    | {
+        /** Incoming webhook, `https://example.bitrix24.kz/rest/1/secret/`. It is a password: keep it out of code and logs. */
+        readonly webhookUrl: string;
+        readonly oauth?: never;
+      }
+    | {
+        /** From `createBitrixConnection`. */
+        readonly oauth: BitrixConnection;
+        readonly webhookUrl?: never;
+      }
+  );
+
+export interface BitrixClientOptions {
   /**
    * Request limit: 5 per second and a burst of 250 on the Enterprise plan, 2 per second and 50 on all others; or a budget
    * of your own for a self-hosted portal. A tenth of the burst is left free, since the clocks differ. @defaultValue "other"
@@ -112,7 +126,10 @@ const envelopeSchema = v.object({
 /** Code of our own for an answer that leads elsewhere. */
 const redirected = "REDIRECT";
 
-/** New addresses and pauses of a method that one call lives through. */
+/** The access token is over; the call did not run. */
+const tokenRefusals: ReadonlySet<string | undefined> = new Set(["expired_token", "invalid_token"]);
+
+/** New addresses, tokens and pauses of a method that one call lives through. */
 const maxDetours = 3;
 
 /** A client for one Bitrix24 portal. @throws {ConfigError} for options that cannot work. */
@@ -128,7 +145,8 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     minDelayMs = 1_000,
   } = options;
   if (!(operatingLimitSeconds > 0)) throw new ConfigError("operatingLimitSeconds must be positive");
-  const address = parseWebhookUrl(options.webhookUrl);
+  const { oauth } = options;
+  const address = oauth ? oauth.address : parseWebhookUrl(options.webhookUrl);
   const logger = redactingLogger(options.logger ?? silentLogger);
   const limiter = createRateLimiter({
     vendor: "bitrix",
@@ -188,7 +206,9 @@ export function createBitrix(options: BitrixOptions): Bitrix {
   ): Promise<Envelope> {
     if (!/^[A-Za-z0-9._]+$/.test(method)) throw new ConfigError("method must be a name such as crm.deal.get");
     const { safe = isRead(method), signal } = callOptions;
-    const json = toJsonParameters(parameters, method);
+    const json = toJsonParameters(parameters, method) as Readonly<Record<string, unknown>>;
+    let token = await oauth?.tokens.current();
+    let hasNewToken = false;
     for (let detours = 0; ; detours++) {
       await operating.wait(method, signal);
       const at = await currentOrigin();
@@ -201,7 +221,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
           name: method,
           method: "POST",
           path: `/${method}`,
-          json,
+          json: token ? { ...json, auth: token.accessToken } : json,
           schema: envelopeSchema,
           safe,
           ...(signal ? { signal } : {}),
@@ -220,7 +240,10 @@ export function createBitrix(options: BitrixOptions): Bitrix {
         if (!(error instanceof ApiError) || detours >= maxDetours) throw error;
         if (error.vendorCode === redirected) await follow(target, method, error.status);
         else if (error.vendorCode === "OPERATION_TIME_LIMIT") operating.exhaust(method);
-        else throw error;
+        else if (oauth && token && !hasNewToken && tokenRefusals.has(error.vendorCode)) {
+          token = await oauth.tokens.replace(token);
+          hasNewToken = true;
+        } else throw error;
       }
     }
   }

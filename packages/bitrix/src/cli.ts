@@ -7,9 +7,9 @@ import { type Bitrix, createBitrix } from "./bitrix.ts";
 import { createDealSide } from "./deal-side.ts";
 import { createBitrixStorage } from "./kysely/index.ts";
 import type { Parameters } from "./parameters.ts";
+import { accountOf, parseWebhookUrl } from "./rest-address.ts";
 import type { BitrixStorage } from "./storage.ts";
 import { createFakeBitrix } from "./testing/index.ts";
-import { accountOf, parseWebhookUrl } from "./webhook-address.ts";
 
 const help = `usage: bitrix <command> [options]
 

@@ -1,6 +1,14 @@
 export { type BackendApiOptions, createBackendApi } from "./backend-api.ts";
 export type { BatchCommand, BatchItem, BatchOptions, BatchResult } from "./batch.ts";
-export { type Bitrix, type BitrixOptions, type CallOptions, createBitrix, type Envelope } from "./bitrix.ts";
+export {
+  type Bitrix,
+  type BitrixClientOptions,
+  type BitrixOptions,
+  type CallOptions,
+  createBitrix,
+  type Envelope,
+} from "./bitrix.ts";
+export { type BitrixConnection, type BitrixConnectionOptions, createBitrixConnection } from "./connection.ts";
 export { createDealSide, type DealSide, type DealSideOptions } from "./deal-side.ts";
 export { createDealSweep, type DealSweep, type DealSweepOptions } from "./deal-sweep.ts";
 export type { Deal, Deals, Stage } from "./deals.ts";
@@ -27,6 +35,7 @@ export {
   type ProductSyncOptions,
   productTopic,
 } from "./product-sync.ts";
+export type { RestAddress } from "./rest-address.ts";
 export type { ShopOrder, ShopOrders } from "./shop-orders.ts";
 export {
   createStatusSync,

@@ -10,6 +10,7 @@ test("exports these names and no others", () => {
     "bitrixOrderStatuses",
     "createBackendApi",
     "createBitrix",
+    "createBitrixConnection",
     "createDealSide",
     "createDealSweep",
     "createEventHandler",

@@ -31,6 +31,8 @@ export interface FakeBitrixOptions {
   /** Path parts of the incoming webhook. @defaultValue user 1, `fake-webhook-secret` */
   readonly userId?: number;
   readonly secret?: string;
+  /** The application that may use OAuth. @defaultValue `local.fake` and `fake-client-secret` */
+  readonly client?: { readonly id: string; readonly secret: string };
   /** @defaultValue "fake-application-token" */
   readonly applicationToken?: string;
   /** @defaultValue "a223c6b3710f85df22e9377d6c4f7553" */
@@ -64,7 +66,7 @@ export interface FakeEvent {
 }
 
 export interface FakeBitrix {
-  /** The portal's HTTP interface: `/rest/{user}/{secret}/{method}`. */
+  /** The portal's HTTP interface: `/rest/{user}/{secret}/{method}`, `/rest/{method}` with `auth`, and `/oauth/token/`. */
   readonly handle: FetchHandler;
   readonly faults: Faults;
   /** Requests, with the path `/{method}`. */
@@ -76,6 +78,14 @@ export interface FakeBitrix {
   readonly refusals: { readonly rate: number; readonly operating: number };
   /** The webhook's address on the given origin. */
   webhookUrl(origin: string): string;
+  /** A person consents: the code that comes back with the redirect, good once and for 30 seconds. */
+  consent(): string;
+  /** The access tokens given so far are over. */
+  expireTokens(): void;
+  /** The application was removed: its refresh tokens end as well. */
+  revokeTokens(): void;
+  /** Refreshes that were granted. */
+  readonly refreshes: number;
   deal(id: number): FakeDeal | undefined;
   readonly deals: readonly FakeDeal[];
   /** A manager creates a deal. */
@@ -173,6 +183,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
   const {
     userId = 1,
     secret = "fake-webhook-secret",
+    client = { id: "local.fake", secret: "fake-client-secret" },
     applicationToken = "fake-application-token",
     memberId = "a223c6b3710f85df22e9377d6c4f7553",
     clock = systemClock,
@@ -720,10 +731,67 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     }
   }
 
-  async function answer(request: Request, url: URL, method: string): Promise<Response> {
+  // ----- OAuth
+
+  const codes = new Map<string, number>();
+  const accessTokens = new Map<string, number>();
+  const refreshTokens = new Set<string>();
+  let granted = 0;
+  let refreshes = 0;
+
+  /** Parameters come in the query or as a form. A code and a refresh token work once. */
+  async function giveTokens(request: Request, url: URL): Promise<Response> {
+    const {
+      grant_type: grant,
+      client_id: id,
+      client_secret: given,
+      code,
+      refresh_token: refreshToken,
+    } = {
+      ...parsePhpForm(url.search.slice(1)),
+      ...(request.method === "POST" ? parsePhpForm(await request.text()) : {}),
+    };
+    const refuse = (error: string) => Response.json({ error, error_description: error }, { status: 400 });
+    const now = clock.now().getTime();
+    if (id !== client.id || given !== client.secret) return refuse("invalid_client");
+    if (grant === "refresh_token") {
+      if (!refreshTokens.delete(String(refreshToken))) return refuse("invalid_grant");
+      refreshes++;
+    } else if (grant === "authorization_code") {
+      const endsAt = codes.get(String(code)) ?? 0;
+      codes.delete(String(code));
+      if (endsAt < now) return refuse("invalid_grant");
+    } else return refuse("invalid_request");
+    granted++;
+    accessTokens.set(`access-${granted}`, now + 3_600_000);
+    refreshTokens.add(`refresh-${granted}`);
+    return Response.json({
+      access_token: `access-${granted}`,
+      refresh_token: `refresh-${granted}`,
+      expires: Math.floor(now / 1000) + 3600,
+      expires_in: 3600,
+      scope: "crm,sale,catalog",
+      domain: "oauth.bitrix.info",
+      server_endpoint: "https://oauth.bitrix.info/rest/",
+      client_endpoint: "https://fake.bitrix24.kz/rest/",
+      member_id: memberId,
+      status: "L",
+      user_id: userId,
+    });
+  }
+
+  function checkToken(token: unknown): void {
+    if (token === undefined) throw new Refused(401, "NO_AUTH_FOUND", "Wrong authorization data");
+    const endsAt = accessTokens.get(String(token));
+    if (endsAt === undefined) throw new Refused(401, "invalid_token", "Unable to get application by token");
+    if (endsAt <= clock.now().getTime()) {
+      throw new Refused(401, "expired_token", "The access token provided has expired.");
+    }
+  }
+
+  async function answer(request: Request, method: string, parameters: Values): Promise<Response> {
     takeRequest(request.headers.get("x-forwarded-for") ?? "one address");
     checkOperating(method);
-    const parameters = await readParameters(request, url);
     if (method === "batch") {
       const result = runBatch(parameters);
       return Response.json({ result, time: timeOf("batch") });
@@ -735,7 +803,9 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
 
   const handled: FetchHandler = async (request) => {
     const url = new URL(request.url);
-    const [, prefix, user, givenSecret, rawMethod = ""] = url.pathname.replace(/\/{2,}/g, "/").split("/");
+    if (url.pathname === "/oauth/token/") return giveTokens(request, url);
+    const [, prefix, ...parts] = url.pathname.replace(/\/{2,}/g, "/").split("/");
+    const rawMethod = parts.pop() ?? "";
     const method = rawMethod.replace(/\.json$/, "").toLowerCase();
     if (prefix !== "rest") return new Response("Not found", { status: 404 });
     if (redirectOrigin !== undefined) {
@@ -745,10 +815,12 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
       });
     }
     try {
-      if (user !== String(userId) || givenSecret !== secret) {
+      const { auth, ...parameters } = await readParameters(request, url);
+      if (parts.length === 0) checkToken(auth);
+      else if (parts.join("/") !== `${userId}/${secret}`) {
         throw new Refused(401, "INVALID_CREDENTIALS", "Invalid request credentials");
       }
-      return await answer(request, url, method);
+      return await answer(request, method, parameters);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       return Response.json(error.body, { status: error.status });
@@ -757,8 +829,9 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
 
   const faulty = faults.wrap(handled);
   const handle: FetchHandler = async (request) => {
-    const method = new URL(request.url).pathname.split("/").at(-1) ?? "";
-    const entry = { method: request.method, path: `/${method}`, at: clock.now() };
+    const { pathname } = new URL(request.url);
+    const path = pathname.startsWith("/oauth/") ? pathname : `/${pathname.split("/").at(-1) ?? ""}`;
+    const entry = { method: request.method, path, at: clock.now() };
     try {
       const response = await faulty(request);
       journal.record({ ...entry, status: response.status });
@@ -777,6 +850,21 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     events,
     refusals,
     webhookUrl: (origin) => `${origin}/rest/${userId}/${secret}/`,
+    consent() {
+      const code = `code-${codes.size + granted + 1}`;
+      codes.set(code, clock.now().getTime() + 30_000);
+      return code;
+    },
+    expireTokens() {
+      for (const token of accessTokens.keys()) accessTokens.set(token, 0);
+    },
+    revokeTokens() {
+      accessTokens.clear();
+      refreshTokens.clear();
+    },
+    get refreshes() {
+      return refreshes;
+    },
     deal: (id) => {
       const row = deals.get(id);
       return row && toFakeDeal(row);

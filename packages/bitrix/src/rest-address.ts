@@ -1,26 +1,39 @@
 import { ConfigError } from "@orderbridge/core";
 
-/** The parts of an incoming webhook's address. The path holds the secret: neither part may be logged. */
-export interface WebhookAddress {
+/** Where a portal's methods are called. The path of a webhook holds its secret: it may not be logged. */
+export interface RestAddress {
   readonly origin: string;
   readonly host: string;
-  /** `/rest/{user}/{secret}` */
+  /** `/rest/{user}/{secret}` of an incoming webhook, `/rest` of an application. */
   readonly path: string;
 }
 
 const loopback = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 
 /** Messages never repeat the address. */
-export function parseWebhookUrl(webhookUrl: string): WebhookAddress {
+export function parseWebhookUrl(webhookUrl: string): RestAddress {
   const advice = "must look like https://example.bitrix24.kz/rest/1/secret/, as Bitrix24 shows it";
   if (!URL.canParse(webhookUrl)) throw new ConfigError(`webhookUrl ${advice}`);
   const { protocol, origin, hostname, host, pathname, search } = new URL(webhookUrl);
   const path = /^\/rest\/\d+\/[^/]+(?=\/?$)/.exec(pathname)?.[0];
   if (!path || search !== "") throw new ConfigError(`webhookUrl ${advice}`);
-  if (protocol !== "https:" && !(protocol === "http:" && loopback.test(hostname))) {
-    throw new ConfigError("webhookUrl must begin with https: Bitrix24 refuses anything else");
-  }
+  checkScheme("webhookUrl", protocol, hostname);
   return { origin, host, path };
+}
+
+export function parsePortalUrl(portalUrl: string): RestAddress {
+  const url = URL.canParse(portalUrl) ? new URL(portalUrl) : undefined;
+  if (url?.pathname !== "/" || url.search !== "" || url.username !== "") {
+    throw new ConfigError("portalUrl must look like https://example.bitrix24.kz");
+  }
+  checkScheme("portalUrl", url.protocol, url.hostname);
+  return { origin: url.origin, host: url.host, path: "/rest" };
+}
+
+function checkScheme(name: string, protocol: string, hostname: string): void {
+  if (protocol !== "https:" && !(protocol === "http:" && loopback.test(hostname))) {
+    throw new ConfigError(`${name} must begin with https: Bitrix24 refuses anything else`);
+  }
 }
 
 /** `example.bitrix24.kz` belongs to `bitrix24.kz`; other hosts only to themselves. */
@@ -54,4 +67,4 @@ export function readRename(
 }
 
 /** Whose request budget and block it is: the portal's, by the host that it was set up with. */
-export const accountOf = ({ host }: WebhookAddress): string => `bitrix:${host}`;
+export const accountOf = ({ host }: RestAddress): string => `bitrix:${host}`;
