@@ -1,74 +1,29 @@
 // Kaspi orders become amoCRM leads: imported every minute, reconciled every ten, or whenever cron calls.
 import { ConfigError, defineHandler, type FetchHandler } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
-import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { createCipher, createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import { verifySharedSecret } from "@orderbridge/core/signature";
 import { configure, createJsonLogger, start } from "@orderbridge/example-support";
-import { createKaspiAmocrmSync } from "@orderbridge/kaspi-amocrm";
-import { createAmocrm, createAmocrmConnection, createAmocrmWebhookHandler } from "@orderbridge/kaspi-amocrm/amocrm";
-import { createKaspi } from "@orderbridge/kaspi-amocrm/kaspi";
+import { connectKaspiAmocrm, readKaspiAmocrmEnvironment } from "@orderbridge/kaspi-amocrm";
+import { createAmocrmWebhookHandler } from "@orderbridge/kaspi-amocrm/amocrm";
 import { createKaspiAmocrmStorage } from "@orderbridge/kaspi-amocrm/kysely";
 import Fastify from "fastify";
-import { settingProblems, shape, toShops } from "./settings.ts";
+import { shape } from "./settings.ts";
 
-const settings = configure(shape, (values) => settingProblems(values));
+const settings = configure(shape);
 
 await start(async () => {
+  const environment = readKaspiAmocrmEnvironment(process.env); // the command line reads the same variables
   const logger = createJsonLogger(settings.LOG_LEVEL);
-  for (const name of ["REDIS_URL", "ENCRYPTION_KEYS"] as const) {
-    if (settings[name] !== undefined) logger.warn(`${name} is set, but this version does not use it yet`);
-  }
+  if (settings.REDIS_URL) logger.warn("REDIS_URL is set, but this version does not use it yet");
+  const keys = process.env.ENCRYPTION_KEYS?.trim();
   const database = await openDatabase(settings.DATABASE_URL);
-  const core = createKyselyStorage(database);
+  const core = createKyselyStorage({ ...database, ...(keys && { cipher: createCipher({ keys }) }) });
   const own = createKaspiAmocrmStorage(database);
   await core.migrate();
   await own.migrate();
   const storage = { ...core, ...own };
-  const { rateLimits } = storage;
-
-  const { AMO_ACCOUNT_HOST: host, AMO_API_URL: origin, AMO_ACCESS_TOKEN: accessToken } = settings;
-  const { AMO_CLIENT_ID: clientId, AMO_CLIENT_SECRET: clientSecret, AMO_REDIRECT_URI: redirectUri } = settings;
-  const connection =
-    clientId && clientSecret && redirectUri
-      ? createAmocrmConnection({
-          host,
-          clientId,
-          clientSecret,
-          redirectUri,
-          storage,
-          logger,
-          ...(origin && { origin }),
-        })
-      : undefined;
-  if (connection && accessToken) {
-    const { AMO_REFRESH_TOKEN: refreshToken } = settings;
-    await connection.importPair({ accessToken, ...(refreshToken && { refreshToken }) }); // unless there is one already
-  }
-  const amocrm = createAmocrm({
-    host,
-    token: connection?.tokens ?? (accessToken as string),
-    country: settings.DEFAULT_COUNTRY,
-    ratePerSecond: settings.AMO_RATE_PER_SECOND,
-    integration: clientId ?? "token",
-    rateLimits,
-    logger,
-    ...(origin && { origin }),
-  });
-  const sync = createKaspiAmocrmSync({
-    kaspi: toShops(settings).map(([shop, token]) =>
-      createKaspi({ shop, token, origin: settings.KASPI_API_URL, rateLimits, logger }),
-    ),
-    amocrm,
-    storage,
-    pipelineId: settings.AMO_PIPELINE_ID,
-    statusId: settings.AMO_STATUS_ID,
-    logger,
-    ...(settings.AMO_RESPONSIBLE_USER_ID && { responsibleUserId: settings.AMO_RESPONSIBLE_USER_ID }),
-    ...(settings.AMO_CATALOG_ID && { catalogId: settings.AMO_CATALOG_ID }),
-    ...(settings.AMO_LEAD_ORDER_CODE_FIELD_ID && { orderCodeFieldId: settings.AMO_LEAD_ORDER_CODE_FIELD_ID }),
-    ...(settings.AMO_STATUS_MAP && { statusMap: settings.AMO_STATUS_MAP }),
-    ...(settings.IMPORT_FROM && { importFrom: settings.IMPORT_FROM }),
-  });
+  const { sync, connection } = await connectKaspiAmocrm({ environment, storage, logger });
   try {
     const problems = await sync.check();
     if (problems.length > 0) throw new ConfigError(`amoCRM does not fit the variables: ${problems.join("; ")}`);

@@ -1,3 +1,9 @@
+export {
+  connectKaspiAmocrm,
+  type KaspiAmocrmEnvironment,
+  type KaspiAmocrmSetup,
+  readKaspiAmocrmEnvironment,
+} from "./environment.ts";
 export type {
   ContactIndex,
   ElementIndex,
@@ -10,5 +16,6 @@ export type {
   OrderKey,
   OrderLedger,
 } from "./ledger.ts";
+export type { KaspiAmocrmAlert } from "./sync/alerts.ts";
 export type { KaspiAmocrmSyncOptions, RunReport, StageTarget } from "./sync/options.ts";
-export { createKaspiAmocrmSync, type KaspiAmocrmSync, type SyncStatus } from "./sync/sync.ts";
+export { type BackfillOptions, createKaspiAmocrmSync, type KaspiAmocrmSync, type SyncStatus } from "./sync/sync.ts";

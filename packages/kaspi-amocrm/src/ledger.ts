@@ -130,6 +130,8 @@ export interface ContactIndex {
   find(hashes: readonly string[]): Promise<ReadonlyMap<string, string>>;
   /** Replaces all phones of the given contacts. Of several contacts with one phone the smallest id is found. */
   replace(contacts: readonly { readonly contactId: string; readonly hashes: readonly string[] }[]): Promise<void>;
+  /** Deletes every phone of the contacts that have one of these; resolves to their ids, the smallest first. */
+  erase(hashes: readonly string[]): Promise<readonly string[]>;
 }
 
 /** Which catalog element has which SKU. */

@@ -1,3 +1,4 @@
+import { createHmac } from "node:crypto";
 import {
   ApiError,
   type Clock,
@@ -64,6 +65,8 @@ export interface OrderPage {
 
 export interface Kaspi {
   readonly shop: string;
+  /** HMAC-SHA256 of the token, in hex: tells whether a token is known without keeping it. */
+  tokenHash(key: string): string;
   readonly orders: {
     /** Orders of a time span with their entries, each code once per window of 14 days. The order of results is Kaspi's. */
     list(query: OrderQuery): AsyncIterable<KaspiOrder>;
@@ -180,6 +183,7 @@ export function createKaspi({
 
   return {
     shop,
+    tokenHash: (key) => createHmac("sha256", key).update(token).digest("hex"),
     orders: {
       pages,
       async *list({ createdFrom, createdTo, state, signal }) {

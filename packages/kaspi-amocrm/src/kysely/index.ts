@@ -99,6 +99,22 @@ export function createKaspiAmocrmStorage({
           });
         }
       },
+      erase: (hashes) =>
+        inTransaction(async (trx) => {
+          const erased = new Set<string>();
+          for (const part of parts(hashes)) {
+            const rows = await trx
+              .selectFrom("kaspi_amocrm_phone")
+              .select("contact_id")
+              .where("phone_hash", "in", part)
+              .execute();
+            for (const { contact_id } of rows) erased.add(contact_id);
+          }
+          for (const part of parts([...erased])) {
+            await trx.deleteFrom("kaspi_amocrm_phone").where("contact_id", "in", part).execute();
+          }
+          return [...erased].sort((left, right) => Number(left) - Number(right));
+        }),
     },
     elements: {
       async find(catalogId, skus) {

@@ -106,6 +106,11 @@ function createContacts(): KaspiAmocrmStorage["contacts"] {
     async replace(changed) {
       for (const { contactId, hashes } of changed) contacts.set(contactId, new Set(hashes));
     },
+    async erase(hashes) {
+      const erased = [...contacts].filter(([, phones]) => hashes.some((hash) => phones.has(hash))).map(([id]) => id);
+      for (const id of erased) contacts.delete(id);
+      return erased.sort((left, right) => Number(left) - Number(right));
+    },
   };
 }
 

@@ -12,6 +12,8 @@ interface ContactRequest {
 export interface ContactFinder {
   /** The contact of each phone, created where there is none. */
   ensure(requests: readonly ContactRequest[], beforeWrite: () => Promise<void>): Promise<ContactResult>;
+  /** Forgets everybody with this phone; resolves to their ids in the CRM. */
+  erase(phone: string): Promise<readonly string[]>;
 }
 
 interface ContactResult {
@@ -97,6 +99,7 @@ export function createContactFinder({
   }
 
   return {
+    erase: async (phone) => index.erase([await hash(phone)]),
     async ensure(requests, beforeWrite) {
       const wanted = new Map(requests.map((request) => [request.phone, request])); // one contact per phone
       const phones = [...wanted.keys()];

@@ -2,6 +2,7 @@ import type { Clock, Logger, Storage } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { Kaspi } from "../kaspi/client.ts";
 import type { KaspiAmocrmStorage } from "../ledger.ts";
+import type { KaspiAmocrmAlert } from "./alerts.ts";
 
 /** Where an order's status puts its lead. */
 export interface StageTarget {
@@ -44,6 +45,10 @@ export interface KaspiAmocrmSyncOptions {
   readonly importEveryMs?: number;
   /** Pause between two reconciles of `run`, in milliseconds. @defaultValue 600_000 */
   readonly reconcileEveryMs?: number;
+  /** Told what a person should know of, each trouble once while it lasts; the log has it too. */
+  readonly onAlert?: (alert: KaspiAmocrmAlert) => void;
+  /** From when on a shop without an import that ended is told as silent, in milliseconds. @defaultValue 3_600_000 */
+  readonly silenceAfterMs?: number;
   readonly clock?: Clock;
   readonly logger?: Logger;
 }

@@ -11,9 +11,11 @@ import {
 import type { Kaspi } from "../kaspi/client.ts";
 import { createOrderFeed } from "../kaspi/feed.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
-import { maxWindowMs } from "../kaspi/windows.ts";
-import { type LedgerPhase, type LedgerRow, unfinishedPhases } from "../ledger.ts";
+import { kaspiStates } from "../kaspi/order.ts";
+import { cutWindows, maxWindowMs } from "../kaspi/windows.ts";
+import { type LedgerPhase, type LedgerRow, type OrderKey, unfinishedPhases } from "../ledger.ts";
 import { createWorkLease } from "../work-lease.ts";
+import { createAlerts } from "./alerts.ts";
 import { checkAccount } from "./check.ts";
 import { createContactFinder } from "./contacts.ts";
 import { createElementFinder } from "./elements.ts";
@@ -32,15 +34,39 @@ export interface KaspiAmocrmSync {
    * as they are not final. Resolves to `undefined` when another process is at it.
    */
   reconcile(options?: { readonly signal?: AbortSignal }): Promise<RunReport | undefined>;
-  /** Imports a span of the past; the watermark stays. What is in the CRM already is left as it is. */
-  backfill(options: { readonly from: Date; readonly to: Date; readonly signal?: AbortSignal }): Promise<RunReport>;
+  /**
+   * Imports a span of the past; the watermark stays. What is in the CRM already is left as it is. Interrupted, the same
+   * call goes on behind the last complete 14 days.
+   */
+  backfill(options: BackfillOptions): Promise<RunReport>;
+  /** Brings one order up to date now, also a parked one. Resolves to `undefined` when Kaspi does not know it. */
+  rerun(key: OrderKey): Promise<RunReport | undefined>;
+  /**
+   * Forgets a buyer: every phone of the contacts that have this one (E.164). Resolves to their ids in amoCRM, which an
+   * administrator deletes there, since its API cannot; until then the next look at the contacts finds them again.
+   */
+  erase(phone: string): Promise<readonly string[]>;
   /** Imports every minute and reconciles every ten until the signal. A failed run is logged and comes again. */
   run(signal: AbortSignal): Promise<void>;
   /** Learns at once where people moved leads; for webhooks. `reconcile` does it by itself. */
   lookAtStages(): Promise<void>;
   status(): Promise<SyncStatus>;
-  /** Compares the options with the account. Gives what is wrong, each with how to mend it; empty when all is well. */
+  /**
+   * Compares the options with the account. Gives what is wrong, each with how to mend it; empty when all is well.
+   *
+   * @throws {ConfigError} when a Kaspi token is known under another shop's name.
+   */
   check(): Promise<readonly string[]>;
+}
+
+export interface BackfillOptions {
+  readonly from: Date;
+  readonly to: Date;
+  /** Counts what would be done, and writes nothing. @defaultValue false */
+  readonly dryRun?: boolean;
+  /** Called when a folder of a span of 14 days is done; `done` goes from 0 to 1. */
+  readonly onProgress?: (progress: { readonly done: number; readonly seen: number }) => void;
+  readonly signal?: AbortSignal;
 }
 
 /** What an operator looks at first. */
@@ -76,6 +102,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     attemptsBeforeParking = 5,
     importEveryMs = 60_000,
     reconcileEveryMs = 600_000,
+    silenceAfterMs = 3_600_000,
     clock = systemClock,
     logger: givenLogger = silentLogger,
   } = options;
@@ -86,6 +113,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
   }
   const logger: Logger = redactingLogger(givenLogger);
   const stages = readStatusMap(options.statusMap ?? {});
+  const alerts = createAlerts({ logger, onAlert: options.onAlert });
   const contacts = createContactFinder({
     amocrm,
     index: storage.contacts,
@@ -111,9 +139,49 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     importCancelled,
     settleMs,
     attemptsBeforeParking,
+    shops: shops.map(({ shop }) => shop),
+    tellsUnmapped: stages.size > 0,
+    alerts,
     clock,
     logger,
   });
+
+  /** A token belongs to one shop: under another name, all its orders would come a second time. */
+  async function claimTokens(): Promise<void> {
+    const secret = await storage.contacts.secret();
+    for (const kaspi of shops) {
+      const key = `kaspi-token:${kaspi.tokenHash(secret)}`;
+      if (await storage.watermarks.advance(key, undefined, kaspi.shop)) continue;
+      const name = await storage.watermarks.get(key);
+      if (name === kaspi.shop) continue;
+      throw new ConfigError(
+        `kaspi-amocrm: the token of shop "${kaspi.shop}" is known as that of "${name}"; use that name, or this shop's token`,
+      );
+    }
+  }
+  let tokensClaimed: Promise<void> | undefined;
+  async function ensureTokens(): Promise<void> {
+    tokensClaimed ??= claimTokens();
+    try {
+      await tokensClaimed;
+    } catch (error) {
+      tokensClaimed = undefined;
+      throw error;
+    }
+  }
+
+  /** Tells what only people can mend. */
+  async function watched<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      const result = await work();
+      for (const kind of ["block", "consent"] as const) alerts.clear(kind);
+      return result;
+    } catch (error) {
+      if (error instanceof BlockedError) alerts.raise({ kind: "block", vendor: error.vendor });
+      if (error instanceof NeedsReauthError) alerts.raise({ kind: "consent" });
+      throw error;
+    }
+  }
 
   /** Collects orders that need work and hands them on in batches. */
   function createIntake(kaspi: Kaspi, report: RunReport, needsWork: (row: LedgerRow, order: KaspiOrder) => boolean) {
@@ -160,6 +228,23 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       },
       flush,
       has: (code: string) => seen.has(code),
+    };
+  }
+
+  /** Counts what an intake of all due orders would do. */
+  function createForesight(report: RunReport) {
+    const seen = new Set<string>();
+    return {
+      async take(orders: readonly KaspiOrder[]): Promise<void> {
+        for (const order of orders) {
+          if (seen.has(order.code)) continue;
+          seen.add(order.code);
+          report.seen++;
+          const row = await storage.orders.get(order);
+          if (!row || isDue(row)) writer.foresee(order, row, report);
+        }
+      },
+      flush: async () => undefined,
     };
   }
 
@@ -213,6 +298,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
 
   /** Runs a job that must not run twice at the same time. */
   async function exclusively(name: string, work: (keep: () => Promise<void>) => Promise<RunReport>) {
+    await ensureTokens();
     const lease = await createWorkLease({
       leases: storage.leases,
       name: `kaspi-amocrm:${name}`,
@@ -221,7 +307,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     });
     if (!lease) return undefined;
     try {
-      return await work(() => lease.keep());
+      return await watched(() => work(() => lease.keep()));
     } finally {
       await lease.release();
     }
@@ -320,6 +406,10 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
           const intake = createIntake(kaspi, report, needsWork);
           const now = clock.now();
           const recent = new Date(now.getTime() - maxWindowMs);
+          const imported = await feedOf(kaspi).watermark();
+          if (imported && now.getTime() - imported.getTime() > silenceAfterMs) {
+            alerts.raise({ kind: "silence", shop: kaspi.shop, since: imported });
+          } else alerts.clear("silence", kaspi.shop);
           await inTurn(
             () => sweep(kaspi, intake, recent, now, keep, signal),
             () => sweepOld(kaspi, intake, recent, keep, signal),
@@ -329,15 +419,57 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
         return report;
       }),
 
-    async backfill({ from, to, signal }) {
-      const report = emptyReport();
-      await eachShop(async (kaspi) => {
-        const intake = createIntake(kaspi, report, isDue);
-        const keep = async () => signal?.throwIfAborted();
-        await inTurn(() => sweep(kaspi, intake, from, to, keep, signal), intake.flush);
-      });
-      return report;
-    },
+    backfill: ({ from, to, dryRun = false, onProgress, signal }) =>
+      watched(async () => {
+        if (from > to) throw new ConfigError("kaspi-amocrm: backfill ends before it begins; swap from and to");
+        await ensureTokens();
+        const report = emptyReport();
+        const windows = cutWindows(from, to);
+        const stepCount = shops.length * windows.length * kaspiStates.length;
+        let steps = 0;
+        await eachShop(async (kaspi) => {
+          const key = `kaspi-backfill:${kaspi.shop}:${from.getTime()}:${to.getTime()}`;
+          let position = dryRun ? undefined : await storage.watermarks.get(key);
+          for (const window of windows) {
+            // Of a code that moves from one folder to the next only the first sight counts.
+            const intake = dryRun ? createForesight(report) : createIntake(kaspi, report, isDue);
+            for (const state of kaspiStates) {
+              signal?.throwIfAborted();
+              if (window.to.getTime() > Number(position ?? 0)) {
+                const query = { createdFrom: window.from, createdTo: window.to, state, ...(signal && { signal }) };
+                for await (const page of kaspi.orders.pages(query)) {
+                  signal?.throwIfAborted();
+                  await intake.take(page.orders);
+                }
+                await intake.flush();
+              }
+              steps++;
+              onProgress?.({ done: steps / stepCount, seen: report.seen });
+            }
+            if (dryRun || window.to.getTime() <= Number(position ?? 0)) continue;
+            // The end of the last window is the end of the span: the next call begins again.
+            const next = window === windows.at(-1) ? "0" : String(window.to.getTime());
+            await storage.watermarks.advance(key, position, next);
+            position = next;
+          }
+        });
+        return report;
+      }),
+
+    rerun: ({ shop, code }) =>
+      watched(async () => {
+        const kaspi = shops.find((candidate) => candidate.shop === shop);
+        if (!kaspi) throw new ConfigError(`kaspi-amocrm: there is no shop "${shop}"`);
+        await ensureTokens();
+        const order = await kaspi.orders.byCode(code);
+        if (!order) return undefined;
+        const report = emptyReport();
+        const intake = createIntake(kaspi, report, () => true);
+        await intake.take([order]);
+        await intake.flush();
+        return report;
+      }),
+    erase: contacts.erase,
 
     async run(signal) {
       const every = async (task: "importNew" | "reconcile", pauseMs: number) => {
@@ -367,7 +499,10 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       };
     },
     lookAtStages: writer.lookAtStages,
-    check: () => checkAccount(amocrm, options, stages),
+    async check() {
+      await ensureTokens();
+      return checkAccount(amocrm, options, stages);
+    },
   };
   return sync;
 }

@@ -1,9 +1,10 @@
 import { type Clock, LeaseLostError, type LeaseStore, type Logger, type WatermarkStore } from "@orderbridge/core";
 import type { Amocrm, ElementLink, Lead, LeadChange, NewLead } from "../amocrm/client.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
-import type { LedgerChange, LedgerLine, LedgerRow, OrderLedger } from "../ledger.ts";
+import type { LedgerChange, LedgerLine, LedgerRow, OrderKey, OrderLedger } from "../ledger.ts";
 import { toWholeUnits } from "../money.ts";
 import { createWorkLease, type WorkLease } from "../work-lease.ts";
+import type { Alerts } from "./alerts.ts";
 import { chunks, sendSplitting, writeSurely } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
 import type { ElementFinder } from "./elements.ts";
@@ -29,6 +30,11 @@ export interface OrderWriterOptions {
   readonly importCancelled: boolean;
   readonly settleMs: number;
   readonly attemptsBeforeParking: number;
+  /** Names of the shops: of a single one, leads carry none. */
+  readonly shops: readonly string[];
+  /** Statuses without a stage are told; not when no status has one. */
+  readonly tellsUnmapped: boolean;
+  readonly alerts: Alerts;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -37,8 +43,13 @@ export interface OrderWriterOptions {
 export interface OrderWriter {
   /** `orders` are at most {@link writerBatch}, with entries, each once, and in the ledger. */
   apply(orders: readonly KaspiOrder[], report: RunReport): Promise<void>;
-  /** Learns where people moved leads by hand since the last look: one request when little happened. */
+  /**
+   * Learns where people moved leads by hand since the last look, one request when little happened, and closes second
+   * leads of an order.
+   */
   lookAtStages(): Promise<void>;
+  /** What `apply` would count for an order when nothing fails; writes nothing. */
+  foresee(order: KaspiOrder, row: LedgerRow | undefined, report: RunReport): void;
   /** What the ledger would hold for this order if its lead were up to date. */
   fingerprint(order: KaspiOrder): string;
 }
@@ -49,7 +60,8 @@ const linkBatch = 100;
 const leaseMs = 120_000;
 /** Clocks differ: how much older than our intent a lead may look. */
 const clockToleranceMs = 600_000;
-const closedStages: readonly string[] = ["142", "143"];
+const lostStage = "143";
+const closedStages: readonly string[] = ["142", lostStage];
 
 /** An order in work: what Kaspi says, what the ledger knows, and what is to be. */
 interface Work {
@@ -121,8 +133,8 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     return found;
   }
 
-  const codeTag = (order: KaspiOrder) => `Kaspi ${order.code}`;
-  const shopTag = (order: KaspiOrder) => `Kaspi: ${order.shop}`;
+  const codeTag = (order: Pick<KaspiOrder, "code">) => `Kaspi ${order.code}`;
+  const shopTag = (order: Pick<KaspiOrder, "shop">) => `Kaspi: ${order.shop}`;
 
   function toNewLead({ order, price, row }: Work): NewLead {
     return {
@@ -415,10 +427,9 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
         const target = stageOf(order);
         if (!target) {
           report.unmapped++;
-          logger.warn("kaspi-amocrm: status without a stage, the lead stays where it is", {
-            state: order.state,
-            status: order.status,
-          });
+          if (options.tellsUnmapped) {
+            options.alerts.raise({ kind: "unmapped", state: order.state, status: order.status });
+          }
         }
         if (target && target.statusId === row.seenStageId && row.stageId !== target.statusId) there.push(work);
         const isMovedByHand = row.seenStageId !== row.stageId;
@@ -502,12 +513,10 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       await resolve(works.filter(({ row, wasInterrupted }) => row.leadId === undefined && wasInterrupted));
 
       const fresh = alive(works).filter(({ row }) => row.leadId === undefined);
-      const unwanted = fresh.filter(
-        ({ order, wasInterrupted }) => !options.importCancelled && !wasInterrupted && isCancelled(order),
-      );
+      const unwanted = fresh.filter(({ order, wasInterrupted }) => !wasInterrupted && isUnwanted(order));
       await skip(unwanted, "first seen cancelled or returned");
       const unsigned = fresh.filter(
-        (work) => !unwanted.includes(work) && !options.importUnsigned && !work.wasInterrupted && isUnsigned(work.order),
+        (work) => !unwanted.includes(work) && !work.wasInterrupted && isHeldBack(work.order),
       );
       const later = new Date(clock.now().getTime() + 3_600_000);
       await save(unsigned, () => ({ dueAt: later })); // reconcile looks at it every time; this is for a lone import
@@ -563,12 +572,77 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       attempts,
       reason,
     });
+    if (attempts === options.attemptsBeforeParking) {
+      options.alerts.raise({ kind: "parked", shop: row.shop, code: row.code, reason });
+    }
     return {
       attempts,
       dueAt: new Date(clock.now().getTime() + pauseMs),
       lastError: reason,
       ...(isParked && { phase: "parked" as const }),
     };
+  }
+
+  const isUnwanted = (order: KaspiOrder): boolean => !options.importCancelled && isCancelled(order);
+  const isHeldBack = (order: KaspiOrder): boolean => !options.importUnsigned && isUnsigned(order);
+
+  function foresee(order: KaspiOrder, row: LedgerRow | undefined, report: RunReport): void {
+    const isFresh = row?.leadId === undefined && row?.intentAt === undefined;
+    if (isFresh && isUnwanted(order)) report.skipped++;
+    else if (isFresh && isHeldBack(order)) report.deferred++;
+    else {
+      if (row?.leadId === undefined) report.created++;
+      else report.updated++;
+      if (!stageOf(order)) report.unmapped++;
+    }
+  }
+
+  /** The order that a lead says it belongs to. */
+  function keyOf(lead: Lead): OrderKey | undefined {
+    const shop = showShop
+      ? options.shops.find((name) => lead.tags.includes(shopTag({ shop: name })))
+      : options.shops[0];
+    const tag = lead.tags.find((name) => name.startsWith(codeTag({ code: "" })));
+    const code =
+      options.orderCodeFieldId === undefined
+        ? tag?.slice(codeTag({ code: "" }).length)
+        : lead.fields.find(({ fieldId }) => fieldId === options.orderCodeFieldId)?.values[0];
+    return shop === undefined || !code ? undefined : { shop, code };
+  }
+
+  /** Closes open leads that carry the code of an order whose lead is another one. Gives whether all could be judged. */
+  async function closeTwins(leads: readonly Lead[], lease: WorkLease): Promise<boolean> {
+    const open = leads.filter(
+      ({ pipelineId, statusId }) => pipelineId === options.pipelineId && !closedStages.includes(statusId ?? ""),
+    );
+    const carrying = open.filter((lead) => keyOf(lead) !== undefined);
+    const ours = new Set((await ledger.byLead(carrying.map(({ id }) => id))).map(({ leadId }) => leadId));
+    let isComplete = true;
+    for (const twin of carrying.filter(({ id }) => !ours.has(id))) {
+      const { shop, code } = keyOf(twin) as OrderKey;
+      const row = await ledger.get({ shop, code });
+      if (row?.leadId === undefined) {
+        if (row?.phase === "creating") isComplete = false; // it may become the order's lead
+        continue;
+      }
+      // A lead that a person made in place of a deleted one is no twin.
+      if ((await amocrm.leads.get(row.leadId)) === undefined) continue;
+      const text = `Двойник: сделка заказа Kaspi ${code} — ${row.leadId}`;
+      const notes = await amocrm.notes.list([twin.id]);
+      await lease.keep();
+      if (!notes.some((note) => note.text === text)) {
+        const noted = await amocrm.notes.create([{ requestId: twin.id, leadId: twin.id, service: "Kaspi", text }]);
+        if (!noted.written.has(twin.id)) {
+          isComplete = false;
+          continue;
+        }
+        await lease.keep();
+      }
+      options.alerts.raise({ kind: "twin", shop, code, leadId: row.leadId, twinId: twin.id });
+      const closed = await amocrm.leads.update([{ id: twin.id, pipelineId: options.pipelineId, statusId: lostStage }]);
+      if (!closed.written.has(twin.id)) isComplete = false;
+    }
+    return isComplete;
   }
 
   async function lookAtStages(): Promise<void> {
@@ -580,17 +654,24 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       const position = await options.watermarks.get(key);
       const startedAt = clock.now().getTime();
       const until = position === undefined ? startedAt - 86_400_000 : Number(position) - clockToleranceMs;
-      let stages = new Map<string, string>();
+      let isComplete = true;
+      let part: Lead[] = [];
+      const look = async () => {
+        await ledger.noteStages(
+          new Map(part.flatMap(({ id, statusId }) => (statusId === undefined ? [] : [[id, statusId]]))),
+        );
+        if (!(await closeTwins(part, lease))) isComplete = false;
+        part = [];
+      };
       for await (const lead of amocrm.leads.list({ order: { by: "updated_at", direction: "desc" } })) {
         if (lead.updatedAt && lead.updatedAt.getTime() < until) break;
-        if (lead.statusId !== undefined) stages.set(lead.id, lead.statusId);
-        if (stages.size < 250) continue;
+        part.push(lead);
+        if (part.length < 250) continue;
         await lease.keep();
-        await ledger.noteStages(stages);
-        stages = new Map();
+        await look();
       }
-      await ledger.noteStages(stages);
-      await options.watermarks.advance(key, position, String(startedAt));
+      await look();
+      if (isComplete) await options.watermarks.advance(key, position, String(startedAt));
     } finally {
       await lease.release();
     }
@@ -599,6 +680,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
   return {
     apply,
     lookAtStages,
+    foresee,
     fingerprint: (order) => orderFingerprint(order, noteText(order, mergeLines(order.entries ?? []), showShop)),
   };
 }

@@ -172,6 +172,20 @@ export const kaspiAmocrmStorageCases: readonly ConformanceCase<KaspiAmocrmStorag
     },
   },
   {
+    name: "erasing a phone deletes every phone of the contacts that have it, and leaves the others",
+    async run({ contacts }) {
+      await contacts.replace([
+        { contactId: "100", hashes: ["h1", "h2"] },
+        { contactId: "20", hashes: ["h1"] },
+        { contactId: "30", hashes: ["h4"] },
+      ]);
+      deepEqual(await contacts.erase(["h1", "h9"]), ["20", "100"]);
+      deepEqual([...(await contacts.find(["h1", "h2", "h4"]))], [["h4", "30"]]);
+      deepEqual(await contacts.erase(["h1"]), []);
+      deepEqual(await contacts.erase([]), []);
+    },
+  },
+  {
     name: "elements are found by catalog and SKU, replaced and forgotten",
     async run({ elements }) {
       await elements.add("1", [

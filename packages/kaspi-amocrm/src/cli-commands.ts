@@ -1,0 +1,372 @@
+import { parseArgs } from "node:util";
+import { ConfigError, SdkError, systemClock } from "@orderbridge/core";
+import { createCipher, createKyselyStorage, type KyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { toE164 } from "@orderbridge/core/phone";
+import { listen } from "@orderbridge/core/testing";
+import {
+  connectKaspiAmocrm,
+  type KaspiAmocrmEnvironment,
+  type KaspiAmocrmSetup,
+  readKaspiAmocrmEnvironment,
+} from "./environment.ts";
+import { createKaspiAmocrmStorage } from "./kysely/index.ts";
+import type { KaspiAmocrmStorage, LedgerRow } from "./ledger.ts";
+import type { RunReport } from "./sync/options.ts";
+import { createFakeAmocrm, createFakeKaspi, fakeAccount } from "./testing/index.ts";
+
+const help = `usage: kaspi-amocrm <command> [options]
+
+  doctor                          checks variables, tokens, ids, rights, fields and limits; says how to mend each
+  order <code> [--shop <name>]    what is known of an order: ledger, Kaspi, amoCRM
+        [--rerun]                 brings it up to date now, also when it is parked
+  parked                          orders that are refused again and again, and why
+  unblock                         clears stored blocks, once the vendor's support has lifted them
+  backfill --from <day> --to <day>   imports the past; stopped, the same command goes on where it was
+        [--dry-run]               only counts what would be done
+  erase --phone <number>          forgets a buyer, and names the contacts that amoCRM still has
+  fake [--port 4300]              a Kaspi on this port and an amoCRM on the next, with a few orders
+
+Days are 2026-11-01 (in Kazakhstan's time, +05:00, both included) or instants such as 2026-11-01T00:00:00+05:00.
+Variables: those of the server in examples/kaspi-amocrm-worker, and DATABASE_URL (default sqlite:./kaspi-amocrm.db).
+
+Exit codes: 0 all is well, 1 something must be mended, 4 the command could not run.
+`;
+
+const exitUnusable = 4;
+
+class UsageError extends Error {}
+
+/** Where a command runs. */
+export interface Terminal {
+  readonly variables: Readonly<Record<string, string | undefined>>;
+  /** Takes results, with their line ends. */
+  readonly out: (text: string) => void;
+  /** Takes progress and problems, with their line ends. */
+  readonly err: (text: string) => void;
+  /** Whether `err` can go back to the beginning of its line. */
+  readonly isInteractive: boolean;
+  /** The person wants to stop. */
+  readonly signal: AbortSignal;
+}
+
+interface Tools extends KaspiAmocrmSetup {
+  readonly terminal: Terminal;
+  readonly print: (text: string) => void;
+  readonly environment: KaspiAmocrmEnvironment;
+  readonly storage: KyselyStorage & KaspiAmocrmStorage;
+}
+
+const printTo =
+  ({ out }: Terminal) =>
+  (text: string): void =>
+    out(`${text}\n`);
+
+/** On the workers' database, so that budgets, blocks, leases and tokens are theirs. */
+async function withTools(terminal: Terminal, work: (tools: Tools) => Promise<number>): Promise<number> {
+  const environment = readKaspiAmocrmEnvironment(terminal.variables);
+  const keys = terminal.variables.ENCRYPTION_KEYS?.trim();
+  const database = await openDatabase(terminal.variables.DATABASE_URL || "sqlite:./kaspi-amocrm.db");
+  try {
+    const core = createKyselyStorage({ ...database, ...(keys && { cipher: createCipher({ keys }) }) });
+    const own = createKaspiAmocrmStorage(database);
+    await core.migrate();
+    await own.migrate();
+    const storage = { ...core, ...own };
+    return await work({
+      terminal,
+      print: printTo(terminal),
+      ...(await connectKaspiAmocrm({ environment, storage })),
+      environment,
+      storage,
+    });
+  } finally {
+    await database.close();
+  }
+}
+
+async function runDoctor(terminal: Terminal): Promise<number> {
+  const print = printTo(terminal);
+  try {
+    readKaspiAmocrmEnvironment(terminal.variables);
+  } catch (error) {
+    if (!ConfigError.isInstance(error)) throw error;
+    for (const problem of error.message.split("\n")) print(`MEND  ${problem}`);
+    return 1;
+  }
+  return withTools(terminal, async ({ kaspi, amocrm, sync, accounts, environment, storage }) => {
+    print("ok    variables and database");
+    let problems = 0;
+    async function check(name: string, look: () => Promise<readonly string[]>): Promise<void> {
+      let found: readonly string[];
+      try {
+        found = await look();
+      } catch (error) {
+        if (!SdkError.isInstance(error)) throw error;
+        found = [error.message];
+      }
+      for (const problem of found) print(`MEND  ${name}: ${problem}`);
+      if (found.length === 0) print(`ok    ${name}`);
+      problems += found.length;
+    }
+
+    for (const account of accounts) {
+      await check(`limit of ${account}`, async () => {
+        const { block } = await storage.rateLimits.status(account);
+        return block
+          ? [`blocked with ${block.code} since ${block.since.toISOString()}; write to the support, then unblock`]
+          : [];
+      });
+    }
+    for (const client of kaspi) {
+      await check(`Kaspi shop ${client.shop}`, async () => {
+        const now = systemClock.now();
+        const span = { createdFrom: new Date(now.getTime() - 60_000), createdTo: now, state: "NEW" as const };
+        for await (const _page of client.orders.pages(span)) break;
+        return [];
+      });
+    }
+    await check("amoCRM account", async () => {
+      const { subdomain } = await amocrm.account();
+      const [name] = amocrm.host.split(".");
+      return subdomain && subdomain !== name
+        ? [`the account is called ${subdomain} now; set AMO_ACCOUNT_HOST to its host`]
+        : [];
+    });
+    await check("ids and fields", async () => (await sync.check()).map(nameVariables));
+    const note = (text: string) => print(`note  ${text}`);
+    if (!environment.orderCodeFieldId) {
+      note("AMO_LEAD_ORDER_CODE_FIELD_ID is not set: the code is in the lead's name and a tag; better a text field");
+    }
+    if (!environment.catalogId) note("AMO_CATALOG_ID is not set: goods are in the lead's note only");
+    if (!environment.statusMap) note("AMO_STATUS_MAP is not set: no status moves a lead");
+    const parked = (await storage.orders.counts()).parked ?? 0;
+    if (parked > 0) note(`${parked} orders are parked; see: kaspi-amocrm parked`);
+    return problems > 0 ? 1 : 0;
+  });
+}
+
+const variableOf: Readonly<Record<string, string>> = {
+  pipelineId: "AMO_PIPELINE_ID",
+  statusId: "AMO_STATUS_ID",
+  statusMap: "AMO_STATUS_MAP",
+  responsibleUserId: "AMO_RESPONSIBLE_USER_ID",
+  catalogId: "AMO_CATALOG_ID",
+  orderCodeFieldId: "AMO_LEAD_ORDER_CODE_FIELD_ID",
+};
+/** The sync names options; here people set variables. */
+const nameVariables = (problem: string): string => problem.replace(/^\w+/, (option) => variableOf[option] ?? option);
+
+async function runOrder(
+  { kaspi, amocrm, sync, storage, print }: Tools,
+  code: string,
+  { shop, rerun }: { readonly shop: string | undefined; readonly rerun: boolean },
+): Promise<number> {
+  const shops = shop === undefined ? kaspi : kaspi.filter((client) => client.shop === shop);
+  if (shops.length === 0) throw new UsageError(`there is no shop ${shop}`);
+  let isKnown = false;
+  for (const client of shops) {
+    if (rerun) {
+      const report = await sync.rerun({ shop: client.shop, code });
+      if (report) print(`re-run: ${describe(report)}`);
+    }
+    const row = await storage.orders.get({ shop: client.shop, code });
+    const order = await client.orders.byCode(code);
+    if (!row && !order) continue;
+    isKnown = true;
+    print(`order ${code} of shop ${client.shop}`);
+    print(`  Kaspi:  ${order ? `${order.state}/${order.status}` : "does not know it"}`);
+    for (const line of row ? tell(row) : ["not imported"]) print(`  ledger: ${line}`);
+    if (row?.leadId === undefined) continue;
+    const lead = await amocrm.leads.get(row.leadId);
+    print(
+      `  amoCRM: ${lead ? `lead ${lead.id} in stage ${lead.statusId}, price ${lead.price}` : "the lead is deleted"}`,
+    );
+  }
+  if (isKnown) return 0;
+  print(`no shop has an order ${code}`);
+  return 1;
+}
+
+function tell(row: LedgerRow): readonly string[] {
+  const isWaiting = row.phase !== "done" && row.phase !== "skipped";
+  return [
+    `${row.phase}, last seen ${row.state}/${row.status}, ordered ${row.orderedAt.toISOString()}`,
+    ...(row.leadId === undefined ? [] : [`lead ${row.leadId}, stage ${row.stageId} set by us`]),
+    ...(row.seenStageId !== row.stageId ? [`a person moved the lead to stage ${row.seenStageId}`] : []),
+    ...(isWaiting ? [`${row.attempts} failed attempts, next try after ${row.dueAt.toISOString()}`] : []),
+    ...(row.lastError === undefined ? [] : [row.lastError]),
+  ];
+}
+
+const describe = (report: RunReport): string =>
+  Object.entries(report)
+    .map(([name, count]) => `${count} ${name}`)
+    .join(", ");
+
+async function runParked({ storage, print }: Tools): Promise<number> {
+  const rows = await storage.orders.parked(1_000);
+  for (const { shop, code, attempts, lastError } of rows) {
+    print(`${shop} ${code}: ${attempts} attempts, ${lastError ?? "no reason is known"}`);
+  }
+  print(`${rows.length} parked`);
+  return rows.length > 0 ? 1 : 0;
+}
+
+async function runUnblock({ storage, accounts, print }: Tools): Promise<number> {
+  for (const account of accounts) {
+    const cleared = await storage.rateLimits.unblock(account);
+    print(`${account}: ${cleared ? "the block is cleared; calls go on" : "there is no block"}`);
+  }
+  return 0;
+}
+
+async function runBackfill(
+  { sync, print, terminal }: Tools,
+  span: { readonly from: Date; readonly to: Date },
+  dryRun: boolean,
+): Promise<number> {
+  const { err, isInteractive, signal } = terminal;
+  const startedAt = systemClock.monotonicMs();
+  try {
+    const report = await sync.backfill({
+      ...span,
+      dryRun,
+      signal,
+      onProgress({ done, seen }) {
+        const seconds = (systemClock.monotonicMs() - startedAt) / 1000;
+        const bar = "#".repeat(Math.round(done * 20)).padEnd(20, ".");
+        const left = Math.round((seconds / done) * (1 - done));
+        const line = `[${bar}] ${seen} orders, ${Math.round(seen / Math.max(seconds, 0.001))}/s, ${left} s left`;
+        err(isInteractive ? `\r${line}   ` : `${line}\n`);
+      },
+    });
+    if (isInteractive) err("\n");
+    print(`${dryRun ? "would be: " : ""}${describe(report)}`);
+    return report.failed > 0 ? 1 : 0;
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    err("\nstopped; the same command goes on where it was\n");
+    return 1;
+  }
+}
+
+async function runErase({ sync, amocrm, environment, print }: Tools, given: string): Promise<number> {
+  const phone = toE164(given, { country: environment.country });
+  if (phone === undefined) throw new UsageError("--phone is no phone number of KZ or RU");
+  const contacts = await sync.erase(phone);
+  print(`${contacts.length} contacts are forgotten here; orders are kept without name, phone or address`);
+  for (const id of contacts) print(`delete it in amoCRM too: https://${amocrm.host}/contacts/detail/${id}`);
+  return 0;
+}
+
+async function runFake(terminal: Terminal, port: number): Promise<number> {
+  const print = printTo(terminal);
+  const kaspi = createFakeKaspi();
+  const amocrm = createFakeAmocrm();
+  const lamp = { sku: "LAMP", name: "Шам", basePrice: 7990 };
+  for (const [index, cellPhone] of ["7010000001", "7010000002", "7010000001"].entries()) {
+    kaspi.addOrder({ code: `70000000${index + 1}`, cellPhone, entries: [{ ...lamp, quantity: index + 1 }] });
+  }
+  const servers = [await listen(kaspi.handle, { port })];
+  servers.push(await listen(amocrm.handle, { port: port === 0 ? 0 : port + 1 }));
+  const statusMap = {
+    ACCEPTED_BY_MERCHANT: fakeAccount.stageIds.accepted,
+    COMPLETED: fakeAccount.stageIds.won,
+    CANCELLED: { statusId: fakeAccount.stageIds.lost, lossReasonId: fakeAccount.lossReasonId },
+  };
+  for (const [name, value] of Object.entries({
+    KASPI_API_URL: servers[0]?.url,
+    KASPI_TOKEN: "kaspi-token",
+    AMO_API_URL: servers[1]?.url,
+    AMO_ACCOUNT_HOST: fakeAccount.host,
+    AMO_ACCESS_TOKEN: "amo-token",
+    AMO_PIPELINE_ID: fakeAccount.pipelineId,
+    AMO_STATUS_ID: fakeAccount.stageIds.new,
+    AMO_CATALOG_ID: fakeAccount.catalogId,
+    AMO_LEAD_ORDER_CODE_FIELD_ID: fakeAccount.orderCodeFieldId,
+    AMO_STATUS_MAP: JSON.stringify(statusMap),
+  })) {
+    print(`${name}=${value}`);
+  }
+  await new Promise<void>((resolve) => terminal.signal.addEventListener("abort", () => resolve(), { once: true }));
+  await Promise.all(servers.map((server) => server.close()));
+  return 0;
+}
+
+/** A day begins and ends in Kazakhstan's only zone. */
+function readDay(name: string, text: string | undefined, time: string): Date {
+  const instant = text !== undefined && /^\d{4}-\d\d-\d\d$/.test(text) ? `${text}T${time}+05:00` : text;
+  if (instant === undefined) throw new UsageError(`backfill needs ${name}`);
+  if (!/^\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)$/.test(instant) || Number.isNaN(Date.parse(instant))) {
+    throw new UsageError(`${name} must be a day such as 2026-11-01, or an instant with a zone`);
+  }
+  return new Date(instant);
+}
+
+function readArguments(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      allowPositionals: true,
+      options: {
+        shop: { type: "string" },
+        rerun: { type: "boolean", default: false },
+        from: { type: "string" },
+        to: { type: "string" },
+        "dry-run": { type: "boolean", default: false },
+        phone: { type: "string" },
+        port: { type: "string", default: "4300" },
+        help: { type: "boolean", default: false },
+      },
+    });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+async function runCommand(args: readonly string[], terminal: Terminal): Promise<number> {
+  const { values, positionals } = readArguments(args);
+  const [command, code] = positionals;
+  if (values.help) {
+    terminal.out(help);
+    return 0;
+  }
+  switch (command) {
+    case "doctor":
+      return runDoctor(terminal);
+    case "order":
+      if (code === undefined) throw new UsageError("order needs a code");
+      return withTools(terminal, (tools) => runOrder(tools, code, { shop: values.shop, rerun: values.rerun }));
+    case "parked":
+      return withTools(terminal, runParked);
+    case "unblock":
+      return withTools(terminal, runUnblock);
+    case "backfill": {
+      const from = readDay("--from", values.from, "00:00:00");
+      const to = readDay("--to", values.to, "23:59:59.999");
+      return withTools(terminal, (tools) => runBackfill(tools, { from, to }, values["dry-run"]));
+    }
+    case "erase": {
+      const { phone } = values;
+      if (phone === undefined) throw new UsageError("erase needs --phone");
+      return withTools(terminal, (tools) => runErase(tools, phone));
+    }
+    case "fake":
+      if (!/^\d{1,5}$/.test(values.port)) throw new UsageError("--port must be a number");
+      return runFake(terminal, Number(values.port));
+    default:
+      throw new UsageError(command ? `there is no command ${command}` : "a command is needed");
+  }
+}
+
+/** Runs one command; resolves to the exit code. Never rejects. */
+export async function runCommandLine(args: readonly string[], terminal: Terminal): Promise<number> {
+  try {
+    return await runCommand(args, terminal);
+  } catch (error) {
+    const { message, code } = error as { message: string; code?: string };
+    if (error instanceof UsageError) terminal.err(`${message}\n\n${help}`);
+    else terminal.err(`cannot run: ${message || code || String(error)}\n`);
+    return exitUnusable;
+  }
+}

@@ -1,0 +1,196 @@
+import { spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Listening, listen } from "@orderbridge/core/testing";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { runCommandLine } from "../src/cli-commands.ts";
+import {
+  createFakeAmocrm,
+  createFakeKaspi,
+  type FakeAmocrm,
+  type FakeKaspi,
+  fakeAccount,
+} from "../src/testing/index.ts";
+
+let kaspi: FakeKaspi;
+let amocrm: FakeAmocrm;
+let kaspiServer: Listening;
+let amocrmServer: Listening;
+let folder: string;
+let number = 0;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "kaspi-amocrm-cli-"));
+  kaspiServer = await listen((request) => kaspi.handle(request));
+  amocrmServer = await listen((request) => amocrm.handle(request));
+});
+beforeEach(() => {
+  kaspi = createFakeKaspi();
+  amocrm = createFakeAmocrm();
+  number++;
+});
+afterAll(async () => {
+  await kaspiServer?.close();
+  await amocrmServer?.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const variablesOf = (more: Readonly<Record<string, string>>) => ({
+  DATABASE_URL: `sqlite:${join(folder, `${number}.db`)}`,
+  KASPI_API_URL: kaspiServer.url,
+  KASPI_TOKEN: "kaspi-token",
+  AMO_API_URL: amocrmServer.url,
+  AMO_ACCOUNT_HOST: fakeAccount.host,
+  AMO_ACCESS_TOKEN: "amo-token",
+  AMO_PIPELINE_ID: String(fakeAccount.pipelineId),
+  AMO_STATUS_ID: String(fakeAccount.stageIds.new),
+  AMO_CATALOG_ID: String(fakeAccount.catalogId),
+  AMO_LEAD_ORDER_CODE_FIELD_ID: String(fakeAccount.orderCodeFieldId),
+  AMO_STATUS_MAP: JSON.stringify({ ACCEPTED_BY_MERCHANT: fakeAccount.stageIds.accepted }),
+  ...more,
+});
+
+async function cli(
+  args: readonly string[],
+  variables: Readonly<Record<string, string>> = {},
+  onProgress: (stop: () => void) => void = () => undefined,
+) {
+  let output = "";
+  let errors = "";
+  const stopping = new AbortController();
+  const code = await runCommandLine(args, {
+    variables: variablesOf(variables),
+    out: (text) => {
+      output += text;
+    },
+    err: (text) => {
+      errors += text;
+      onProgress(() => stopping.abort());
+    },
+    isInteractive: false,
+    signal: stopping.signal,
+  });
+  return { code, output, errors };
+}
+
+test("doctor is content with a good account, and says of each wrong variable, token, id and right how to mend it", async () => {
+  const good = await cli(["doctor"]);
+  expect([good.code, good.output]).toEqual([0, expect.not.stringContaining("MEND")]);
+
+  const variables = await cli(["doctor"], { KASPI_TOKEN: "replace-me", AMO_STATUS_MAP: '{"COMPLETED": "won"}' });
+  expect([variables.code, variables.output]).toEqual([
+    1,
+    expect.stringMatching(/MEND {2}KASPI_TOKEN still holds[\s\S]*MEND {2}AMO_STATUS_MAP is wrong at "COMPLETED"/),
+  ]);
+
+  const ids = await cli(["doctor"], {
+    KASPI_TOKEN: "another-token",
+    AMO_STATUS_ID: "5",
+    AMO_CATALOG_ID: "6",
+    AMO_LEAD_ORDER_CODE_FIELD_ID: "7",
+    AMO_RESPONSIBLE_USER_ID: "8",
+  });
+  expect(ids.code).toBe(1);
+  expect(ids.output).toMatch(/MEND {2}Kaspi shop default: /);
+  for (const name of ["STATUS_ID 5", "CATALOG_ID 6", "LEAD_ORDER_CODE_FIELD_ID 7", "RESPONSIBLE_USER_ID 8"]) {
+    expect(ids.output).toContain(`MEND  ids and fields: AMO_${name}`);
+  }
+  expect(ids.output).not.toContain("another-token");
+  const token = await cli(["doctor"], { AMO_ACCESS_TOKEN: "expired-token" });
+  expect([token.code, token.output]).toEqual([1, expect.stringMatching(/MEND {2}amoCRM account: .*401/)]);
+});
+
+test("a dry backfill counts what the real one does, and an order tells its story", async () => {
+  const at = Date.parse("2026-03-01T12:00:00+05:00");
+  const entries = [{ sku: "LAMP", basePrice: 100 }];
+  kaspi.addOrder({ code: "700000001", creationDate: at, cellPhone: "7010000001", entries });
+  kaspi.addOrder({ code: "700000002", creationDate: at, state: "ARCHIVE", status: "CANCELLED", entries });
+  kaspi.addOrder({ code: "700000003", creationDate: at, state: "SIGN_REQUIRED", signatureRequired: true, entries });
+  kaspi.addOrder({ code: "700000004", creationDate: at, state: "PICKUP", status: "ACCEPTED_BY_MERCHANT", entries });
+  const span = ["--from", "2026-02-25", "--to", "2026-03-05"];
+
+  const dry = await cli(["backfill", ...span, "--dry-run"]);
+  expect(amocrm.journal.entries).toEqual([]);
+  const real = await cli(["backfill", ...span]);
+  expect([real.code, real.output]).toEqual([0, expect.stringContaining("4 seen, 2 created")]);
+  expect(dry.output).toBe(`would be: ${real.output}`);
+  expect(real.errors).toMatch(/\[#{20}\] 4 orders, \d+\/s, 0 s left/);
+  expect(amocrm.leads).toHaveLength(2);
+
+  const story = await cli(["order", "700000004"]);
+  expect(story.code).toBe(0);
+  expect(story.output).toMatch(
+    /Kaspi: {2}PICKUP\/ACCEPTED_BY_MERCHANT[\s\S]*ledger: done[\s\S]*amoCRM: lead \d+ in stage 70012, price 100/,
+  );
+  kaspi.changeOrder("700000004", { entries: [{ sku: "LAMP", basePrice: 300 }] });
+  expect((await cli(["order", "700000004", "--rerun"])).output).toMatch(/1 updated[\s\S]*price 300/);
+  expect((await cli(["order", "1"])).code).toBe(1);
+});
+
+test("a stored block is shown and lifted; parked orders are listed; a buyer is forgotten", async () => {
+  kaspi.addOrder({ code: "700000001", cellPhone: "7010000001", entries: [{ sku: "LAMP", basePrice: 100 }] });
+  amocrm.faults.add({ fault: { kind: "block" } });
+  expect((await cli(["doctor"])).code).toBe(1);
+  amocrm.faults.clear();
+  expect((await cli(["doctor"])).output).toContain("MEND  limit of amocrm:demo.amocrm.ru:token: blocked with 403");
+  expect((await cli(["unblock"])).output).toContain("amocrm:demo.amocrm.ru:token: the block is cleared");
+  expect((await cli(["parked"])).output).toBe("0 parked\n");
+
+  await cli(["order", "700000001", "--rerun"]);
+  const [contact] = amocrm.contacts;
+  const erased = await cli(["erase", "--phone", "8 701 000 00 01"]);
+  expect([erased.code, erased.output]).toEqual([
+    0,
+    expect.stringMatching(new RegExp(`1 contacts are forgotten here[\\s\\S]*/contacts/detail/${contact?.id}\n`)),
+  ]);
+  expect((await cli(["erase", "--phone", "+77010000001"])).output).toContain("0 contacts");
+});
+
+test("wrong arguments and variables end with exit code 4 and say what to do, without a secret", async () => {
+  expect((await cli([])).errors).toContain("a command is needed");
+  expect((await cli(["backfill", "--from", "yesterday", "--to", "2026-03-01"])).errors).toContain(
+    "--from must be a day",
+  );
+  expect((await cli(["erase", "--phone", "12"])).code).toBe(4);
+  const wrong = await cli(["parked"], { KASPI_TOKENS: "almaty=kaspi-token" });
+  expect([wrong.code, wrong.errors]).toEqual([
+    4,
+    "cannot run: KASPI_TOKENS gives two shops the same token; a token belongs to one shop\n",
+  ]);
+});
+
+test("a stopped backfill goes on behind the last complete span, and begins anew once it has ended", async () => {
+  const entries = [{ sku: "LAMP", basePrice: 100 }];
+  for (const [index, day] of ["2026-02-21", "2026-03-08"].entries()) {
+    kaspi.addOrder({ code: `70000000${index}`, creationDate: Date.parse(`${day}T12:00:00+05:00`), entries });
+  }
+  const span = ["backfill", "--from", "2026-02-20", "--to", "2026-03-10"];
+  const steps = () => kaspi.journal.entries.length;
+
+  let lines = 0;
+  const stopped = await cli(span, {}, (stop) => ++lines === 9 && stop()); // in the second of two spans
+  expect([stopped.code, stopped.errors]).toEqual([1, expect.stringContaining("the same command goes on")]);
+  const before = steps();
+  const rest = await cli(span);
+  expect([rest.output, steps() - before]).toEqual([expect.stringContaining("1 seen"), 6]);
+  expect(amocrm.leads).toHaveLength(2);
+  expect((await cli(span)).output).toContain("2 seen, 0 created");
+  expect(amocrm.leads).toHaveLength(2);
+});
+
+test("the fake prints the variables for a worker, and every process stops cleanly", async () => {
+  const child = spawn(process.execPath, [join(import.meta.dirname, "../src/cli.ts"), "fake", "--port", "0"]);
+  const ended = new Promise<number | null>((resolve) => child.once("close", resolve));
+  let output = "";
+  const variables = await new Promise<Record<string, string>>((resolve) =>
+    child.stdout.on("data", (chunk: Buffer) => {
+      output += chunk;
+      if (!output.includes("AMO_STATUS_MAP=")) return;
+      resolve(Object.fromEntries(output.split("\n").map((line) => line.split(/=(.*)/s).slice(0, 2))));
+    }),
+  );
+  expect(await cli(["doctor"], variables)).toMatchObject({ code: 0 });
+  child.kill("SIGTERM");
+  expect(await ended).toBe(0);
+});
