@@ -8,7 +8,7 @@ create table if not exists "orderbridge_idempotency" ("scope" varchar(191) not n
 
 create table if not exists "orderbridge_token" ("key" varchar(191) primary key, "access_token" text not null, "refresh_token" text, "expires_at" bigint, "host" text, "version" bigint not null, "state" varchar(191) not null);
 
-create table if not exists "orderbridge_outbox" ("position" integer primary key, "id" varchar(191) not null, "topic" varchar(191) not null, "key" varchar(191) not null, "payload" text not null, "state" varchar(16) not null, "attempts" bigint not null, "created_at" bigint not null, "due_at" bigint not null, "claim" varchar(191), "claim_ends_at" bigint not null, "last_error" text);
+create table if not exists "orderbridge_outbox" ("position" integer primary key, "id" varchar(191) not null, "topic" varchar(191) not null, "key" varchar(191) not null, "destination" varchar(191) not null, "payload" text not null, "state" varchar(16) not null, "attempts" bigint not null, "created_at" bigint not null, "due_at" bigint not null, "claim" varchar(191), "claim_ends_at" bigint not null, "last_error" text);
 
 create unique index if not exists "orderbridge_outbox_id" on "orderbridge_outbox" ("id");
 

@@ -152,6 +152,8 @@ export interface OutboxMessage {
   readonly topic: string;
   /** Messages of one topic and key are handed out one at a time, in the order of enqueueing. */
   readonly key: string;
+  /** Whom it goes to, e.g. the receiver's host: a claim may limit how many are on the way there. @defaultValue the key */
+  readonly destination?: string;
   /** Text that is stored and handed out unchanged, byte for byte. */
   readonly payload: string;
   /** Wait before the first attempt, in milliseconds. @defaultValue 0 */
@@ -192,11 +194,16 @@ export interface OutboxStore {
   /**
    * Claims due messages for `ttlMs`, the oldest first, at most one per key and none whose key has an older pending
    * message. An expired claim is handed out again.
+   *
+   * With `maxPerDestination` messages are passed over while so many of their topic and destination are claimed; callers
+   * that claim in the same moment may exceed it together.
    */
   claim(options: {
     readonly topic: string;
     readonly limit: number;
     readonly ttlMs: number;
+    /** @defaultValue no limit */
+    readonly maxPerDestination?: number;
   }): Promise<readonly ClaimedMessage[]>;
   /** Ends delivery with success. Resolves to `false`, changing nothing, when the claim was lost. */
   complete(message: ClaimedMessage): Promise<boolean>;

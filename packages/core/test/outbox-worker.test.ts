@@ -136,6 +136,35 @@ test("delivers at most as many at the same time as allowed, and fills a free pla
   await running;
 });
 
+test("keeps places free from a destination that does not answer, and delivers to the others at once", async () => {
+  const hanging: (() => void)[] = [];
+  const { worker, outbox, attempts, stop } = setUp({
+    concurrency: 4,
+    maxPerDestination: 3,
+    deliver: async ({ id }) => {
+      attempts.push(id);
+      if (id.startsWith("slow")) await new Promise<void>((resolve) => hanging.push(resolve));
+      return done;
+    },
+  });
+  const messages = (destination: string, count: number) =>
+    Array.from({ length: count }, (_, index) => ({
+      id: `${destination} ${index}`,
+      key: `${destination} ${index}`,
+    })).map((message) => ({ ...message, topic: "webhook", destination, payload: "" }));
+  await outbox.enqueue([...messages("slow", 20), ...messages("quick", 5)]);
+  const running = worker.run(stop.signal);
+  await settle();
+  const slow = ["slow 0", "slow 1", "slow 2"];
+  expect(attempts).toEqual([...slow, "quick 0", "quick 1", "quick 2", "quick 3", "quick 4"]);
+  hanging.shift()?.();
+  await settle();
+  expect(attempts.at(-1)).toBe("slow 3");
+  stop.abort();
+  for (const release of hanging) release();
+  await running;
+});
+
 test("tells a delivery to stop before its claim can go to another worker", async () => {
   let signal: AbortSignal | undefined;
   const { worker, enqueue, pass } = setUp({

@@ -33,6 +33,11 @@ export interface OutboxWorkerOptions {
   readonly jitter?: number;
   /** Messages in delivery at the same time. @defaultValue 10 */
   readonly concurrency?: number;
+  /**
+   * Of these, to one `destination`, over all workers: a receiver that answers slowly must not take every place. Set it
+   * lower than `concurrency`. @defaultValue no limit
+   */
+  readonly maxPerDestination?: number;
   /** Must exceed the longest delivery; a crash delays its messages by this. @defaultValue 60_000 */
   readonly claimTtlMs?: number;
   /** How often other processes' messages are looked for. @defaultValue 1000 */
@@ -74,6 +79,7 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
     ],
     jitter = 0.2,
     concurrency = 10,
+    maxPerDestination,
     claimTtlMs = 60_000,
     pollMs = 1000,
     random = Math.random,
@@ -81,6 +87,9 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
     telemetry = silentTelemetry,
   } = options;
   if (!(concurrency >= 1)) throw new ConfigError("concurrency must be at least 1");
+  if (maxPerDestination !== undefined && !(maxPerDestination >= 1)) {
+    throw new ConfigError("maxPerDestination must be at least 1");
+  }
   if (!(claimTtlMs > 0)) throw new ConfigError("claimTtlMs must be positive");
   if (!(pollMs > 0)) throw new ConfigError("pollMs must be positive");
   if (!(jitter >= 0 && jitter <= 1)) throw new ConfigError("jitter must be between 0 and 1");
@@ -141,7 +150,8 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
     const limit = concurrency - underWay.size;
     if (limit <= 0) return 0;
     const claimedAt = clock.monotonicMs();
-    const messages = await outbox.claim({ topic, limit, ttlMs: claimTtlMs });
+    const perDestination = maxPerDestination === undefined ? {} : { maxPerDestination };
+    const messages = await outbox.claim({ topic, limit, ttlMs: claimTtlMs, ...perDestination });
     for (const message of messages) {
       const delivery = handle(message, claimedAt)
         .catch((error: unknown) => logger.error("delivery's end could not be stored", { topic, id: message.id, error }))
@@ -160,8 +170,9 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
     const next = await outbox.nextDueAt(topic);
     if (!next) return pollMs;
     const leftMs = next.getTime() - clock.now().getTime();
-    // Due and yet not claimed: another worker was faster, or the database's clock is behind ours.
-    return Math.min(pollMs, leftMs > 0 ? leftMs : 20);
+    if (leftMs > 0) return Math.min(pollMs, leftMs);
+    // Due and yet not claimed: its destination has enough, another worker was faster, or the database's clock is behind.
+    return maxPerDestination === undefined ? Math.min(pollMs, 20) : pollMs;
   }
 
   return {

@@ -13,7 +13,7 @@ const claimAttempts = 5;
 const isFirstOfKey = sql<boolean>`not exists (select 1 from ${sql.table(table)} older where older.state = ${pending} and older.topic = message.topic and older.${sql.id("key")} = message.${sql.id("key")} and older.position < message.position)`;
 
 export function createOutbox({ now, after, run, transaction, insertIfAbsent }: StorageDatabase): OutboxStore {
-  const findDue = (db: StorageKysely, topic: string, limit: number) =>
+  const due = (db: StorageKysely, topic: string) =>
     db
       .selectFrom(`${table} as message`)
       .select("message.position")
@@ -21,10 +21,27 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
       .where("message.topic", "=", topic)
       .where("message.due_at", "<=", now())
       .where("message.claim_ends_at", "<=", now())
-      .where(isFirstOfKey)
-      .orderBy("message.position")
+      .where(isFirstOfKey);
+
+  const findDue = (db: StorageKysely, topic: string, limit: number) =>
+    due(db, topic).orderBy("message.position").limit(limit).execute();
+
+  /** As `findDue`, without what would be too many of one destination together with those that are claimed. */
+  const findDueFairly = (db: StorageKysely, topic: string, limit: number, maxPerDestination: number) => {
+    const queue = sql<number>`row_number() over (partition by message.destination order by message.position)`;
+    const onTheWay = sql`(select count(*) from ${sql.table(table)} busy where busy.state = ${pending} and busy.topic = ${topic} and busy.destination = due.destination and busy.claim_ends_at > ${now()})`;
+    return db
+      .selectFrom(
+        due(db, topic)
+          .select(["message.destination", queue.as("place")])
+          .as("due"),
+      )
+      .select("due.position")
+      .where(sql<boolean>`due.place + ${onTheWay} <= ${maxPerDestination}`)
+      .orderBy("due.position")
       .limit(limit)
       .execute();
+  };
 
   /** Ends a claim; `false` when it was lost. */
   async function end({ id, claim }: ClaimedMessage, values: object): Promise<boolean> {
@@ -42,20 +59,22 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
 
   return {
     async enqueue(messages) {
-      for (const { id, topic, key, payload } of messages) {
+      for (const { id, topic, key, destination = key, payload } of messages) {
         checkKey("message id", id);
         checkKey("message topic", topic);
         checkKey("message key", key);
+        checkKey("message destination", destination);
         checkText("message payload", payload);
       }
       if (messages.length === 0) return 0;
       return transaction(async (db) => {
         let added = 0;
-        for (const { id, topic, key, payload, delayMs = 0 } of messages) {
+        for (const { id, topic, key, destination = key, payload, delayMs = 0 } of messages) {
           const row = {
             id,
             topic,
             key,
+            destination,
             payload,
             state: pending,
             attempts: 0,
@@ -68,10 +87,14 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
         return added;
       });
     },
-    async claim({ topic, limit, ttlMs }) {
+    async claim({ topic, limit, ttlMs, maxPerDestination }) {
       const claim = crypto.randomUUID();
       for (let attempt = 1; attempt <= claimAttempts; attempt++) {
-        const found = await run((db) => findDue(db, topic, limit));
+        const found = await run((db) =>
+          maxPerDestination === undefined
+            ? findDue(db, topic, limit)
+            : findDueFairly(db, topic, limit, maxPerDestination),
+        );
         if (found.length === 0) return [];
         const { numUpdatedRows } = await run((db) =>
           db

@@ -42,6 +42,7 @@ export interface Tables {
     id: string;
     topic: string;
     key: string;
+    destination: string;
     payload: string;
     state: string;
     attempts: Integer64;
@@ -126,6 +127,7 @@ export function storageMigrations(dialect: DatabaseDialect): Readonly<Record<str
           .addColumn("id", key, (column) => column.notNull())
           .addColumn("topic", key, (column) => column.notNull())
           .addColumn("key", key, (column) => column.notNull())
+          .addColumn("destination", key, (column) => column.notNull())
           .addColumn("payload", text, (column) => column.notNull())
           .addColumn("state", sql`varchar(16)`, (column) => column.notNull())
           .addColumn("attempts", integer64, (column) => column.notNull())

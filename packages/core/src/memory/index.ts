@@ -137,6 +137,7 @@ function createOutbox(clock: Clock): OutboxStore {
     readonly id: string;
     readonly topic: string;
     readonly key: string;
+    readonly destination: string;
     readonly payload: string;
     readonly createdAt: number;
     state: OutboxState;
@@ -160,21 +161,23 @@ function createOutbox(clock: Clock): OutboxStore {
 
   return {
     async enqueue(messages) {
-      for (const { id, topic, key, payload } of messages) {
+      for (const { id, topic, key, destination = key, payload } of messages) {
         checkKey("message id", id);
         checkKey("message topic", topic);
         checkKey("message key", key);
+        checkKey("message destination", destination);
         checkText("message payload", payload);
       }
       let added = 0;
       const now = clock.now().getTime();
-      for (const { id, topic, key, payload, delayMs = 0 } of messages) {
+      for (const { id, topic, key, destination = key, payload, delayMs = 0 } of messages) {
         if (rows.has(id)) continue;
         added++;
         rows.set(id, {
           id,
           topic,
           key,
+          destination,
           payload,
           createdAt: now,
           state: "pending",
@@ -185,16 +188,22 @@ function createOutbox(clock: Clock): OutboxStore {
       }
       return added;
     },
-    async claim({ topic, limit, ttlMs }) {
+    async claim({ topic, limit, ttlMs, maxPerDestination }) {
       const now = clock.now().getTime();
       const claimed: ClaimedMessage[] = [];
       const seenKeys = new Set<string>();
+      const onTheWay = (destination: string): number =>
+        [...rows.values()].filter(
+          (row) =>
+            row.topic === topic && row.state === "pending" && row.destination === destination && row.claimEndsAt > now,
+        ).length;
       for (const row of rows.values()) {
         if (claimed.length >= limit) break;
         if (row.topic !== topic || row.state !== "pending") continue;
         const isHead = !seenKeys.has(row.key);
         seenKeys.add(row.key);
         if (!isHead || row.dueAt > now || row.claimEndsAt > now) continue;
+        if (maxPerDestination !== undefined && onTheWay(row.destination) >= maxPerDestination) continue;
         row.attempts++;
         row.claim = crypto.randomUUID();
         row.claimEndsAt = now + ttlMs;

@@ -223,6 +223,24 @@ export const outboxCases: readonly ConformanceCase<StorageContext>[] = [
     },
   },
   {
+    name: "outbox: passes over messages whose destination has enough claimed ones, in one claim and over several",
+    async run({ storage: { outbox }, clock }) {
+      const fair = { ...ten, maxPerDestination: 2 };
+      const slow = ["1", "2", "3", "4"].map((id) => message(id, `order ${id}`, { destination: "slow" }));
+      await outbox.enqueue([...slow, message("5", "order 5", { destination: "quick" }), message("6", "slow")]);
+      await outbox.enqueue([message("7", "order 7", { topic: "sync", destination: "slow" })]);
+      const [first, ...others] = await outbox.claim(fair);
+      deepEqual([first?.id, ...ids(others)], ["1", "2", "5"]); // "slow" is also the destination of 6, by its key
+      for (const limit of [1, 10]) deepEqual(ids(await outbox.claim({ ...fair, limit })), []);
+      deepEqual(ids(await outbox.claim({ ...fair, topic: "sync" })), ["7"]);
+      equal(await outbox.complete(first as ClaimedMessage), true);
+      deepEqual(ids(await outbox.claim(fair)), ["3"]);
+      clock.advance(1000); // the claims have expired
+      deepEqual(ids(await outbox.claim(fair)), ["2", "3", "5"]);
+      deepEqual(ids(await outbox.claim(ten)), ["4", "6"]);
+    },
+  },
+  {
     name: "outbox: tells similar ids, keys and topics apart",
     async run({ storage: { outbox } }) {
       for (const text of similarKeys) {
@@ -240,10 +258,11 @@ export const outboxCases: readonly ConformanceCase<StorageContext>[] = [
       equal(await outbox.enqueue([long]), 1);
       deepEqual(ids(await outbox.claim({ ...ten, topic: longestKey })), [longestKey]);
       for (const text of refusedKeys) {
-        const refused = { name: "RangeError", message: /^message (id|key|topic) / };
+        const refused = { name: "RangeError", message: /^message (id|key|topic|destination) / };
         await rejects(outbox.enqueue([message("1", "a"), message(text, "a")]), refused);
         await rejects(outbox.enqueue([message("1", text)]), refused);
         await rejects(outbox.enqueue([message("1", "a", { topic: text })]), refused);
+        await rejects(outbox.enqueue([message("1", "a", { destination: text })]), refused);
       }
       await rejects(outbox.enqueue([message("1", "a", { payload: "\0" })]), {
         name: "RangeError",
