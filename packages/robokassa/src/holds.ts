@@ -1,11 +1,14 @@
 import { ApiError, SdkError } from "@orderbridge/core";
-import { checkAmount } from "./amount.ts";
+import { checkAmount, fromMinor, toMinor } from "./amount.ts";
+import { InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
 import { type OperationState, operationState } from "./operation-state.ts";
 import { type Receipt, receiptField } from "./receipt.ts";
+import type { Robokassa } from "./robokassa.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
 import { sign, signatureBase } from "./signature.ts";
+import { payable, type RobokassaStorage } from "./storage.ts";
 
 export interface HeldPayment {
   readonly invId: string | bigint;
@@ -83,4 +86,39 @@ export function createHolds(shop: Shop): Holds {
       await send("Cancel", form, ["returned", "cancelled"]);
     },
   };
+}
+
+export interface CaptureOrderOptions {
+  readonly robokassa: Pick<Robokassa, "holds">;
+  readonly storage: Pick<RobokassaStorage, "orders">;
+  readonly invId: string;
+  /** Decimal text; less than the total takes a part, and the rest goes back to the buyer. @defaultValue the order's total */
+  readonly amount?: string;
+  /** Fiscal data of what is taken. */
+  readonly receipt?: Receipt;
+}
+
+/**
+ * Takes held money, or a part of it. The sum is stored before Robokassa is asked, so that the notification of a part
+ * books the order; it can be captured once.
+ *
+ * @throws {InputError} when the order is not held, or for less than `amount`; {@link ApiError} when Robokassa says no.
+ */
+export async function captureOrder({ robokassa, storage, invId, amount, receipt }: CaptureOrderOptions): Promise<void> {
+  const order = await storage.orders.getByInvId(invId);
+  if (!order) throw new InputError("invId", "is the number of no order");
+  const outSum = fromMinor(toMinor(checkAmount("amount", amount ?? order.total)));
+  if (toMinor(outSum) > toMinor(order.total))
+    throw new InputError("amount", `is more than the order's total ${order.total}`);
+  if (!(await storage.orders.keepCapture(invId, outSum))) {
+    throw new InputError("invId", "is the number of an order that is not held");
+  }
+  try {
+    await robokassa.holds.capture({ invId, outSum, ...(receipt ? { receipt } : {}) });
+  } catch (error) {
+    // Nothing was taken now; an earlier call whose reply was lost may have taken what it asked for.
+    const tookNothing = SdkError.isInstance(error) && (error.outcome === "refused" || error.outcome === "not-executed");
+    if (tookNothing) await storage.orders.keepCapture(invId, payable(order));
+    throw error;
+  }
 }

@@ -2,7 +2,7 @@ export type { Booking, OnPaid } from "./booking.ts";
 export { type DiagnoseOptions, type Diagnosis, type DiagnosisCode, diagnose } from "./diagnose.ts";
 export { InputError } from "./errors.ts";
 export type { SignatureFit } from "./explain.ts";
-export type { HeldPayment, Holds } from "./holds.ts";
+export { type CaptureOrderOptions, captureOrder, type HeldPayment, type Holds } from "./holds.ts";
 export type { Invoice, InvoiceRequest, Invoices } from "./invoices.ts";
 export type {
   Notification,

@@ -11,6 +11,8 @@ export interface Readings {
   readonly url2Signing?: "raw" | "encoded";
   /** How `Receipt` is sent and hashed: URL-encoded once, as the documents say, or as plain JSON. @defaultValue "encoded" */
   readonly receiptSigning?: "encoded" | "raw";
+  /** Links of the invoice service in test mode: there are none (integrators' reports), or `IsTest` signed by test password 1 (later official SDK). @defaultValue "refused" */
+  readonly invoiceTest?: "refused" | "test-pair";
   /** Body of a refund request: the JWT as a JSON string (official plugin) or bare (documents). @defaultValue "json" */
   readonly refundBody?: "json" | "bare";
 }
@@ -145,6 +147,7 @@ export function createShop(options: RobokassaOptions): Shop {
   reading("url2Signing", ["raw", "encoded"]);
   reading("receiptSigning", ["encoded", "raw"]);
   reading("refundBody", ["json", "bare"]);
+  reading("invoiceTest", ["refused", "test-pair"]);
 
   return {
     login,

@@ -2,6 +2,7 @@ import { ApiError, RequestError, silentLogger } from "@orderbridge/core";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { expect, test } from "vitest";
 import {
+  captureOrder,
   createResult2Handler,
   createResultHandler,
   createRobokassa,
@@ -139,6 +140,39 @@ test("captures a hold, and the payment is booked by the notification that follow
   await expect(robokassa.holds.capture({ invId: "1", outSum: "1000.00" })).rejects.toMatchObject({
     outcome: "refused",
   });
+});
+
+test("captures a part of a hold: the order is paid with that sum, and refunds end there", async () => {
+  const { robokassa, storage, fake, order, refund } = await shop({ hold: true });
+  const capture = (amount?: string) =>
+    captureOrder({ robokassa, storage, invId: "1", ...(amount === undefined ? {} : { amount }) });
+  await expect(capture("1000.01")).rejects.toThrow("amount is more than the order's total 1000.00");
+  await capture("600");
+  await fake.idle();
+  expect(await order()).toMatchObject({ status: "paid", total: "1000.00", captured: "600.00" });
+  expect(fake.deliveries.map(({ kind, accepted }) => [kind, accepted])).toEqual([
+    ["result2", true],
+    ["result", true],
+    ["result2", true],
+  ]);
+  await expect(capture()).rejects.toThrow("is the number of an order that is not held");
+  await expect(refund("much", "600.01")).rejects.toThrow("what is left of the payment: 600.00");
+  const { requestId } = await refund("all");
+  fake.endRefund(requestId as string, "finished");
+  await refreshRefunds({ robokassa, storage });
+  expect(await order()).toMatchObject({ status: "refunded", refunded: "600.00" });
+});
+
+test("keeps the sum of a capture whose reply was lost, when a second one is refused", async () => {
+  const { robokassa, storage, order } = await shop({ hold: true });
+  const capture = (amount: string, outcome: "unknown" | "refused") => {
+    const about = { vendor: "robokassa", status: 200, vendorCode: "false", outcome };
+    const failing = { ...robokassa.holds, capture: () => Promise.reject(new ApiError("Payment/Confirm", about)) };
+    return captureOrder({ robokassa: { holds: failing }, storage, invId: "1", amount });
+  };
+  await expect(capture("600.00", "unknown")).rejects.toThrow(ApiError);
+  await expect(capture("500.00", "refused")).rejects.toThrow(ApiError);
+  expect((await order())?.captured).toBe("600.00");
 });
 
 test("releases a hold, whose sum is sent but not hashed", async () => {

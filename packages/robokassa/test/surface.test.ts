@@ -8,6 +8,7 @@ test("exports exactly these names", () => {
   expect(Object.keys(root).sort()).toEqual([
     "InputError",
     "algorithms",
+    "captureOrder",
     "createReconciler",
     "createResult2Handler",
     "createResultHandler",

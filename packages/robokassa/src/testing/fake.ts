@@ -34,6 +34,10 @@ export interface FakeReadings {
   readonly shpOrder?: "name" | "pair";
   /** @defaultValue "raw" */
   readonly url2Signing?: "raw" | "encoded";
+  /** How a receipt must stand in its field after the one decode of the transport. @defaultValue "encoded" */
+  readonly receiptSigning?: "encoded" | "raw";
+  /** Whether the invoice service makes test links, signed by test password 1. @defaultValue "refused" */
+  readonly invoiceTest?: "refused" | "test-pair";
   /** How the ResultUrl2 message stands in the body. @defaultValue "bare" */
   readonly result2Body?: "bare" | "quoted" | "base64";
   /** Namespace of the XML: as the documents or as the official tests have it. @defaultValue "documents" */
@@ -161,6 +165,15 @@ interface Session {
   finished: boolean;
 }
 
+/** A link of the invoice service. */
+interface Invoice {
+  readonly id: string;
+  active: boolean;
+  readonly test: boolean;
+  readonly outSum: string;
+  readonly shp: readonly (readonly [string, string])[];
+}
+
 interface Operation {
   invId: string;
   opKey: string;
@@ -209,7 +222,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   const letters: { invId: string; reason: "not_accepted" | "email_method" }[] = [];
   const refunds: { -readonly [Name in keyof FakeRefund]: FakeRefund[Name] }[] = [];
   const receipts = new Map<string, string>();
-  const invoices = new Map<string, { readonly id: string; active: boolean }>();
+  const invoices = new Map<string, Invoice>();
   const journal = createJournal();
   const faults = createFaults(clock);
   const closing = new AbortController();
@@ -230,6 +243,9 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       .sort((a, b) => before(a[0].toLowerCase(), b[0].toLowerCase()))
       .map(([name, value]) => `${name}=${value}`);
   }
+
+  /** A receipt in the other form makes the service hash another text than the shop did. */
+  const isReceipt = (value: string): boolean => value.startsWith(readings.receiptSigning === "raw" ? "{" : "%7B");
 
   /** Reads a payment start as it arrived, after the one decode of the transport. */
   function open(form: URLSearchParams): { error: number } | { session: Session } {
@@ -266,6 +282,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     slots.push((test ? shop.testPassword1 : shop.password1) ?? "");
     if (hash([...slots, ...shpTexts(shp)].join(":")) !== field("signaturevalue").toLowerCase()) return { error: 29 };
 
+    if (fields.has("receipt") && !isReceipt(field("receipt"))) return { error: 29 };
     const expires = field("expirationdate");
     if (expires && Date.parse(expires) <= clock.now().getTime()) return { error: 33 };
     if (hold && !shop.holdAllowed) return { error: 64 };
@@ -472,6 +489,14 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   });
 
   const pay: FakeRobokassa["pay"] = async (payment) => {
+    const invoiceId = "url" in payment && /\/merchant\/Invoice\/([\w-]+)$/.exec(payment.url)?.[1];
+    if (invoiceId) {
+      const [invId, invoice] = [...invoices].find(([, { id }]) => id === invoiceId) ?? [];
+      if (!invId || !invoice) return failed(53);
+      if (!invoice.active) return failed(51);
+      const { outSum, test, shp } = invoice;
+      return pay({ invId, outSum, test, shp: Object.fromEntries(shp) });
+    }
     if ("url" in payment) {
       const opened = open(new URL(payment.url).searchParams);
       return "error" in opened ? failed(opened.error) : payOpened(opened.session);
@@ -545,7 +570,9 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     const slots = [shop.login, capture ? outSum : "", invId, ...(receipt ? [receipt] : []), shop.password1];
     const operation = operations.findLast((other) => other.invId === invId && other.state === 20);
     const isOurs =
-      form.get("MerchantLogin") === shop.login && hash(slots.join(":")) === form.get("SignatureValue")?.toLowerCase();
+      form.get("MerchantLogin") === shop.login &&
+      (!receipt || isReceipt(receipt)) &&
+      hash(slots.join(":")) === form.get("SignatureValue")?.toLowerCase();
     const isWithin = Number(outSum) > 0 && operation !== undefined && Number(outSum) <= Number(operation.outSum);
     if (!isOurs || !operation || !isWithin) return Response.json("success: false");
     operation.at = clock.now();
@@ -595,6 +622,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     const slots = [shop.login, outSum, invId, ...(form.has("Receipt") ? [value("Receipt")] : []), shop.password1];
     const refuse = (code: number): Response => new Response(`ERROR: ${code}`);
     if (hash([...slots, ...shpTexts(shp)].join(":")) !== value("SignatureValue").toLowerCase()) return refuse(29);
+    if (form.has("Receipt") && !isReceipt(value("Receipt"))) return refuse(29);
     if (!shop.recurringAllowed) return refuse(34);
     const isForbidden = ["Recurring", "IncCurrLabel", "ExpirationDate", "IsTest"].some((name) => form.has(name));
     const parent = operations.find(({ invId: id, state }) => id === value("PreviousInvoiceID") && state === 100);
@@ -613,9 +641,14 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     const [header = "", payload = "", signature = ""] = token.split(".");
     const { alg } = JSON.parse(Buffer.from(header, "base64url").toString()) as { alg: string };
     const digest = alg.toLowerCase().replace(/^hs(1|256|384|512)$/, "sha$1");
-    const expected = createHmac(digest, `${shop.login}:${shop.password1}`).update(`${header}.${payload}`);
-    if (expected.digest("base64url") !== signature) return refuse("Подпись неверна");
+    const isSignedBy = (password: string | undefined): boolean =>
+      password !== undefined &&
+      createHmac(digest, `${shop.login}:${password}`).update(`${header}.${payload}`).digest("base64url") === signature;
     const json = Buffer.from(payload, "base64url").toString();
+    const { AdditionalParameters } = JSON.parse(json) as { AdditionalParameters?: { IsTest?: string } };
+    const mayTest = readings.invoiceTest === "test-pair";
+    const test = create ? AdditionalParameters?.IsTest === "1" : mayTest && isSignedBy(shop.testPassword1);
+    if (!isSignedBy(test && mayTest ? shop.testPassword1 : shop.password1)) return refuse("Подпись неверна");
     // The digits as they stand: 64-bit numbers do not fit JSON.parse.
     const invId = /"InvId":(\d+)/.exec(json)?.[1] ?? "0";
     const number = invId === "0" ? String(++assignedInvId) : invId;
@@ -626,7 +659,13 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     }
     if (known) return refuse("Заказ с таким Id уже существует");
     const id = `${hash(`invoice ${++serial}`).slice(0, 8)}-0000-4000-8000-${String(serial).padStart(12, "0")}`;
-    invoices.set(number, { id, active: true });
+    invoices.set(number, {
+      id,
+      active: true,
+      test,
+      outSum: /"OutSum":([\d.]+)/.exec(json)?.[1] ?? "0",
+      shp: Object.entries((JSON.parse(json) as { UserFields?: Record<string, string> }).UserFields ?? {}),
+    });
     return Response.json({
       isSuccess: true,
       url: `https://auth.robokassa.ru/merchant/Invoice/${id}`,
