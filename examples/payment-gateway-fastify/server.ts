@@ -32,6 +32,8 @@ const settings = configure(
     WEBHOOK_ALLOW_ADDRESSES: variables.withDefault(variables.list("addresses or CIDRs with commas"), []),
     KASPI_BILLER_ADDRESSES: variables.optional(variables.list("the bank's addresses or CIDRs with commas")),
     KASPI_BILLER_FORMAT: variables.withDefault(variables.oneOf("json", "xml"), "json"),
+    ADMIN_PASSWORD: variables.secret("the password of /admin, at least 12 characters", 12),
+    SESSION_SECRET: variables.secret("at least 32 random characters, e.g. from: openssl rand -hex 32", 32),
     WEBHOOK_RETRY_DELAYS: variables.optional(variables.list("seconds with commas, e.g. 5,60,300")),
   },
   (values) => {
@@ -64,13 +66,15 @@ const robokassa = settings.PROVIDERS.includes("robokassa")
   ? configure(robokassaVariables, robokassaProblems)
   : undefined;
 
+const clientAddress = createClientAddress({ trustedProxies: settings.TRUSTED_PROXIES });
+
 const providers: Readonly<Record<(typeof known)[number], () => PaymentProvider>> = {
   sandbox: createSandboxProvider,
   "kaspi-biller": () =>
     createKaspiBillerProvider({
       ...(settings.KASPI_BILLER_ADDRESSES ? { addresses: settings.KASPI_BILLER_ADDRESSES } : {}),
       format: settings.KASPI_BILLER_FORMAT,
-      clientAddress: createClientAddress({ trustedProxies: settings.TRUSTED_PROXIES }),
+      clientAddress,
     }),
   robokassa() {
     const shop = robokassa as NonNullable<typeof robokassa>;
@@ -98,6 +102,7 @@ await start(async () => {
     providers: settings.PROVIDERS.map((name) => providers[name as (typeof known)[number]]()),
     publicUrl: settings.PUBLIC_URL,
     tokens: [...settings.API_TOKENS].map(([merchant, token]) => ({ merchant, token })),
+    admin: { password: settings.ADMIN_PASSWORD, sessionSecret: settings.SESSION_SECRET, clientAddress },
     webhooks: { allowAddresses: settings.WEBHOOK_ALLOW_ADDRESSES },
     ...(settings.WEBHOOK_RETRY_DELAYS
       ? { retryDelaysMs: settings.WEBHOOK_RETRY_DELAYS.map((delay) => Math.round(Number(delay) * 1000)) }
@@ -114,14 +119,8 @@ await start(async () => {
       return reply.code(503).send({ status: "storage does not answer" });
     }
   });
-  await fastify.register(
-    toFastifyPlugin(
-      Object.fromEntries(
-        ["/api/*", "/pay/*", "/providers/*", "/docs", "/docs/*", "/openapi.json"].map((path) => [path, gateway.handle]),
-      ),
-      { logger },
-    ),
-  );
+  const paths = ["/api/*", "/pay/*", "/providers/*", "/admin", "/admin/*", "/docs", "/docs/*", "/openapi.json"];
+  await fastify.register(toFastifyPlugin(Object.fromEntries(paths.map((path) => [path, gateway.handle])), { logger }));
   await fastify.ready();
 
   const stopping = new AbortController();

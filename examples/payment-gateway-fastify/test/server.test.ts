@@ -13,6 +13,8 @@ const token = "shop-token-0123456789abcdef";
 const shop = { login: "demo-shop", password1: "live-one", password2: "live-two" };
 const settings = {
   API_TOKENS: `shop=${token}`,
+  ADMIN_PASSWORD: "demo-password-0001",
+  SESSION_SECRET: "demo-session-secret-of-enough-length",
   PUBLIC_URL: "http://127.0.0.1:1",
   PROVIDERS: "sandbox,kaspi-biller,robokassa",
   ROBOKASSA_LOGIN: shop.login,
@@ -137,6 +139,15 @@ test("GET /docs shows the API, GET /openapi.json is the same for tools", async (
   expect(await (await fetch(`${server.url}/openapi.json`)).json()).toMatchObject({ openapi: "3.1.0" });
 });
 
+test("/admin opens with its password only", async () => {
+  const logIn = (password: string) =>
+    fetch(`${server.url}/admin/login`, { method: "POST", body: new URLSearchParams({ password }), redirect: "manual" });
+  expect((await logIn("wrong")).status).toBe(403);
+  const cookie = (await logIn(settings.ADMIN_PASSWORD)).headers.get("set-cookie")?.split(";")[0] ?? "";
+  const page = await fetch(`${server.url}/admin`, { headers: { cookie } });
+  expect([page.status, (await page.text()).includes("<h1>Payments</h1>")]).toEqual([200, true]);
+});
+
 test("an unknown route is 404", async () => {
   expect((await fetch(`${server.url}/api/nothing`)).status).toBe(404);
 });
@@ -146,6 +157,9 @@ test.concurrent.each([
   ["API_TOKENS", "replace-me"],
   ["API_TOKENS", "shop"],
   ["API_TOKENS", "shop=short"],
+  ["ADMIN_PASSWORD", "replace-me"],
+  ["ADMIN_PASSWORD", "short"],
+  ["SESSION_SECRET", ""],
   ["PUBLIC_URL", ""],
   ["PUBLIC_URL", "pay.example"],
   ["PROVIDERS", ""],

@@ -35,3 +35,11 @@ create table if not exists "gateway_idempotency" ("merchant" varchar(191) not nu
 create table if not exists "gateway_merchant" ("id" varchar(191) primary key, "webhook_secret" text not null);
 
 create table if not exists "gateway_token" ("id" varchar(191) primary key, "hash" varchar(191) not null unique, "merchant" varchar(191) not null, "scopes" text not null, "created_at" bigint not null);
+
+create index if not exists "gateway_payment_created" on "gateway_payment" ("created_at", "id");
+
+create index if not exists "gateway_payment_merchant" on "gateway_payment" ("merchant", "created_at", "id");
+
+create index if not exists "gateway_booking_payment" on "gateway_booking" ("payment_id");
+
+create index if not exists "gateway_refund_payment" on "gateway_refund" ("payment_id");

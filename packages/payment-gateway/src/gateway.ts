@@ -9,6 +9,7 @@ import {
 import { toStandardSecret } from "@orderbridge/core/signature";
 import { bookMoney, endPayment, failAttempt, refundableMinor, reserveRefund, settleRefund } from "./decisions.ts";
 import { createDeliverer, defaultRetryDelaysMs } from "./delivery.ts";
+import type { AdminOptions } from "./http/admin-session.ts";
 import { createHttpSurface } from "./http/surface.ts";
 import { isId, randomId } from "./ids.ts";
 import { type Currency, formatAmount } from "./money.ts";
@@ -43,6 +44,8 @@ export interface PaymentGatewayOptions {
   readonly pollIntervalMs?: number;
   /** After a start nothing expires for so long, in milliseconds: providers may have called while we were down. @defaultValue 120_000 */
   readonly expiryHoldMs?: number;
+  /** Switches `/admin` on. */
+  readonly admin?: AdminOptions;
   readonly clock?: Clock;
   /** @defaultValue console */
   readonly logger?: Logger;
@@ -105,7 +108,7 @@ export interface Payments {
 }
 
 export interface PaymentGateway {
-  /** The whole HTTP surface: `/api`, `/pay`, `/providers`, `/docs`, `/openapi.json`. */
+  /** The whole HTTP surface: `/api`, `/pay`, `/providers`, `/docs`, `/openapi.json`, `/admin`. */
   readonly handle: FetchHandler;
   readonly payments: Payments;
   readonly tokens: Pick<TokenRegistry, "create" | "revoke">;
@@ -482,6 +485,9 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       findPayment,
       publicUrl,
       logger,
+      storage,
+      clock,
+      admin: options.admin,
     }),
     payments,
     tokens,

@@ -9,6 +9,7 @@ export {
   type Payments,
   type RequestKey,
 } from "./gateway.ts";
+export type { AdminOptions } from "./http/admin-session.ts";
 export { type Currency, currencies, formatAmount, parseAmount } from "./money.ts";
 export {
   ForbiddenChangeError,
@@ -31,5 +32,13 @@ export type {
 export { Refusal, type RefusalCode } from "./refusal.ts";
 export { metadataLimits } from "./schemas.ts";
 export type { ResolvedAddress, SenderOptions } from "./sender.ts";
-export type { DeliveryAttempt, DeliveryRecord, GatewayStorage, Refund } from "./storage.ts";
+export type {
+  DeliveryAttempt,
+  DeliveryRecord,
+  GatewayHealth,
+  GatewayStorage,
+  PaymentFilter,
+  PaymentHistory,
+  Refund,
+} from "./storage.ts";
 export { type ApiScope, apiScopes, type StaticToken } from "./tokens.ts";

@@ -1,4 +1,4 @@
-import type { Payment, PaymentEventName } from "./payment.ts";
+import type { Payment, PaymentEventName, PaymentStatus } from "./payment.ts";
 
 /** Money that a provider reported. One provider transaction is booked once, whatever repeats. */
 export interface Booking {
@@ -128,6 +128,37 @@ export interface ApiTokenRecord {
   readonly createdAt: Date;
 }
 
+/** Which payments to list; what is left out does not matter. */
+export interface PaymentFilter {
+  readonly merchant?: string;
+  readonly status?: PaymentStatus;
+  /** The whole id or account, or a part of the description or metadata; upper and lower case differ. */
+  readonly search?: string;
+  /** Only payments that stand behind this one. */
+  readonly after?: Pick<Payment, "id" | "createdAt">;
+}
+
+/** What happened to a payment, each list the oldest first. */
+export interface PaymentHistory {
+  readonly events: readonly PaymentEvent[];
+  readonly bookings: readonly Booking[];
+  readonly refunds: readonly Refund[];
+}
+
+export interface GatewayHealth {
+  /** Deliveries that wait, for their time or for a worker. */
+  readonly pending: number;
+  /** Deliveries whose time has come. */
+  readonly due: number;
+  /** How long the oldest of those has waited, in milliseconds; 0 without one. */
+  readonly lagMs: number;
+  /** Deliveries that were given up. */
+  readonly exhausted: number;
+  readonly openRefunds: number;
+  /** Addresses with deliveries that failed and are to be repeated, the worst first, at most 20. */
+  readonly failingReceivers: readonly { readonly url: string; readonly deliveries: number }[];
+}
+
 /** Everything that the gateway remembers. Each sentence of a comment is a case in `gatewayStorageCases`. */
 export interface GatewayStorage {
   /** Inserts a payment together with its idempotency key. A used key inserts nothing. */
@@ -149,6 +180,10 @@ export interface GatewayStorage {
   ): Promise<ChangeResult>;
   /** Money that was booked under this id of the provider. */
   getBooking(provider: string, transactionId: string): Promise<Booking | undefined>;
+  /** Payments of a filter, the newest first. */
+  listPayments(filter: PaymentFilter, limit: number): Promise<readonly Payment[]>;
+  historyOf(paymentId: string): Promise<PaymentHistory>;
+  health(): Promise<GatewayHealth>;
   /** The next of 1, 2, 3, … under this name; never the same twice. */
   nextNumber(name: string): Promise<number>;
   /** Ends the work of a key: later callers get `done`. */

@@ -1,11 +1,14 @@
-import type { FetchHandler, Logger } from "@orderbridge/core";
+import type { Clock, FetchHandler, Logger } from "@orderbridge/core";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { Payments } from "../gateway.ts";
 import type { Payment } from "../payment.ts";
 import type { PaymentProvider, ProviderContext } from "../provider.ts";
 import { Refusal } from "../refusal.ts";
+import type { GatewayStorage } from "../storage.ts";
 import type { TokenRegistry } from "../tokens.ts";
+import { createAdminPages } from "./admin.ts";
+import type { AdminOptions } from "./admin-session.ts";
 import { createApi } from "./api.ts";
 import { createDocsPage } from "./docs-page.ts";
 import { createOpenApi } from "./openapi.ts";
@@ -20,6 +23,9 @@ export interface SurfaceOptions {
   readonly findPayment: (id: string) => Promise<Payment | undefined>;
   readonly publicUrl: string;
   readonly logger: Logger;
+  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health">;
+  readonly clock: Clock;
+  readonly admin: AdminOptions | undefined;
 }
 
 const maxBodyBytes = 65_536;
@@ -41,6 +47,7 @@ export function createHttpSurface(options: SurfaceOptions): FetchHandler {
   app.get("/openapi.json", () => new Response(openApi, { headers: { "content-type": "application/json" } }));
 
   app.route("/", createDocsPage(options));
+  if (options.admin) app.route("/admin", createAdminPages({ ...options, admin: options.admin }));
 
   app.all("/providers/:name/:path{.*}?", async (context) => {
     const provider = providers.get(context.req.param("name"));

@@ -285,6 +285,81 @@ export function createPaymentGatewayStorage(
       return row && toBooking(row);
     },
 
+    async listPayments({ merchant, status, search, after }, limit) {
+      const holds = (column: string, part: string) =>
+        dialect === "postgres"
+          ? sql<boolean>`strpos(${sql.ref(column)}, ${part}) > 0`
+          : sql<boolean>`instr(${sql.ref(column)}, ${part}) > 0`;
+      let query = db.selectFrom("gateway_payment").selectAll();
+      if (merchant !== undefined) query = query.where("merchant", "=", merchant);
+      if (status !== undefined) query = query.where("status", "=", status);
+      if (search !== undefined) {
+        query = query.where(({ eb, or }) =>
+          or([
+            eb("id", "=", search),
+            eb("account", "=", search),
+            holds("description", search),
+            holds("metadata", search),
+          ]),
+        );
+      }
+      if (after) {
+        const atMs = after.createdAt.getTime();
+        query = query.where(({ eb, or, and }) =>
+          or([eb("created_at", "<", atMs), and([eb("created_at", "=", atMs), eb("id", "<", after.id)])]),
+        );
+      }
+      const rows = await query.orderBy("created_at", "desc").orderBy("id", "desc").limit(limit).execute();
+      return rows.map((row: Row) => toPayment(row, seal));
+    },
+
+    async historyOf(paymentId) {
+      const of = (table: string) => db.selectFrom(table).selectAll().where("payment_id", "=", paymentId);
+      const [events, bookings, refunds] = await Promise.all([
+        of("gateway_event").orderBy("sequence").execute(),
+        of("gateway_booking").orderBy("paid_at").execute(),
+        of("gateway_refund").orderBy("created_at").execute(),
+      ]);
+      return { events: events.map(toEvent), bookings: bookings.map(toBooking), refunds: refunds.map(toRefund) };
+    },
+
+    async health() {
+      const pending = db.selectFrom("gateway_delivery").where("state", "=", "pending");
+      const count = sql<number>`count(*)`;
+      const [all, due, exhausted, refunds, receivers] = await Promise.all([
+        pending.select(count.as("count")).executeTakeFirstOrThrow(),
+        pending
+          .select([count.as("count"), sql<number>`${now()} - min(due_at)`.as("lag")])
+          .where("due_at", "<=", now())
+          .executeTakeFirstOrThrow(),
+        db
+          .selectFrom("gateway_delivery")
+          .select(count.as("count"))
+          .where("state", "=", "exhausted")
+          .executeTakeFirstOrThrow(),
+        db
+          .selectFrom("gateway_refund")
+          .select(count.as("count"))
+          .where("status", "=", "pending")
+          .executeTakeFirstOrThrow(),
+        pending
+          .select(["url", count.as("count")])
+          .where("schedule_attempts", ">", 0)
+          .groupBy("url")
+          .orderBy(count, "desc")
+          .limit(20)
+          .execute(),
+      ]);
+      return {
+        pending: integer(all.count),
+        due: integer(due.count),
+        lagMs: integer(due.lag ?? 0),
+        exhausted: integer(exhausted.count),
+        openRefunds: integer(refunds.count),
+        failingReceivers: receivers.map((row) => ({ url: text(row.url), deliveries: integer(row.count) })),
+      };
+    },
+
     async nextNumber(name) {
       await insertIfAbsent(db, dialect, "gateway_counter", { name, value: 0 });
       return inTransaction(async (trx) => {

@@ -227,5 +227,41 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
           .addColumn("created_at", integer64, (column) => column.notNull())
           .execute(),
     },
+    "019_payment_created": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_payment_created")
+          .ifNotExists()
+          .on("gateway_payment")
+          .columns(["created_at", "id"])
+          .execute(),
+    },
+    "020_payment_merchant": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_payment_merchant")
+          .ifNotExists()
+          .on("gateway_payment")
+          .columns(["merchant", "created_at", "id"])
+          .execute(),
+    },
+    "021_booking_payment": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_booking_payment")
+          .ifNotExists()
+          .on("gateway_booking")
+          .columns(["payment_id"])
+          .execute(),
+    },
+    "022_refund_payment": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_refund_payment")
+          .ifNotExists()
+          .on("gateway_refund")
+          .columns(["payment_id"])
+          .execute(),
+    },
   };
 }

@@ -153,6 +153,53 @@ export function createPaymentGatewayMemoryStorage({
     async getBooking(provider, transactionId) {
       return bookings.get(rowKey(provider, transactionId));
     },
+    async listPayments({ merchant, status, search, after }, limit) {
+      const isBehind = ({ id, createdAt }: Payment): boolean =>
+        after === undefined ||
+        createdAt < after.createdAt ||
+        (createdAt.getTime() === after.createdAt.getTime() && id < after.id);
+      return [...payments.values()]
+        .filter((payment) => merchant === undefined || payment.merchant === merchant)
+        .filter((payment) => status === undefined || payment.status === status)
+        .filter(
+          ({ id, account, description, metadata }) =>
+            search === undefined ||
+            id === search ||
+            account === search ||
+            description.includes(search) ||
+            metadata.includes(search),
+        )
+        .filter(isBehind)
+        .sort((left, right) => right.createdAt.getTime() - left.createdAt.getTime() || (left.id < right.id ? 1 : -1))
+        .slice(0, limit);
+    },
+    async historyOf(paymentId) {
+      const isOwn = (entry: { readonly paymentId: string }) => entry.paymentId === paymentId;
+      return {
+        events: events.filter(isOwn),
+        bookings: [...bookings.values()].filter(isOwn),
+        refunds: [...refunds.values()].filter(isOwn),
+      };
+    },
+    async health() {
+      const pending = deliveries.filter(({ state }) => state === "pending");
+      const due = pending.filter(({ dueAt }) => dueAt <= now());
+      const failing = Map.groupBy(
+        pending.filter((row) => row.scheduleAttempts > 0),
+        ({ url }) => url,
+      );
+      return {
+        pending: pending.length,
+        due: due.length,
+        lagMs: Math.max(0, ...due.map(({ dueAt }) => now() - dueAt)),
+        exhausted: deliveries.filter(({ state }) => state === "exhausted").length,
+        openRefunds: [...refunds.values()].filter(({ status }) => status === "pending").length,
+        failingReceivers: [...failing]
+          .map(([url, rows]) => ({ url, deliveries: rows.length }))
+          .sort((left, right) => right.deliveries - left.deliveries)
+          .slice(0, 20),
+      };
+    },
     async nextNumber(name) {
       const next = (counters.get(name) ?? 0) + 1;
       counters.set(name, next);

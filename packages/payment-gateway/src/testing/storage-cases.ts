@@ -337,4 +337,80 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       equal(await storage.findToken("abc"), undefined);
     },
   },
+  {
+    name: "lists payments by merchant, status and text, the newest first, in pages without gaps",
+    async run({ storage, clock }) {
+      for (const id of ["p1", "p2", "p3", "p4", "p5"]) {
+        const merchant = id === "p5" ? "other" : "shop";
+        const metadata = id === "p3" ? '{"order_id":"100%_Ә"}' : "{}";
+        await storage.createPayment(payment(id, clock, { merchant, metadata, account: `10${id}` }));
+        if (id !== "p3") clock.advance(1); // p3 and p4 are made in the same millisecond
+      }
+      await storage.change("p2", (current) => pay(current, "t1", 10_000n));
+      const ids = async (filter: Parameters<typeof storage.listPayments>[0], limit = 10) =>
+        (await storage.listPayments(filter, limit)).map(({ id }) => id);
+      deepEqual(await ids({}), ["p5", "p4", "p3", "p2", "p1"]);
+      deepEqual(await ids({ merchant: "shop", status: "pending" }), ["p4", "p3", "p1"]);
+      deepEqual(await ids({ search: "100%_Ә" }), ["p3"]);
+      deepEqual(await ids({ search: "p4" }), ["p4"]);
+      deepEqual(await ids({ search: "10p2" }), ["p2"]);
+      deepEqual(await ids({ search: "«ёлка»" }), []);
+      deepEqual(await ids({ search: "_%" }), []);
+      const [, last] = await storage.listPayments({}, 2);
+      deepEqual(await ids(last ? { after: last } : {}, 2), ["p3", "p2"]);
+    },
+  },
+  {
+    name: "tells the history of one payment",
+    async run({ storage, clock }) {
+      await storage.createPayment(payment("p1", clock));
+      await storage.createPayment(payment("p2", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 4_000n));
+      await storage.change("p1", (current) => pay(current, "t2", 6_000n));
+      await storage.change("p2", (current) => pay(current, "t3", 10_000n));
+      const { events, bookings, refunds } = await storage.historyOf("p1");
+      deepEqual(
+        events.map(({ name, sequence }) => [name, sequence]),
+        [
+          ["partially_paid", 1],
+          ["paid", 2],
+        ],
+      );
+      deepEqual(bookings.map(({ transactionId }) => transactionId).sort(), ["t1", "t2"]);
+      deepEqual(refunds, []);
+    },
+  },
+  {
+    name: "tells how many deliveries wait, since when, what was given up, and who fails",
+    async run({ storage, clock }) {
+      deepEqual(await storage.health(), {
+        pending: 0,
+        due: 0,
+        lagMs: 0,
+        exhausted: 0,
+        openRefunds: 0,
+        failingReceivers: [],
+      });
+      for (const id of ["p1", "p2", "p3"]) {
+        await storage.createPayment(payment(id, clock));
+        await storage.change(id, (current) => pay(current, `t-${id}`, 10_000n));
+      }
+      const [first, second] = await storage.claimDeliveries({ limit: 2, ttlMs: 1_000 });
+      const attempt = { attempt: 1, startedAt: clock.now(), durationMs: 1, outcome: "http_500", status: 500 };
+      if (first) await storage.finishDelivery(first, attempt, { state: "pending", delayMs: 60_000 });
+      if (second) await storage.finishDelivery(second, attempt, { state: "exhausted" });
+      clock.advance(500);
+      const { pending, due, lagMs, exhausted, failingReceivers } = await storage.health();
+      deepEqual(
+        { pending, due, lagMs, exhausted, failingReceivers },
+        {
+          pending: 2,
+          due: 1,
+          lagMs: 500,
+          exhausted: 1,
+          failingReceivers: [{ url: "https://shop.example/hook", deliveries: 1 }],
+        },
+      );
+    },
+  },
 ];

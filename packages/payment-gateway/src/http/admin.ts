@@ -1,0 +1,375 @@
+import { createHash } from "node:crypto";
+import type { Clock } from "@orderbridge/core";
+import { type Context, Hono, type MiddlewareHandler } from "hono";
+import { html } from "hono/html";
+import { refundableMinor } from "../decisions.ts";
+import type { Payments } from "../gateway.ts";
+import { isId, randomId } from "../ids.ts";
+import { formatAmount, parseAmount } from "../money.ts";
+import { type Payment, type PaymentStatus, paymentMoves, sums } from "../payment.ts";
+import type { PaymentProvider } from "../provider.ts";
+import { Refusal } from "../refusal.ts";
+import type { DeliveryRecord, GatewayStorage, PaymentHistory } from "../storage.ts";
+import { type AdminOptions, type AdminSession, createAdminSessions } from "./admin-session.ts";
+import { createAsset, type Html, pageHeaders } from "./page.ts";
+
+const stylesheet = createAsset(
+  "css",
+  `
+:root{color-scheme:light dark;font-family:system-ui,sans-serif;line-height:1.45}
+body{margin:0;background:#fff;color:#16181d}
+header{display:flex;gap:1rem;align-items:center;padding:.75rem 1rem;border-bottom:1px solid #d1d5db}
+header form{margin-left:auto}
+main{max-width:72rem;margin:0 auto;padding:1rem}
+table{border-collapse:collapse;width:100%;font-size:.9rem;margin:.5rem 0 1.5rem}
+th,td{text-align:left;vertical-align:top;padding:.35rem .75rem .35rem 0;border-bottom:1px solid #e5e7eb;overflow-wrap:anywhere}
+pre{background:#f3f4f6;padding:.75rem;border-radius:.5rem;white-space:pre-wrap;overflow-wrap:anywhere}
+form{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:.5rem 0}
+label{display:block;font-size:.85rem}
+input,select,button{font:inherit;padding:.35rem .6rem;border:1px solid #9ca3af;border-radius:.35rem}
+button{background:#4338ca;color:#fff;border-color:#4338ca;cursor:pointer}
+button.danger{background:#b91c1c;border-color:#b91c1c}
+.problem{background:#fee2e2;color:#7f1d1d;padding:.5rem 1rem;border-radius:.5rem}
+.test{background:#fef3c7;color:#713f12;padding:0 .4rem;border-radius:.3rem}
+:focus-visible{outline:3px solid #f59e0b;outline-offset:2px}
+@media(prefers-color-scheme:dark){body{background:#111318;color:#e5e7eb}pre{background:#1d2027}a{color:#a5b4fc}}
+`,
+);
+
+export interface AdminPageOptions {
+  readonly admin: AdminOptions;
+  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health">;
+  readonly payments: Payments;
+  readonly providers: ReadonlyMap<string, PaymentProvider>;
+  readonly findPayment: (id: string) => Promise<Payment | undefined>;
+  readonly publicUrl: string;
+  readonly clock: Clock;
+}
+
+interface Variables {
+  readonly session: AdminSession;
+  readonly form: URLSearchParams;
+}
+type AdminContext = Context<{ Variables: Variables }>;
+
+const pageSize = 50;
+const statuses = Object.keys(paymentMoves) as readonly PaymentStatus[];
+
+/** `/admin`: payments of all merchants for the people who run the gateway. Plain forms; works without JavaScript. */
+export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: Variables }> {
+  const { admin, storage, payments, providers, findPayment, clock } = options;
+  const { pathname, protocol } = new URL(options.publicUrl);
+  const base = `${pathname.replace(/\/+$/, "")}/admin`;
+  const sessions = createAdminSessions({ admin, clock, path: base, secure: protocol === "https:" });
+  const app = new Hono<{ Variables: Variables }>();
+
+  app.get(`/${stylesheet.path}`, () => stylesheet.answer());
+
+  app.use(async (context, next) => {
+    // Browsers say where a form was sent from; only our own pages may send any.
+    const site = context.req.header("sec-fetch-site");
+    const isOwn = site === undefined || site === "same-origin";
+    if (context.req.method === "POST" && !isOwn)
+      return page(context, 403, "Refused", problemText("This form was sent from another site."));
+    return next();
+  });
+
+  app.get("/login", (context) => page(context, 200, "Log in", loginForm()));
+  app.post("/login", async (context) => {
+    const form = new URLSearchParams(await context.req.text());
+    const result = sessions.login(context.req.raw, form.get("password") ?? "");
+    if (result.state === "open") return goTo(context, base, { "set-cookie": result.cookie });
+    if (result.state === "wrong") return page(context, 403, "Log in", loginForm("The password is wrong."));
+    context.header("retry-after", "900");
+    return page(context, 429, "Log in", loginForm("Too many wrong passwords. Try again in 15 minutes."));
+  });
+
+  const needsSession: MiddlewareHandler<{ Variables: Variables }> = async (context, next) => {
+    const session = sessions.read(context.req.raw);
+    if (!session) return goTo(context, `${base}/login`);
+    context.set("session", session);
+    if (context.req.method === "POST") {
+      const form = new URLSearchParams(await context.req.text());
+      if (!sessions.isCsrfToken(session, form.get("csrf") ?? "")) {
+        return page(
+          context,
+          403,
+          "Refused",
+          problemText("This form is too old. Go back, reload the page and try again."),
+        );
+      }
+      context.set("form", form);
+    }
+    return next();
+  };
+  app.use("*", needsSession);
+
+  app.post("/logout", (context) => goTo(context, `${base}/login`, { "set-cookie": sessions.endCookie }));
+
+  app.get("/", async (context) => {
+    const search = (context.req.query("q") ?? "").trim();
+    const status = statuses.find((known) => known === context.req.query("status"));
+    const merchant = (context.req.query("merchant") ?? "").trim();
+    const after = readPosition(context.req.query("after"));
+    const found = await storage.listPayments(
+      {
+        ...(search === "" ? {} : { search }),
+        ...(status === undefined ? {} : { status }),
+        ...(merchant === "" ? {} : { merchant }),
+        ...(after === undefined ? {} : { after }),
+      },
+      pageSize + 1,
+    );
+    const shown = found.slice(0, pageSize);
+    const last = shown.at(-1);
+    const next = new URLSearchParams({ q: search, status: status ?? "", merchant });
+    if (last) next.set("after", `${last.createdAt.getTime()}.${last.id}`);
+    return page(
+      context,
+      200,
+      "Payments",
+      html`<form method="get" action="${base}" role="search">
+<label>Search<input name="q" value="${search}" placeholder="id, account, description, metadata"></label>
+<label>Status<select name="status"><option value="">all</option>${statuses.map((one) => html`<option${one === status ? " selected" : ""}>${one}</option>`)}</select></label>
+<label>Merchant<input name="merchant" value="${merchant}"></label>
+<button>Show</button>
+</form>
+<table><thead><tr><th>Created</th><th>Payment</th><th>Merchant</th><th>Amount</th><th>Status</th><th>Description</th></tr></thead>
+<tbody>${shown.map(
+        (payment) =>
+          html`<tr><td>${instant(payment.createdAt)}</td><td><a href="${base}/payments/${payment.id}">${payment.id}</a></td><td>${payment.merchant}</td><td>${money(payment.amountMinor, payment)}</td><td>${payment.status}${flags(payment)}</td><td>${payment.description}</td></tr>`,
+      )}</tbody></table>
+${shown.length === 0 ? html`<p>No payment fits.</p>` : ""}
+${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="next">Older</a></p>` : ""}`,
+    );
+  });
+
+  app.get("/health", async (context) => {
+    const health = await storage.health();
+    const rows: readonly (readonly [string, string])[] = [
+      ["Webhooks waiting", String(health.pending)],
+      ["of these due now", String(health.due)],
+      ["the oldest is due for", `${Math.round(health.lagMs / 1000)} s`],
+      ["Webhooks given up", String(health.exhausted)],
+      ["Refunds without an outcome", String(health.openRefunds)],
+    ];
+    return page(
+      context,
+      200,
+      "Health",
+      html`<table><tbody>${rows.map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}</tbody></table>
+<h2>Receivers that fail</h2>
+<table><thead><tr><th>Host</th><th>Webhooks to repeat</th></tr></thead><tbody>${health.failingReceivers.map(
+        ({ url, deliveries }) => html`<tr><td>${hostOf(url)}</td><td>${deliveries}</td></tr>`,
+      )}</tbody></table>`,
+    );
+  });
+
+  app.get("/payments/:id", async (context) => showPayment(context, await named(context)));
+
+  app.post("/payments/:id/cancel", async (context) => {
+    const payment = await named(context);
+    if (context.get("form").get("confirmed") !== "yes") {
+      return confirm(context, payment, "cancel", `Cancel this payment of ${money(payment.amountMinor, payment)}?`, {});
+    }
+    return act(context, payment, () => payments.cancel(payment.merchant, payment.id));
+  });
+
+  app.post("/payments/:id/refund", async (context) => {
+    const payment = await named(context);
+    const form = context.get("form");
+    const amount = parseAmount((form.get("amount") ?? "").trim().replace(",", "."));
+    if (!amount.ok || amount.amountMinor === 0n) {
+      return showPayment(context, payment, 400, "The sum must be a decimal number such as 500.00.");
+    }
+    const { amountMinor } = amount;
+    if (form.get("confirmed") !== "yes") {
+      return confirm(context, payment, "refund", `Give ${money(amountMinor, payment)} back to the payer?`, {
+        amount: formatAmount(amountMinor),
+        key: randomId("admin_"), // a form that is sent twice is one refund
+      });
+    }
+    const key = form.get("key") ?? "";
+    if (!isId(key)) return showPayment(context, payment, 400, "The form was incomplete. Try again.");
+    const fingerprint = createHash("sha256").update(`admin ${payment.id} ${amountMinor}`).digest("hex");
+    return act(context, payment, () =>
+      payments.refund({
+        merchant: payment.merchant,
+        id: payment.id,
+        amountMinor,
+        idempotency: { key, fingerprint },
+      }),
+    );
+  });
+
+  app.post("/payments/:id/resend", async (context) => {
+    const payment = await named(context);
+    return act(context, payment, () => payments.resend(payment.merchant, context.get("form").get("event") ?? ""));
+  });
+
+  app.onError((error, context) => {
+    if (error instanceof Refusal && error.code === "not_found") {
+      return page(context, 404, "Not found", problemText("There is no such payment."));
+    }
+    throw error;
+  });
+
+  async function named(context: AdminContext): Promise<Payment> {
+    const payment = await findPayment(context.req.param("id") ?? "");
+    if (!payment) throw new Refusal("not_found", "there is no such payment");
+    return payment;
+  }
+
+  /** Does it and shows the payment; a refusal is shown beside it. */
+  async function act(context: AdminContext, payment: Payment, action: () => Promise<unknown>): Promise<Response> {
+    try {
+      await action();
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      return showPayment(context, await named(context), 409, `Refused: ${error.message}.`);
+    }
+    return goTo(context, `${base}/payments/${payment.id}`);
+  }
+
+  function confirm(
+    context: AdminContext,
+    payment: Payment,
+    action: "cancel" | "refund",
+    question: string,
+    fields: Readonly<Record<string, string>>,
+  ) {
+    return page(
+      context,
+      200,
+      "Are you sure?",
+      html`<p>${question}</p><p>${payment.id} ${payment.description}</p>
+<form method="post" action="${base}/payments/${payment.id}/${action}">${hidden(context, { ...fields, confirmed: "yes" })}<button class="danger">Yes, ${action}</button></form>
+<p><a href="${base}/payments/${payment.id}">No, go back</a></p>`,
+    );
+  }
+
+  async function showPayment(context: AdminContext, payment: Payment, status: 200 | 400 | 409 = 200, problem?: string) {
+    const [history, deliveries] = await Promise.all([
+      storage.historyOf(payment.id),
+      payments.deliveries(payment.merchant, payment.id),
+    ]);
+    const { remainingMinor, overpaidMinor } = sums(payment);
+    const leftMinor = refundableMinor(payment);
+    const facts: readonly (readonly [string, string])[] = [
+      ["Status", payment.status],
+      ["Merchant", payment.merchant],
+      ["Provider", payment.provider],
+      ["Amount", money(payment.amountMinor, payment)],
+      ["Paid", money(payment.paidMinor, payment)],
+      ["Remaining", money(remainingMinor, payment)],
+      ["Overpaid", money(overpaidMinor, payment)],
+      ["Refunded", money(payment.refundedMinor, payment)],
+      ["Refunds under way", money(payment.refundingMinor, payment)],
+      ["Description", payment.description],
+      ["Webhook", payment.webhookUrl ?? "none"],
+      ["Account", payment.account ?? "none"],
+      ["Expires", instant(payment.expiresAt)],
+    ];
+    return page(
+      context,
+      status,
+      `Payment ${payment.id}`,
+      html`${problem === undefined ? "" : problemText(problem)}
+<p>${flags(payment)}</p>
+<table><tbody>${facts.map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}</tbody></table>
+${payment.paidMinor === 0n && paymentMoves[payment.status].includes("cancelled") ? html`<form method="post" action="${base}/payments/${payment.id}/cancel">${hidden(context)}<button class="danger">Cancel payment</button></form>` : ""}
+${leftMinor > 0n && providers.get(payment.provider)?.refund ? html`<form method="post" action="${base}/payments/${payment.id}/refund">${hidden(context)}<label>Sum to refund<input name="amount" inputmode="decimal" value="${formatAmount(leftMinor)}"></label><button class="danger">Refund</button></form>` : ""}
+<h2>Metadata</h2><pre>${payment.metadata}</pre>
+${drawHistory(payment, history)}
+<h2>Webhooks</h2>${deliveries.length === 0 ? html`<p>None.</p>` : deliveries.map((delivery) => drawDelivery(context, payment, delivery, history))}`,
+    );
+  }
+
+  function drawDelivery(context: AdminContext, payment: Payment, delivery: DeliveryRecord, { events }: PaymentHistory) {
+    const event = events.find(({ id }) => id === delivery.eventId);
+    const next = delivery.state === "pending" ? html`, next try ${instant(delivery.dueAt)}` : "";
+    return html`<h3>${event?.name ?? ""} ${delivery.eventId}: ${delivery.state}${next}</h3>
+<details><summary>Body</summary><pre>${event?.body ?? ""}</pre></details>
+<table><thead><tr><th>Try</th><th>At</th><th>Took</th><th>Outcome</th><th>Answer</th></tr></thead><tbody>${delivery.log.map(
+      (attempt) =>
+        html`<tr><td>${attempt.attempt}</td><td>${instant(attempt.startedAt)}</td><td>${attempt.durationMs} ms</td><td>${attempt.outcome}</td><td>${attempt.answer ?? ""}</td></tr>`,
+    )}</tbody></table>
+<form method="post" action="${base}/payments/${payment.id}/resend">${hidden(context, { event: delivery.eventId })}<button>Send again</button></form>`;
+  }
+
+  function page(context: Context, status: 200 | 400 | 403 | 404 | 409 | 429, title: string, content: Html) {
+    const session = context.get("session") as AdminSession | undefined;
+    return context.html(
+      html`<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex">
+<title>${title}</title>
+<link rel="stylesheet" href="${base}/${stylesheet.path}">
+</head>
+<body>
+${session === undefined ? "" : html`<header><a href="${base}">Payments</a><a href="${base}/health">Health</a><form method="post" action="${base}/logout">${csrfField(session)}<button>Log out</button></form></header>`}
+<main><h1>${title}</h1>
+${content}
+</main>
+</body>
+</html>`,
+      status,
+      pageHeaders,
+    );
+  }
+
+  const loginForm = (problem?: string): Html =>
+    html`${problem === undefined ? "" : problemText(problem)}<form method="post" action="${base}/login"><label>Password<input type="password" name="password" autocomplete="current-password" required></label><button>Log in</button></form>`;
+
+  return app;
+}
+
+const csrfField = ({ csrfToken }: AdminSession): Html => html`<input type="hidden" name="csrf" value="${csrfToken}">`;
+
+const hidden = (context: AdminContext, fields: Readonly<Record<string, string>> = {}): Html =>
+  html`${csrfField(context.get("session"))}${Object.entries(fields).map(
+    ([name, value]) => html`<input type="hidden" name="${name}" value="${value}">`,
+  )}`;
+
+const problemText = (text: string): Html => html`<p class="problem" role="alert">${text}</p>`;
+
+function drawHistory(payment: Payment, { events, bookings, refunds }: PaymentHistory): Html {
+  const entries = [
+    { at: payment.createdAt, text: "created" },
+    ...events.map(({ createdAt, name, sequence }) => ({ at: createdAt, text: `event ${sequence}: ${name}` })),
+    ...bookings.map(({ paidAt, transactionId, amountMinor }) => ({
+      at: paidAt,
+      text: `${money(amountMinor, payment)} booked, ${payment.provider} ${transactionId}`,
+    })),
+    ...refunds.map(({ updatedAt, id, amountMinor, status }) => ({
+      at: updatedAt,
+      text: `refund ${id} of ${money(amountMinor, payment)}: ${status}`,
+    })),
+  ].sort((left, right) => left.at.getTime() - right.at.getTime());
+  return html`<h2>History</h2><table><tbody>${entries.map(
+    ({ at, text }) => html`<tr><td>${instant(at)}</td><td>${text}</td></tr>`,
+  )}</tbody></table>`;
+}
+
+const goTo = (context: Context, location: string, headers: Readonly<Record<string, string>> = {}): Response =>
+  context.body(null, 303, { location, "cache-control": "no-store", ...headers });
+
+/** `2026-11-23 09:30:00 UTC` */
+const instant = (at: Date): string => `${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+
+const money = (amountMinor: bigint, { currency }: Pick<Payment, "currency">): string =>
+  `${formatAmount(amountMinor)} ${currency}`;
+
+const flags = ({ test, late, needsAttention }: Payment): Html =>
+  html`${test ? html` <span class="test">test</span>` : ""}${late ? " late" : ""}${needsAttention === undefined ? "" : ` needs attention: ${needsAttention}`}`;
+
+/** Paths and queries of receivers may hold secrets. */
+const hostOf = (url: string): string => (URL.canParse(url) ? new URL(url).host : "");
+
+function readPosition(text: string | undefined): Pick<Payment, "id" | "createdAt"> | undefined {
+  const match = /^(\d{1,15})\.([A-Za-z0-9_-]{1,64})$/.exec(text ?? "");
+  return match ? { createdAt: new Date(Number(match[1])), id: match[2] ?? "" } : undefined;
+}

@@ -1,0 +1,334 @@
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { type FetchHandler, silentLogger } from "@orderbridge/core";
+import { remoteAddressHeader } from "@orderbridge/core/node";
+import { listen } from "@orderbridge/core/testing";
+import { chromium } from "playwright-core";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { findChromium } from "../../../scripts/services.ts";
+import { createPaymentGateway } from "../src/index.ts";
+import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
+import { createSandboxProvider } from "../src/providers/sandbox.ts";
+import { createWorld, otherToken, type World } from "./gateway-harness.ts";
+
+const password = "корень-of-all-evil";
+const admin = { password, sessionSecret: "a session secret of thirty-two characters" };
+const hostile = `<script>document.title="owned"</script>"><img src=x onerror='document.title="owned"'>`;
+
+let world: World;
+let cookie: string;
+beforeEach(async () => {
+  world = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }), { admin });
+  cookie = "";
+});
+afterEach(() => world.close());
+
+interface Page {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly html: string;
+}
+
+async function call(path: string, init: RequestInit = {}, address = "203.0.113.7"): Promise<Page> {
+  const request = new Request(`https://pay.example${path}`, init);
+  if (cookie !== "" && !request.headers.has("cookie")) request.headers.set("cookie", cookie);
+  request.headers.set(remoteAddressHeader, address);
+  const response = await world.gateway.handle(request);
+  return { status: response.status, headers: response.headers, html: await response.text() };
+}
+const open = (path: string) => call(path);
+const submit = (
+  path: string,
+  fields: Readonly<Record<string, string>>,
+  headers: Record<string, string> = {},
+  address?: string,
+) => call(path, { method: "POST", body: new URLSearchParams(fields), headers }, address);
+
+async function logIn(given = password, address?: string): Promise<Page> {
+  const answer = await submit("/admin/login", { password: given }, {}, address);
+  cookie = (answer.headers.get("set-cookie") ?? "").split(";")[0] ?? "";
+  return answer;
+}
+
+/** Fields of the form that posts to this address, as the page holds them. */
+function fieldsOf(html: string, action: string): Record<string, string> {
+  const form = html.split(`action="${action}">`)[1]?.split("</form>")[0] ?? "";
+  const fields = form.matchAll(/<input[^>]*name="([^"]+)"[^>]*value="([^"]*)"/g);
+  return Object.fromEntries([...fields].map(([, name = "", value = ""]) => [name, value]));
+}
+
+async function create(fields: object = {}, token?: string): Promise<string> {
+  const headers = token === undefined ? {} : { "x-api-token": token };
+  const { body } = await world.api("POST", "/api/payment/init", { amount: "500.00", ...fields }, headers);
+  return body.data.transaction_id;
+}
+
+describe("login", () => {
+  test.each(["/admin", "/admin/health", "/admin/payments/x", "/admin/anything"])(
+    "%s shows nothing without a session",
+    async (path) => {
+      const { status, headers, html } = await open(path);
+      expect([status, headers.get("location"), html]).toEqual([303, "/admin/login", ""]);
+    },
+  );
+
+  test("the right password opens a session that other sites and scripts cannot reach", async () => {
+    const { status, headers } = await logIn();
+    expect([status, headers.get("location")]).toEqual([303, "/admin"]);
+    expect(headers.get("set-cookie")).toMatch(
+      /^orderbridge_admin=\S+; Max-Age=28800; Path=\/admin; HttpOnly; SameSite=Strict; Secure$/,
+    );
+    expect((await open("/admin")).status).toBe(200);
+  });
+
+  test("a session ends after eight hours, and with its password", async () => {
+    await logIn();
+    world.clock.advance(8 * 3_600_000 - 1);
+    expect((await open("/admin")).status).toBe(200);
+    world.clock.advance(1);
+    expect((await open("/admin")).status).toBe(303);
+    await logIn();
+    const request = new Request("https://pay.example/admin", { headers: { cookie } });
+    const changed = world.another({ admin: { ...admin, password: "another-password" } });
+    expect([(await world.another().handle(request)).status, (await changed.handle(request)).status]).toEqual([
+      200, 303,
+    ]);
+  });
+
+  test.each([
+    ["another end", (text: string) => text.replace(/=\d+/, (found) => `${found}0`)],
+    ["another nonce", (text: string) => text.replace(/\.[^.]+\./, ".x.")],
+    ["no signature", (text: string) => text.replace(/\.[^.]+$/, ".")],
+    ["nothing", () => "orderbridge_admin="],
+  ])("a cookie with %s is refused", async (_name, change) => {
+    await logIn();
+    cookie = change(cookie);
+    expect((await open("/admin")).status).toBe(303);
+  });
+
+  test("after five wrong passwords an address must wait 15 minutes, others need not", async () => {
+    for (let index = 0; index < 5; index++) expect((await logIn("wrong")).status).toBe(403);
+    const locked = await logIn();
+    expect([locked.status, locked.headers.get("retry-after")]).toEqual([429, "900"]);
+    expect((await logIn(password, "203.0.113.8")).status).toBe(303);
+    world.clock.advance(15 * 60_000);
+    expect((await logIn()).status).toBe(303);
+  });
+
+  test("logging out ends the session of the browser", async () => {
+    await logIn();
+    const fields = fieldsOf((await open("/admin")).html, "/admin/logout");
+    const { headers } = await submit("/admin/logout", fields);
+    expect(headers.get("set-cookie")).toMatch(/^orderbridge_admin=; Max-Age=0; Path=\/admin;/);
+  });
+
+  test("without the option there is no /admin; a short password or secret is refused at creation", async () => {
+    const { handle } = world.another({ admin: undefined } as object);
+    expect((await handle(new Request("https://pay.example/admin"))).status).toBe(404);
+    expect(() => world.another({ admin: { ...admin, password: "short" } })).toThrow("admin.password");
+    expect(() => world.another({ admin: { ...admin, sessionSecret: "short" } })).toThrow("admin.sessionSecret");
+  });
+});
+
+describe("forms", () => {
+  beforeEach(async () => {
+    await logIn();
+  });
+
+  test.each(["cancel", "refund", "resend"])("%s without the token of the page does nothing", async (action) => {
+    const id = await create();
+    const fields = { confirmed: "yes", amount: "1", key: "k", event: "e", csrf: "x" };
+    expect((await submit(`/admin/payments/${id}/${action}`, fields)).status).toBe(403);
+    expect((await world.api("GET", `/api/payment/${id}`)).body.data.status).toBe("pending");
+  });
+
+  test("a form sent by another site is refused, whatever it holds", async () => {
+    const id = await create();
+    const { csrf = "" } = fieldsOf((await open(`/admin/payments/${id}`)).html, `/admin/payments/${id}/cancel`);
+    for (const site of ["cross-site", "same-site", "none"]) {
+      const answer = await submit(
+        `/admin/payments/${id}/cancel`,
+        { csrf, confirmed: "yes" },
+        { "sec-fetch-site": site },
+      );
+      expect(answer.status).toBe(403);
+    }
+  });
+
+  test("cancelling asks first, then cancels", async () => {
+    const path = `/admin/payments/${await create()}/cancel`;
+    const asked = await submit(path, fieldsOf((await open(path.replace("/cancel", ""))).html, path));
+    expect(asked.html).toContain("Cancel this payment of 500.00 KZT?");
+    expect((await open(path.replace("/cancel", ""))).html).toContain("pending");
+    const done = await submit(path, fieldsOf(asked.html, path));
+    expect(done.status).toBe(303);
+    expect((await open(path.replace("/cancel", ""))).html).toContain("event 1: cancelled");
+  });
+
+  test("refunding asks first; the same confirmation sent twenty times at once is one refund", async () => {
+    const id = await create();
+    await world.press(id, "pay");
+    const path = `/admin/payments/${id}/refund`;
+    const fields = fieldsOf((await open(`/admin/payments/${id}`)).html, path);
+    expect(fields.amount).toBe("500.00");
+    const asked = await submit(path, { ...fields, amount: "120,5" });
+    expect(asked.html).toContain("Give 120.50 KZT back to the payer?");
+    const confirmed = fieldsOf(asked.html, path);
+    const answers = await Promise.all(Array.from({ length: 20 }, () => submit(path, confirmed)));
+    expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([303]));
+    expect((await world.api("GET", `/api/payment/${id}`)).body.data.refunded_amount).toBe("120.50");
+  });
+
+  test.each([
+    ["1e3", 400, "The sum must be a decimal number such as 500.00."],
+    ["0", 400, "The sum must be a decimal number such as 500.00."],
+    ["500.01", 409, "no more than 500.00 can be refunded"],
+  ])("a refund of %s is refused with a reason", async (amount, status, text) => {
+    const id = await create();
+    await world.press(id, "pay");
+    const path = `/admin/payments/${id}/refund`;
+    const { csrf = "" } = fieldsOf((await open(`/admin/payments/${id}`)).html, path);
+    const answer = await submit(path, { csrf, amount, confirmed: "yes", key: "admin_test" });
+    expect([answer.status, answer.html.includes(text)]).toEqual([status, true]);
+  });
+
+  test("a webhook is sent again with the same id, and its tries are shown", async () => {
+    const id = await create({ webhook_url: world.receiverUrl, webhook_secret: "test_secret_key" });
+    await world.press(id, "pay");
+    await world.gateway.work();
+    const path = `/admin/payments/${id}/resend`;
+    const page = await open(`/admin/payments/${id}`);
+    expect(page.html).toContain("http_204");
+    await submit(path, fieldsOf(page.html, path));
+    await world.gateway.work();
+    expect(world.receiver.requests.map(({ headers }) => headers["webhook-id"])).toEqual(
+      Array.from({ length: 2 }, () => fieldsOf(page.html, path).event),
+    );
+  });
+});
+
+describe("pages", () => {
+  beforeEach(async () => {
+    await logIn();
+  });
+
+  test("payments of all merchants are listed, found by text, merchant and status, and paged", async () => {
+    const ids: string[] = [];
+    for (let index = 0; index < 51; index++) {
+      ids.push(await create({ description: `Order ${index}` }));
+      world.clock.advance(1);
+    }
+    const other = await create({ description: "Әлия", metadata: { order_id: "A-17" } }, otherToken);
+    const idsIn = (html: string) => [...html.matchAll(/payments\/([\w-]+)"/g)].map(([, id]) => id);
+    const first = await open("/admin");
+    expect(idsIn(first.html)).toEqual([other, ...ids.toReversed().slice(0, 49)]);
+    const older = (/href="([^"]+)" rel="next"/.exec(first.html)?.[1] ?? "").replaceAll("&amp;", "&");
+    expect(idsIn((await open(older)).html)).toEqual([ids[1], ids[0]]);
+    for (const query of ["q=A-17", `q=${encodeURIComponent("Әлия")}`, "merchant=other", `q=${other}`]) {
+      expect(idsIn((await open(`/admin?${query}`)).html)).toEqual([other]);
+    }
+    await world.press(other, "pay");
+    expect(idsIn((await open("/admin?status=paid")).html)).toEqual([other]);
+    expect((await open("/admin?q=nothing")).html).toContain("No payment fits.");
+  });
+
+  test("health tells of receivers that fail, by host only", async () => {
+    world.receiver.failNext(1);
+    const id = await create({ webhook_url: `${world.receiverUrl}?key=secret`, webhook_secret: "test_secret_key" });
+    await world.press(id, "pay");
+    await world.gateway.work();
+    const { html } = await open("/admin/health");
+    expect(html).toContain(new URL(world.receiverUrl).host);
+    expect(html).not.toContain("key=secret");
+  });
+
+  test("no secret of a webhook is on a page", async () => {
+    const id = await create({ webhook_url: world.receiverUrl, webhook_secret: "planted-secret-in-the-clear" });
+    expect((await open(`/admin/payments/${id}`)).html).not.toContain("planted-secret");
+  });
+
+  test("nothing inline and nothing foreign may run; what strangers wrote is text", async () => {
+    const id = await create({ description: hostile, metadata: { [hostile]: hostile } });
+    for (const path of ["/admin", `/admin?q=${encodeURIComponent(hostile)}`, `/admin/payments/${id}`]) {
+      const { headers, html } = await open(path);
+      const policy = headers.get("content-security-policy") ?? "";
+      expect([policy.includes("default-src 'none'"), policy.includes("unsafe")]).toEqual([true, false]);
+      expect([headers.get("cache-control"), html.includes("<script"), html.includes("<img")]).toEqual([
+        "no-store",
+        false,
+        false,
+      ]);
+    }
+  });
+});
+
+const executablePath = findChromium();
+test.skipIf(!executablePath)(
+  "in a browser: hostile metadata stays text, a payment is found, refunded and its webhook sent again",
+  async () => {
+    let handle: FetchHandler = async () => new Response(null, { status: 503 });
+    const listening = await listen((request) => handle(request));
+    const gateway = createPaymentGateway({
+      storage: createPaymentGatewayMemoryStorage(),
+      providers: [createSandboxProvider()],
+      publicUrl: listening.url,
+      admin,
+      webhooks: { allowAddresses: ["127.0.0.1"] },
+      logger: silentLogger,
+    });
+    handle = gateway.handle;
+    const browser = await chromium.launch({
+      executablePath: executablePath as string,
+      args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"],
+    });
+    try {
+      const { payment } = await gateway.payments.create({
+        merchant: "shop",
+        amountMinor: 50_000n,
+        description: hostile,
+        metadata: JSON.stringify({ [hostile]: hostile, order_id: "A-17" }),
+        webhookUrl: world.receiverUrl,
+        webhookSecret: "test_secret_key",
+      });
+      await handle(
+        new Request(`${listening.url}/providers/sandbox/${payment.id}`, {
+          method: "POST",
+          body: new URLSearchParams({ action: "pay" }),
+        }),
+      );
+      await gateway.work();
+      const page = await browser.newPage({ viewport: { width: 1100, height: 900 } });
+      const problems: string[] = [];
+      page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
+      page.on("pageerror", (error) => problems.push(error.message));
+      page.on("dialog", (dialog) => problems.push(dialog.message()));
+      await page.goto(`${listening.url}/admin`);
+      await page.getByLabel("Password").fill(password);
+      await page.getByRole("button", { name: "Log in" }).click();
+      await page.getByLabel("Search").fill("A-17");
+      await page.getByRole("button", { name: "Show" }).click();
+      await page.getByRole("link", { name: payment.id }).click();
+      expect(await page.locator("pre").first().textContent()).toBe(payment.metadata);
+      expect(await page.locator("img, script").count()).toBe(0);
+      await page.getByLabel("Sum to refund").fill("100");
+      await page.getByRole("button", { name: "Refund" }).click();
+      await page.getByText("Give 100.00 KZT back to the payer?").waitFor();
+      await page.getByRole("button", { name: "Yes, refund" }).click();
+      await page.getByText("100.00 KZT: succeeded").waitFor();
+      await page.getByRole("button", { name: "Send again" }).first().click();
+      await page.getByRole("heading", { name: "Webhooks" }).waitFor();
+      expect(await page.title()).toBe(`Payment ${payment.id}`);
+      await gateway.work();
+      expect(world.receiver.requests.length).toBeGreaterThanOrEqual(2);
+      mkdirSync(join(import.meta.dirname, "../../../test-artifacts"), { recursive: true });
+      await page.screenshot({ path: join(import.meta.dirname, "../../../test-artifacts/gateway-admin.png") });
+      await page.getByRole("button", { name: "Log out" }).click();
+      await page.getByLabel("Password").waitFor();
+      expect(problems).toEqual([]);
+    } finally {
+      await browser.close();
+      await gateway.close();
+      await listening.close();
+    }
+  },
+);
