@@ -86,8 +86,8 @@ const mutants: readonly Mutant[] = [
   },
   {
     file: "kysely/outbox.ts",
-    from: ".where(isFirstOfKey)\n      .orderBy",
-    to: ".orderBy",
+    from: ".where(isFirstOfKey);",
+    to: ";",
     tests: conformance,
     caughtBy: "outbox: hands out messages of one key one at a time, in order",
   },
@@ -96,7 +96,14 @@ const mutants: readonly Mutant[] = [
     from: '.where("message.claim_ends_at", "<=", now())',
     to: "",
     tests: conformance,
-    caughtBy: "outbox: hands an expired claim out again and refuses the former claimant",
+    caughtBy: "outbox: claims the oldest first, up to the limit, of the asked topic",
+  },
+  {
+    file: "kysely/outbox.ts",
+    from: "due.place + ${onTheWay} <=",
+    to: "due.place <=",
+    tests: conformance,
+    caughtBy: "outbox: passes over messages whose destination has enough claimed ones",
   },
   {
     file: "kysely/outbox.ts",
@@ -138,7 +145,7 @@ const mutants: readonly Mutant[] = [
     from: "const stored = await read();\n    if (stored.accessToken !== refused.accessToken) return stored;\n    const { refreshToken }",
     to: "const stored = await read();\n    const { refreshToken }",
     tests: "token-keeper.test.ts",
-    caughtBy: "refreshes once for twenty callers in four processes",
+    caughtBy: "looks again inside the lease",
   },
   // limits
   {

@@ -158,6 +158,26 @@ test("takes the pair that another process stored instead of refreshing", async (
   expect(vendor.requests).toHaveLength(1);
 });
 
+test("looks again inside the lease: another process may have refreshed between the look and the lease", async () => {
+  const { vendor, storage, clock } = await setUp();
+  vendor.expireAccess();
+  const acquire: typeof storage.leases.acquire = async (...request) => {
+    if (vendor.requests.length === 0) {
+      await storage.tokens.save("amocrm", await vendor.refresh({ refreshToken: "refresh-1" }), 1);
+    }
+    return storage.leases.acquire(...request);
+  };
+  const { use } = createTokenKeeper({
+    vendor: "amocrm",
+    key: "amocrm",
+    storage: { tokens: storage.tokens, leases: { ...storage.leases, acquire } },
+    refresh: vendor.refresh,
+    clock,
+  });
+  expect(await use(vendor.call)).toBe("deals");
+  expect(vendor.requests).toEqual(["refresh-1"]);
+});
+
 test("waits out the lease of a process that was killed inside the refresh", async () => {
   const { vendor, keeper, storage, pass, clock } = await setUp();
   vendor.expireAccess();
