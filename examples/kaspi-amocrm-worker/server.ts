@@ -1,5 +1,5 @@
 // Kaspi orders become amoCRM leads: imported every minute, reconciled every ten, or whenever cron calls.
-import { ConfigError, defineHandler, type FetchHandler } from "@orderbridge/core";
+import { ConfigError, createJobEngine, defineHandler, type FetchHandler } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
 import { createCipher, createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import { verifySharedSecret } from "@orderbridge/core/signature";
@@ -82,7 +82,15 @@ await start(async () => {
   await fastify.ready();
 
   const stopping = new AbortController();
-  const running = settings.SCHEDULE === "on" ? sync.run(stopping.signal) : Promise.resolve();
+  const prune = {
+    name: "prune",
+    everyMs: 86_400_000,
+    run: async ({ signal }: { signal: AbortSignal }) => void (await core.prune({ signal })),
+  };
+  const running = Promise.all([
+    createJobEngine({ jobs: [prune], leases: core.leases, logger }).run(stopping.signal),
+    settings.SCHEDULE === "on" && sync.run(stopping.signal),
+  ]);
   return {
     server: fastify.server,
     port: settings.PORT,

@@ -1,7 +1,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "@orderbridge/core";
-import { listen } from "@orderbridge/core/testing";
+import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { createFakeClock, listen } from "@orderbridge/core/testing";
 import { createFakeAmocrm, createFakeKaspi, fakeAccount } from "@orderbridge/kaspi-amocrm/testing";
 import { afterEach, expect, test } from "vitest";
 
@@ -108,4 +111,36 @@ test("a stage that the account does not have is named at start", async () => {
   const { code, output } = await startServer({ ...settings, AMO_API_URL: port.url, AMO_STATUS_ID: "5" }).ended;
   expect(code).toBe(1);
   expect(output).toContain("statusId 5 is not a stage of the pipeline; choose one of");
+});
+
+test("encrypts the tokens at rest and forgets OAuth states that were used long ago", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "orderbridge-worker-"));
+  cleanUps.push(async () => rmSync(folder, { recursive: true, force: true }));
+  const databaseUrl = `sqlite:${join(folder, "worker.db")}`;
+  const database = await openDatabase(databaseUrl);
+  cleanUps.push(() => database.close());
+  const storage = createKyselyStorage({ ...database, clock: createFakeClock("2026-01-01T00:00:00Z") });
+  await storage.migrate();
+  await storage.idempotency.begin({ scope: "amocrm state", key: "old", fingerprint: "", ttlMs: 1000 });
+  const amocrmPort = await listen(createFakeAmocrm({ clock: systemClock }).handle);
+  cleanUps.push(amocrmPort.close);
+  const server = startServer({
+    ...settings,
+    DATABASE_URL: databaseUrl,
+    ENCRYPTION_KEYS: "2026:ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=",
+    AMO_API_URL: amocrmPort.url,
+    AMO_CLIENT_ID: "client-id",
+    AMO_CLIENT_SECRET: "client-secret",
+    AMO_REDIRECT_URI: "https://worker.example/oauth/callback",
+    AMO_REFRESH_TOKEN: "amo-refresh",
+  });
+  cleanUps.push(async () => void (await server.stop()));
+  await server.url;
+  const tokens = await database.db.selectFrom("orderbridge_token").selectAll().execute();
+  expect(tokens).toMatchObject([
+    { access_token: expect.stringMatching(/^enc1\.2026\./), refresh_token: expect.stringMatching(/^enc1\.2026\./) },
+  ]);
+  await expect
+    .poll(() => database.db.selectFrom("orderbridge_idempotency").selectAll().execute(), { timeout: 10_000 })
+    .toEqual([]);
 });
