@@ -36,6 +36,7 @@ export {
   productTopic,
 } from "./product-sync.ts";
 export type { RestAddress } from "./rest-address.ts";
+export { createSaleOrderSide, type SaleOrderSide, type SaleOrderSideOptions } from "./sale-order-side.ts";
 export type { ShopOrder, ShopOrders } from "./shop-orders.ts";
 export {
   createStatusSync,

@@ -18,6 +18,7 @@ test("exports these names and no others", () => {
     "createOrderStatusHandler",
     "createOrders",
     "createProductSync",
+    "createSaleOrderSide",
     "createStatusSync",
     "createSyncHandlers",
     "createWorker",

@@ -100,6 +100,8 @@ export interface FakeBitrix {
   addCategory(id: number, name: string, stages: readonly FakeStage[]): void;
   addShopOrder(order: Values & { readonly id: number }): void;
   shopOrder(id: number): Values | undefined;
+  /** A manager or a payment changes an order of the store, `payed` too; raises the store's event. */
+  changeShopOrder(id: number, fields: Values): void;
   addProduct(product: Values & { readonly id: number; readonly iblockId: number }): void;
   /** A robot: gets the deal after each change and gives the stage it moves it to, or nothing. */
   setRobot(robot: ((deal: FakeDeal) => string | undefined) | undefined): void;
@@ -546,8 +548,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
       const row = findShopOrder(id);
       const { payed: _derived, id: _id, ...writable } = (fields ?? {}) as Row;
       writes.push({ method: "sale.order.update", id: row.id as number, fields: writable });
-      Object.assign(row, writable, { version: Number(row.version ?? 0) + 1, dateUpdate: clock.now().toISOString() });
-      raise("ONSALEORDERSAVED", { FIELDS: { ID: row.id, XML_ID: row.xmlId ?? "", ACTION: "save" } });
+      saveShopOrder(row, writable);
       return { result: { order: { ...row } } };
     },
     "sale.status.list": ({ filter }) => {
@@ -598,6 +599,10 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     },
   };
 
+  function saveShopOrder(row: Row, fields: Values): void {
+    Object.assign(row, fields, { version: Number(row.version ?? 0) + 1, dateUpdate: clock.now().toISOString() });
+    raise("ONSALEORDERSAVED", { FIELDS: { ID: row.id, XML_ID: row.xmlId ?? "", ACTION: "save" } });
+  }
   function findShopOrder(id: unknown): Row {
     const row = shopOrders.get(Number(id));
     if (!row) throw new Refused(400, 200540400001, "order is not exists");
@@ -889,6 +894,9 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
       shopOrders.set(order.id, { statusId: "N", payed: "N", canceled: "N", version: 0, ...order });
     },
     shopOrder: (id) => shopOrders.get(id),
+    changeShopOrder(id, fields) {
+      saveShopOrder(findShopOrder(id), fields);
+    },
     addProduct(product) {
       products.set(product.id, { active: "Y", ...product });
     },
