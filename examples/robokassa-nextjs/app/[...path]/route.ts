@@ -11,6 +11,7 @@ import {
   variables,
 } from "@orderbridge/example-support";
 import {
+  createReconciler,
   createResult2Handler,
   createResultHandler,
   createRobokassa,
@@ -36,12 +37,19 @@ async function openShop() {
   await storage.migrate();
   const robokassa = createRobokassa({ ...robokassaOptions(read.values), logger });
   const certificates = read.values.ROBOKASSA_RESULT2_CERTS;
+  // Finds payments whose notification was lost, for as long as this process lives.
+  const stopping = new AbortController();
+  const reconciling = createReconciler({ robokassa, storage, logger }).run(stopping.signal);
   return {
     robokassa,
     storage,
     result: createResultHandler({ robokassa, storage, logger }),
     result2: certificates && createResult2Handler({ robokassa, storage, logger, certificates }),
-    close,
+    async close() {
+      stopping.abort();
+      await reconciling;
+      await close();
+    },
   };
 }
 
