@@ -1,0 +1,61 @@
+import { createKyselyStorage } from "@orderbridge/core/kysely";
+import { createMemoryStorage } from "@orderbridge/core/memory";
+import { sql } from "kysely";
+import { testDatabases } from "../../core/test/databases.ts";
+import { createKaspiAmocrmStorage } from "../src/kysely/index.ts";
+import { createKaspiAmocrmMemoryStorage } from "../src/memory/index.ts";
+import type { SettingOptions } from "./setting.ts";
+
+export interface OpenStorage {
+  /** Empties it; spread the result into the options of `createSetting`. */
+  clear(): Promise<Pick<SettingOptions, "stores" | "core">>;
+  close(): Promise<void>;
+}
+
+const tables = [
+  ...["order", "phone", "element", "setting"].map((name) => `kaspi_amocrm_${name}`),
+  ...["watermark", "lease"].map((name) => `orderbridge_${name}`),
+];
+
+/**
+ * Memory and three databases, for one suite that runs on all. The budget of calls stays in memory and the test's clock
+ * rules everywhere, so that nobody waits.
+ */
+export function testStorages(): readonly {
+  readonly name: string;
+  readonly skipped: boolean;
+  open(): Promise<OpenStorage>;
+}[] {
+  const memory = {
+    name: "memory",
+    skipped: false,
+    open: async () => ({
+      clear: async () => ({ stores: createKaspiAmocrmMemoryStorage() }),
+      close: async () => undefined,
+    }),
+  };
+  const databases = testDatabases().map(({ name, skipped, open }) => ({
+    name,
+    skipped,
+    async open(): Promise<OpenStorage> {
+      const database = await open();
+      const stores = createKaspiAmocrmStorage(database);
+      await stores.migrate();
+      await createKyselyStorage(database).migrate();
+      return {
+        async clear() {
+          for (const table of tables) await sql`delete from ${sql.table(table)}`.execute(database.db);
+          return {
+            stores,
+            core: (clock) => ({
+              ...createKyselyStorage({ ...database, clock }),
+              rateLimits: createMemoryStorage({ clock }).rateLimits,
+            }),
+          };
+        },
+        close: database.close,
+      };
+    },
+  }));
+  return [memory, ...databases];
+}
