@@ -17,7 +17,7 @@ import { type Payment, sums } from "./payment.ts";
 import type { PaymentProvider, ProviderContext } from "./provider.ts";
 import { Refusal } from "./refusal.ts";
 import { createSender, type Sender, type SenderOptions } from "./sender.ts";
-import type { DeliveryRecord, GatewayStorage, IdempotencyKey, Refund, UsedKey } from "./storage.ts";
+import type { DeliveryRecord, GatewayStorage, IdempotencyKey, PaymentFilter, Refund, UsedKey } from "./storage.ts";
 import { createTokenRegistry, type StaticToken, type TokenRegistry } from "./tokens.ts";
 
 export interface PaymentGatewayOptions {
@@ -87,6 +87,8 @@ export interface Payments {
   /** @throws {Refusal} naming the field that is wrong. */
   create(request: CreatePaymentRequest): Promise<CreatedPayment>;
   get(merchant: string, id: string): Promise<Payment | undefined>;
+  /** Payments of a filter, the newest first; go on with the last one as `after`. */
+  list(merchant: string, filter?: Omit<PaymentFilter, "merchant">, limit?: number): Promise<readonly Payment[]>;
   /** Ends a payment that has no money. @throws {Refusal} when it has, or has ended otherwise. */
   cancel(merchant: string, id: string): Promise<Payment>;
   /** Gives money back; without `amountMinor` everything that is left. A `pending` refund settles by itself. */
@@ -369,6 +371,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       const payment = await findPayment(id);
       return payment?.merchant === merchant ? payment : undefined;
     },
+    list: (merchant, filter = {}, limit = 100) => storage.listPayments({ ...filter, merchant }, limit),
     cancel,
     refund,
     async events(merchant, after, limit = 100) {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
-import { createWorld, type World } from "./gateway-harness.ts";
+import { createWorld, otherToken, type World } from "./gateway-harness.ts";
 
 let world: World;
 beforeAll(async () => {
@@ -164,6 +164,44 @@ test("GET /api/events refuses a cursor that it never gave", async () => {
   for (const after of ["x", "-1", "1.5", "9".repeat(30)]) {
     expect((await world.api("GET", `/api/events?after=${after}`)).status).toBe(400);
   }
+});
+
+test("GET /api/payments lists the merchant's own payments in pages, by status and text", async () => {
+  const own = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }));
+  try {
+    const ids: string[] = [];
+    for (const order of ["A-1", "A-2", "A-3"]) {
+      const { body } = await own.api("POST", "/api/payment/init", { amount: 5, metadata: { order_id: order } });
+      ids.unshift(body.data.transaction_id);
+      own.clock.advance(1);
+    }
+    await own.api("POST", "/api/payment/init", { amount: 5 }, { "x-api-token": otherToken });
+    await own.press(ids[0] ?? "", "pay");
+    const list = async (query: string) => {
+      const { body } = await own.api("GET", `/api/payments${query}`);
+      const found = body.data.payments.map(({ transaction_id }: { transaction_id: string }) => transaction_id);
+      return { found, next: body.data.next };
+    };
+    expect(await list("")).toEqual({ found: ids, next: null });
+    const first = await list("?limit=2");
+    expect(first.found).toEqual(ids.slice(0, 2));
+    expect(await list(`?limit=2&after=${first.next}`)).toEqual({ found: ids.slice(2), next: null });
+    expect((await list("?status=paid")).found).toEqual([ids[0]]);
+    expect((await list("?search=A-2")).found).toEqual([ids[1]]);
+  } finally {
+    await own.close();
+  }
+});
+
+test.each([
+  ["status=done", "status must be one of pending, "],
+  ["after=x", 'after must be empty or a former "next"'],
+  ["after=1.%00", 'after must be empty or a former "next"'],
+  ["limit=0", "limit must be a whole number from 1 to 100"],
+  ["limit=101", "limit must be a whole number from 1 to 100"],
+])("GET /api/payments?%s is refused: %s", async (query, detail) => {
+  const { status, body } = await world.api("GET", `/api/payments?${query}`);
+  expect([status, body.detail.startsWith(detail)]).toEqual([400, true]);
 });
 
 test("a payment without a webhook address has no secret in its answer and no webhook, but its events can be read", async () => {

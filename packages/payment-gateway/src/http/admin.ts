@@ -11,6 +11,7 @@ import type { PaymentProvider } from "../provider.ts";
 import { Refusal } from "../refusal.ts";
 import type { DeliveryRecord, GatewayStorage, PaymentHistory } from "../storage.ts";
 import { type AdminOptions, type AdminSession, createAdminSessions } from "./admin-session.ts";
+import { readCursor, toCursor } from "./cursor.ts";
 import { createAsset, type Html, pageHeaders } from "./page.ts";
 
 const stylesheet = createAsset(
@@ -110,7 +111,7 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
     const search = (context.req.query("q") ?? "").trim();
     const status = statuses.find((known) => known === context.req.query("status"));
     const merchant = (context.req.query("merchant") ?? "").trim();
-    const after = readPosition(context.req.query("after"));
+    const after = readCursor(context.req.query("after") ?? "");
     const found = await storage.listPayments(
       {
         ...(search === "" ? {} : { search }),
@@ -123,7 +124,7 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
     const shown = found.slice(0, pageSize);
     const last = shown.at(-1);
     const next = new URLSearchParams({ q: search, status: status ?? "", merchant });
-    if (last) next.set("after", `${last.createdAt.getTime()}.${last.id}`);
+    if (last) next.set("after", toCursor(last));
     return page(
       context,
       200,
@@ -368,8 +369,3 @@ const flags = ({ test, late, needsAttention }: Payment): Html =>
 
 /** Paths and queries of receivers may hold secrets. */
 const hostOf = (url: string): string => (URL.canParse(url) ? new URL(url).host : "");
-
-function readPosition(text: string | undefined): Pick<Payment, "id" | "createdAt"> | undefined {
-  const match = /^(\d{1,15})\.([A-Za-z0-9_-]{1,64})$/.exec(text ?? "");
-  return match ? { createdAt: new Date(Number(match[1])), id: match[2] ?? "" } : undefined;
-}

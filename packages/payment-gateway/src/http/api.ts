@@ -4,11 +4,12 @@ import * as v from "valibot";
 import { parseExactJson } from "../exact-json.ts";
 import type { CreatedPayment, RequestKey } from "../gateway.ts";
 import { formatAmount } from "../money.ts";
-import { type Payment, sums } from "../payment.ts";
+import { type Payment, type PaymentStatus, paymentMoves, sums } from "../payment.ts";
 import { Refusal } from "../refusal.ts";
 import { initRequest, refundRequest } from "../schemas.ts";
 import type { Refund } from "../storage.ts";
 import type { ApiScope } from "../tokens.ts";
+import { readCursor, toCursor } from "./cursor.ts";
 import { problem } from "./problem.ts";
 import type { SurfaceOptions } from "./surface.ts";
 
@@ -16,6 +17,11 @@ interface Variables {
   readonly merchant: string;
 }
 type ApiContext = Context<{ Variables: Variables }>;
+
+const statuses = Object.keys(paymentMoves) as readonly PaymentStatus[];
+
+/** Payments in one answer. */
+const maxListed = 100;
 
 /** `/api`: for merchants, with `X-API-Token`. */
 export function createApi({ payments, tokens }: Pick<SurfaceOptions, "payments" | "tokens">): Hono<{
@@ -60,6 +66,34 @@ export function createApi({ payments, tokens }: Pick<SurfaceOptions, "payments" 
     return success(paymentAnswer(payment));
   });
 
+  app.get("/payments", requires("read"), async (context) => {
+    const { status, search, after = "", limit = "50" } = context.req.query();
+    const known = statuses.find((one) => one === status);
+    if (status !== undefined && known === undefined) {
+      throw new Refusal("invalid", `must be one of ${statuses.join(", ")}`, "status");
+    }
+    const behind = readCursor(after);
+    if (after !== "" && behind === undefined) throw new Refusal("invalid", 'must be empty or a former "next"', "after");
+    if (!/^[1-9]\d{0,2}$/.test(limit) || Number(limit) > maxListed) {
+      throw new Refusal("invalid", `must be a whole number from 1 to ${maxListed}`, "limit");
+    }
+    const found = await payments.list(
+      context.get("merchant"),
+      {
+        ...(known === undefined ? {} : { status: known }),
+        ...(search === undefined || search === "" ? {} : { search }),
+        ...(behind === undefined ? {} : { after: behind }),
+      },
+      Number(limit) + 1,
+    );
+    const shown = found.slice(0, Number(limit));
+    const last = shown.at(-1);
+    return success({
+      payments: shown.map(paymentAnswer),
+      next: last !== undefined && found.length > shown.length ? toCursor(last) : null,
+    });
+  });
+
   app.post("/payment/:id/cancel", requires("create"), async (context) => {
     return success(paymentAnswer(await payments.cancel(context.get("merchant"), context.req.param("id"))));
   });
@@ -88,6 +122,7 @@ export function createApi({ payments, tokens }: Pick<SurfaceOptions, "payments" 
 
   const allowed: readonly (readonly [string, string])[] = [
     ["/payment/init", "POST"],
+    ["/payments", "GET"],
     ["/payment/:id", "GET"],
     ["/payment/:id/cancel", "POST"],
     ["/payment/:id/refund", "POST"],

@@ -196,6 +196,33 @@ export function createOpenApi({ publicUrl }: { readonly publicUrl: string }): Sc
           responses: { 200: answer("The payment.", reference("Created")), ...refusals(400, 401, 403, 409, 422, 502) },
         },
       },
+      "/api/payments": {
+        get: {
+          operationId: "listPayments",
+          summary: "List payments, the newest first",
+          parameters: [
+            { name: "status", in: "query", schema: status },
+            {
+              name: "search",
+              in: "query",
+              description: "The whole id or account, or a part of the description or metadata.",
+              schema: { type: "string" },
+            },
+            { name: "after", in: "query", description: "Empty, or a former `next`.", schema: { type: "string" } },
+            { name: "limit", in: "query", schema: { type: "integer", minimum: 1, maximum: 100, default: 50 } },
+          ],
+          responses: {
+            200: answer(
+              "Payments; `next` is null on the last page.",
+              object({ payments: { type: "array", items: reference("Payment") }, next: { type: ["string", "null"] } }, [
+                "payments",
+                "next",
+              ]),
+            ),
+            ...refusals(400, 401, 403),
+          },
+        },
+      },
       "/api/payment/{id}": {
         get: {
           operationId: "getPayment",
