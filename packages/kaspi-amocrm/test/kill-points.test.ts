@@ -1,7 +1,9 @@
-import { expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { recordProof } from "../../../test/proof-report.ts";
 import type { FakeOrder } from "../src/testing/index.ts";
 import { outcomeOf } from "./outcome.ts";
 import { createOrders, createSetting } from "./setting.ts";
+import { type OpenStorage, testStorages } from "./storages.ts";
 
 /** Counts every outgoing request and every call of the storage, before and after, and stops the world at one of them. */
 function createKiller(point: number) {
@@ -39,25 +41,28 @@ const orders: readonly FakeOrder[] = createOrders(4).map((order, index) => ({
   ...(index === 2 && { state: "ARCHIVE", status: "COMPLETED" }),
 }));
 
-function createScene(point: number, before: (setting: ReturnType<typeof createSetting>) => Promise<void>) {
-  const setting = createSetting();
+async function createScene(
+  storage: OpenStorage,
+  point: number,
+  before: (setting: ReturnType<typeof createSetting>) => Promise<void>,
+) {
+  const setting = createSetting(await storage.clear());
   for (const order of orders) setting.kaspi.addOrder(order);
-  return before(setting).then(() => {
-    const killer = createKiller(point);
-    const { watermarks, leases, orders: ledger, contacts, elements, ...rest } = setting.storage;
-    const worker = setting.createWorker({
-      storage: {
-        ...rest,
-        watermarks: killer.guardAll(watermarks),
-        leases: killer.guardAll(leases),
-        orders: killer.guardAll(ledger),
-        contacts: killer.guardAll(contacts),
-        elements: killer.guardAll(elements),
-      },
-      guardFetch: (send) => killer.guard(send as () => Promise<Response>) as typeof fetch,
-    });
-    return { ...setting, worker, killer };
+  await before(setting);
+  const killer = createKiller(point);
+  const { watermarks, leases, orders: ledger, contacts, elements, ...rest } = setting.storage;
+  const worker = setting.createWorker({
+    storage: {
+      ...rest,
+      watermarks: killer.guardAll(watermarks),
+      leases: killer.guardAll(leases),
+      orders: killer.guardAll(ledger),
+      contacts: killer.guardAll(contacts),
+      elements: killer.guardAll(elements),
+    },
+    guardFetch: (send) => killer.guard(send as () => Promise<Response>) as typeof fetch,
   });
+  return { ...setting, worker, killer };
 }
 
 async function goOn({ clock, sync, amocrm }: Awaited<ReturnType<typeof createScene>>) {
@@ -68,8 +73,8 @@ async function goOn({ clock, sync, amocrm }: Awaited<ReturnType<typeof createSce
   return outcomeOf(amocrm);
 }
 
-/** Every point with `PROOF=1`; else each sixth, to keep the daily run short. */
-const step = process.env.PROOF === "1" ? 1 : 6;
+/** Every point with `PROOF=1`; else each twelfth in memory and a few in databases, to keep the daily run short. */
+const stepOf = (storageName: string): number => (process.env.PROOF === "1" ? 1 : storageName === "memory" ? 12 : 60);
 
 const jobs = [
   {
@@ -90,22 +95,39 @@ const jobs = [
   },
 ];
 
-test.each(jobs)(
-  "a process that dies at any point of $name leaves nothing lost and nothing double",
-  { timeout: 300_000 },
-  async ({ before, work }) => {
-    const clean = await createScene(Number.POSITIVE_INFINITY, before);
-    await work(clean.worker);
-    const points = clean.killer.passed();
-    const expected = await goOn(clean);
-    expect(expected.leads).toHaveLength(4);
-    expect(points).toBeGreaterThan(60);
+for (const { name: storageName, skipped, open } of testStorages()) {
+  describe.skipIf(skipped)(storageName, () => {
+    let storage: OpenStorage;
+    beforeAll(async () => {
+      storage = await open();
+    });
+    afterAll(() => storage?.close());
 
-    for (let point = 0; point < points; point += step) {
-      const scene = await createScene(point, before);
-      const end = await Promise.race([work(scene.worker), scene.killer.dead]);
-      expect(end, `point ${point}`).toBe("killed");
-      expect(await goOn(scene), `killed at point ${point} of ${points}`).toEqual(expected);
-    }
-  },
-);
+    test.each(jobs)(
+      "a process that dies at any point of $name leaves nothing lost and nothing double",
+      { timeout: 600_000 },
+      async ({ name, before, work }) => {
+        const clean = await createScene(storage, Number.POSITIVE_INFINITY, before);
+        await work(clean.worker);
+        const points = clean.killer.passed();
+        const expected = await goOn(clean);
+        expect(expected.leads).toHaveLength(4);
+        expect(points).toBeGreaterThan(60);
+
+        let killed = 0;
+        for (let point = 0; point < points; point += stepOf(storageName)) {
+          const scene = await createScene(storage, point, before);
+          const end = await Promise.race([work(scene.worker), scene.killer.dead]);
+          expect(end, `point ${point}`).toBe("killed");
+          expect(await goOn(scene), `killed at point ${point} of ${points}`).toEqual(expected);
+          killed++;
+        }
+        recordProof(`kaspi-amocrm-kill-points-${name}-${storageName.toLowerCase()}`, {
+          points,
+          killed,
+          "same outcome": killed,
+        });
+      },
+    );
+  });
+}
