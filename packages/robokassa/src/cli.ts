@@ -1,12 +1,13 @@
 #!/usr/bin/env node
 import { parseArgs } from "node:util";
-import { ConfigError, silentLogger } from "@orderbridge/core";
+import { ConfigError, silentLogger, systemClock } from "@orderbridge/core";
 import { openDatabase } from "@orderbridge/core/kysely";
 import { listen } from "@orderbridge/core/testing";
 import { type Diagnosis, diagnose } from "./diagnose.ts";
 import { readEnvironment } from "./environment.ts";
 import { createRobokassaStorage } from "./kysely/index.ts";
 import { createReconciler } from "./reconcile.ts";
+import type { Order, RobokassaStorage } from "./storage.ts";
 import { createFakeRobokassa } from "./testing/index.ts";
 
 const help = `usage: robokassa <command> [options]
@@ -17,6 +18,8 @@ const help = `usage: robokassa <command> [options]
            [--json]
   reconcile [--order <id or InvId>] asks Robokassa about every waiting order that is due, or about one
            [--json]
+  erase --order <id or InvId>      takes the description and the link's text away; sums and states stay
+  prune [--days 90]                drops older notifications from the log
   fake [--port 4100]               a Robokassa on this machine, with a payment page
            [--result-url <url>] [--success-url <url>] [--fail-url <url>]
 
@@ -106,12 +109,35 @@ function runReconcile(id: string | undefined, json: boolean): Promise<number> {
       );
       return counts.failed > 0 ? 1 : 0;
     }
-    const order = (await storage.orders.get(id)) ?? (await storage.orders.getByInvId(id));
-    if (!order) throw new UsageError(`no order has the id or InvId ${id}`);
+    const order = await findOrder(storage, id);
     const { outcome } = await reconciler.check(order);
     print(json ? JSON.stringify({ order: order.id, invId: order.invId, outcome }) : `InvId ${order.invId}: ${outcome}`);
     return outcome === "paid" || outcome === "unchanged" ? 0 : 1;
   });
+}
+
+function runErase(id: string): Promise<number> {
+  return withShop(async ({ storage }) => {
+    const order = await findOrder(storage, id);
+    await storage.orders.erase(order.id);
+    print(`InvId ${order.invId}: erased`);
+    return 0;
+  });
+}
+
+function runPrune(days: string): Promise<number> {
+  if (!/^\d{1,5}$/.test(days)) throw new UsageError("--days must be a number");
+  return withShop(async ({ storage }) => {
+    const before = new Date(systemClock.now().getTime() - Number(days) * 86_400_000);
+    print(`dropped ${await storage.callbacks.prune(before)}`);
+    return 0;
+  });
+}
+
+async function findOrder({ orders }: Pick<RobokassaStorage, "orders">, id: string): Promise<Order> {
+  const order = (await orders.get(id)) ?? (await orders.getByInvId(id));
+  if (!order) throw new UsageError(`no order has the id or InvId ${id}`);
+  return order;
 }
 
 async function runFake(
@@ -145,6 +171,7 @@ function readArguments() {
         order: { type: "string" },
         callback: { type: "string" },
         json: { type: "boolean", default: false },
+        days: { type: "string", default: "90" },
         port: { type: "string", default: "4100" },
         "result-url": { type: "string" },
         "success-url": { type: "string" },
@@ -175,6 +202,11 @@ async function main(): Promise<number> {
       });
     case "reconcile":
       return runReconcile(values.order, values.json);
+    case "erase":
+      if (!values.order) throw new UsageError("erase needs --order <id or InvId>");
+      return runErase(values.order);
+    case "prune":
+      return runPrune(values.days);
     case "fake": {
       if (!/^\d{1,5}$/.test(values.port)) throw new UsageError("--port must be a number");
       const { "result-url": resultUrl, "success-url": successUrl, "fail-url": failUrl } = values;

@@ -2,10 +2,11 @@ import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { silentLogger } from "@orderbridge/core";
 import { openDatabase } from "@orderbridge/core/kysely";
 import { type Listening, listen } from "@orderbridge/core/testing";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { createRobokassa, placeOrder } from "../src/index.ts";
+import { createResultHandler, createRobokassa, placeOrder } from "../src/index.ts";
 import { createRobokassaStorage } from "../src/kysely/index.ts";
 import { createFakeRobokassa, type FakeRobokassa } from "../src/testing/index.ts";
 import { demoShop } from "./shop-fixture.ts";
@@ -76,6 +77,18 @@ test("diagnose calls the Result URL with a probe, and says what it answers", asy
   expect(found.stdout).toContain("Hashed text of the link: demo-shop:1000.00:146:[password1]");
 });
 
+test("erase takes what is personal away, and prune drops old notifications", async () => {
+  const { db, dialect, close } = await openDatabase(variables().DATABASE_URL);
+  const storage = createRobokassaStorage({ db, dialect });
+  const handle = createResultHandler({ robokassa: createRobokassa(demoShop), storage, logger: silentLogger });
+  await handle(new Request("http://localhost/result", { method: "POST", body: "InvId=146" }));
+  expect(await run(["prune"])).toMatchObject({ code: 0, stdout: "dropped 0\n" });
+  expect(await run(["prune", "--days", "0"])).toMatchObject({ code: 0, stdout: "dropped 1\n" });
+  expect(await run(["erase", "--order", "146"])).toMatchObject({ code: 0, stdout: "InvId 146: erased\n" });
+  expect(await storage.orders.get("order-146")).toMatchObject({ description: "", link: undefined, total: "1000.00" });
+  await close();
+});
+
 test("reconcile without an order asks about those that are due", async () => {
   expect(await run(["reconcile", "--json"])).toMatchObject({
     code: 0,
@@ -89,6 +102,8 @@ test.each([
   ["an unknown option", ["diagnose", "--id", "1"], {}, "--id"],
   ["no order", ["diagnose"], {}, "--order"],
   ["no address", ["diagnose", "--order", "1", "--result-url", "shop"], {}, "--result-url must be an http(s) address"],
+  ["an unknown order to erase", ["erase", "--order", "147"], {}, "no order has the id or InvId 147"],
+  ["an unreadable number of days", ["prune", "--days", "x"], {}, "--days must be a number"],
   ["a missing variable", ["diagnose", "--order", "1"], { ROBOKASSA_PASSWORD2: "" }, "ROBOKASSA_PASSWORD2 is missing"],
   [
     "equal passwords",
