@@ -268,7 +268,8 @@ export function createBitrix(options: BitrixOptions): Bitrix {
   return client;
 }
 
-/** Names that only read, over all families of methods. */
+/** Names that only read, over all families of methods. What `event.offline.get` hands out leaves the queue. */
 function isRead(method: string): boolean {
+  if (/^event\.offline\.get$/i.test(method)) return false;
   return /(^|\.)(get|list|fields|getfields|types|current|count|info|scope|methods|profile|events)$/i.test(method);
 }

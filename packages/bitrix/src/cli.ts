@@ -6,6 +6,7 @@ import { listen } from "@orderbridge/core/testing";
 import { type Bitrix, createBitrix } from "./bitrix.ts";
 import { createDealSide } from "./deal-side.ts";
 import { createBitrixStorage } from "./kysely/index.ts";
+import { orderTopic } from "./orders.ts";
 import type { Parameters } from "./parameters.ts";
 import { accountOf, parseWebhookUrl } from "./rest-address.ts";
 import type { BitrixStorage } from "./storage.ts";
@@ -18,6 +19,7 @@ const help = `usage: bitrix <command> [options]
   list <method> [parameters]      every row as a line of JSON, progress on standard error
        [--after <id>]             goes on after this id
   sync status [--sync order-deal] pairs that are lost or stand still, and work that was set aside
+  sync repair [--dry-run]         has the workers look again at what sync status lists; --dry-run only prints it
   unblock                         clears a stored block, once Bitrix24 has lifted it
   fake [--port 4200] [--event-url <url>]   a Bitrix24 portal on this machine
 
@@ -125,27 +127,49 @@ async function runList({ bitrix }: Tools, method: string, parameters: Parameters
   return 0;
 }
 
-async function runSyncStatus({ storage }: Tools, sync: string): Promise<number> {
+/** Pairs that are lost or stand still, and how many pairs there are. */
+async function findTroubledPairs(storage: BitrixStorage, sync: string) {
+  const troubled: { readonly leftId: string; readonly rightId: string; readonly trouble: string }[] = [];
   let total = 0;
-  let troubled = 0;
   let after: string | undefined;
   for (;;) {
     const links = await storage.links.list(sync, after === undefined ? { limit: 500 } : { after, limit: 500 });
     for (const { leftId, rightId, state, note } of links) {
-      if (state === "active" && note === undefined) continue;
-      troubled++;
-      print(`${leftId} <-> ${rightId}: ${note ?? state}`);
+      if (state !== "active" || note !== undefined) troubled.push({ leftId, rightId, trouble: note ?? state });
     }
     total += links.length;
     after = links.at(-1)?.leftId;
-    if (links.length < 500) break;
+    if (links.length < 500) return { troubled, total };
   }
+}
+
+async function runSyncStatus({ storage }: Tools, sync: string): Promise<number> {
+  const { troubled, total } = await findTroubledPairs(storage, sync);
+  for (const { leftId, rightId, trouble } of troubled) print(`${leftId} <-> ${rightId}: ${trouble}`);
   const parked = await storage.work.parked({ limit: 1_000 });
   for (const { topic, key, attempts, lastError } of parked) {
     print(`${topic} ${key}: set aside after ${attempts} attempts: ${lastError}`);
   }
-  print(`${total} pairs, ${troubled} not in step, ${parked.length} set aside`);
-  return troubled + parked.length > 0 ? 1 : 0;
+  print(`${total} pairs, ${troubled.length} not in step, ${parked.length} set aside`);
+  return troubled.length + parked.length > 0 ? 1 : 0;
+}
+
+/** Makes what `sync status` lists due again; the workers on the same database look at it. */
+async function runSyncRepair({ storage }: Tools, sync: string, { dryRun }: { readonly dryRun: boolean }) {
+  const { troubled } = await findTroubledPairs(storage, sync);
+  const parked = await storage.work.parked({ limit: 1_000 });
+  const due = new Map(
+    [...troubled.map(({ leftId }) => ({ topic: orderTopic, key: leftId })), ...parked].map(({ topic, key }) => [
+      `${topic} ${key}`,
+      { topic, key },
+    ]),
+  );
+  for (const [name, { topic, key }] of due) {
+    if (!dryRun) await storage.work.mark(topic, key);
+    print(`${name}: ${dryRun ? "would be" : "is"} looked at again`);
+  }
+  print(dryRun ? `${due.size} would be looked at, nothing was changed` : `${due.size} are due for the workers`);
+  return 0;
 }
 
 async function runFake(port: number, eventUrl: string | undefined): Promise<number> {
@@ -169,6 +193,7 @@ function readArguments() {
         sync: { type: "string", default: "order-deal" },
         port: { type: "string", default: "4200" },
         "event-url": { type: "string" },
+        "dry-run": { type: "boolean", default: false },
         help: { type: "boolean", default: false },
       },
     });
@@ -199,8 +224,9 @@ async function main(): Promise<number> {
     case "list":
       return withTools((tools) => runList(tools, method(), readParameters(second), values.after));
     case "sync":
-      if (first !== "status") throw new UsageError("sync has the command status");
-      return withTools((tools) => runSyncStatus(tools, values.sync));
+      if (first === "status") return withTools((tools) => runSyncStatus(tools, values.sync));
+      if (first !== "repair") throw new UsageError("sync has the commands status and repair");
+      return withTools((tools) => runSyncRepair(tools, values.sync, { dryRun: values["dry-run"] }));
     case "unblock":
       return withTools(async ({ webhookUrl, core }) => {
         const cleared = await core.rateLimits.unblock(accountOf(parseWebhookUrl(webhookUrl)));

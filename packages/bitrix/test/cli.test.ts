@@ -2,9 +2,14 @@ import { spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openDatabase } from "@orderbridge/core/kysely";
 import { type Listening, listen } from "@orderbridge/core/testing";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { createBitrixStorage } from "../src/kysely/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
+
+// Each command is a process of its own that loads all sources: seconds on a busy machine.
+vi.setConfig({ testTimeout: 60_000 });
 
 const portal = createFakeBitrix();
 let server: Listening;
@@ -70,6 +75,38 @@ test("unblock clears a block that an earlier process stored", async () => {
   expect((await cli(["unblock"])).output).toContain("cleared");
   expect((await cli(["call", "profile"])).code).toBe(0);
   expect((await cli(["sync", "status"])).output).toContain("0 pairs");
+});
+
+test("sync repair has what stands still looked at again; --dry-run only says what", async () => {
+  const database = await openDatabase(`sqlite:${join(folder, "repair.db")}`);
+  try {
+    const storage = createBitrixStorage(database);
+    await storage.migrate();
+    await storage.links.put({
+      sync: "order-deal",
+      leftId: "order-1",
+      rightId: "7001",
+      agreed: undefined,
+      expectedEcho: undefined,
+      echoes: 0,
+      nearMisses: 0,
+      state: "active",
+      note: "unmapped C9:NEW",
+      version: 1,
+    });
+    await storage.work.mark("product", "668826");
+    const [work] = await storage.work.claim({ topics: ["product"], limit: 1, ttlMs: 60_000 });
+    if (work) await storage.work.park(work, "answered 422");
+    const variables = { DATABASE_URL: `sqlite:${join(folder, "repair.db")}` };
+    const dry = await cli(["sync", "repair", "--dry-run"], variables);
+    expect([dry.code, dry.output]).toEqual([0, expect.stringContaining("2 would be looked at, nothing was changed")]);
+    expect(await storage.work.parked({ limit: 10 })).toHaveLength(1);
+    expect((await cli(["sync", "repair"], variables)).output).toContain("2 are due");
+    const due = await storage.work.claim({ topics: ["order", "product"], limit: 10, ttlMs: 60_000 });
+    expect(due.map(({ key }) => key).sort()).toEqual(["668826", "order-1"]);
+  } finally {
+    await database.close();
+  }
 });
 
 test("never prints the webhook's secret, and says what is wrong with the arguments", async () => {

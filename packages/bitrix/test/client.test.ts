@@ -71,6 +71,13 @@ describe("call", () => {
     expect(fake.deals).toHaveLength(2);
   });
 
+  test("does not repeat event.offline.get after a lost reply: what it hands out leaves the queue", async () => {
+    const { fake, bitrix } = setUp();
+    fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+    await expect(bitrix.call("event.offline.get")).rejects.toMatchObject({ outcome: "unknown" });
+    expect(fake.journal.entries).toHaveLength(1);
+  });
+
   test("stops everything after OVERLOAD_LIMIT until a person acts", async () => {
     const { fake, bitrix, storage } = setUp();
     fake.faults.add({ fault: { kind: "block" } });
