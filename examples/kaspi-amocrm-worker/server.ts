@@ -2,12 +2,14 @@
 import { ConfigError, createJobEngine, defineHandler, type FetchHandler } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
 import { createCipher, createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { createRedisRateLimits } from "@orderbridge/core/redis";
 import { verifySharedSecret } from "@orderbridge/core/signature";
 import { configure, createJsonLogger, start } from "@orderbridge/example-support";
 import { connectKaspiAmocrm, readKaspiAmocrmEnvironment } from "@orderbridge/kaspi-amocrm";
 import { createAmocrmWebhookHandler } from "@orderbridge/kaspi-amocrm/amocrm";
 import { createKaspiAmocrmStorage } from "@orderbridge/kaspi-amocrm/kysely";
 import Fastify from "fastify";
+import { Redis } from "ioredis";
 import { shape } from "./settings.ts";
 
 const settings = configure(shape);
@@ -15,14 +17,19 @@ const settings = configure(shape);
 await start(async () => {
   const environment = readKaspiAmocrmEnvironment(process.env); // the command line reads the same variables
   const logger = createJsonLogger(settings.LOG_LEVEL);
-  if (settings.REDIS_URL) logger.warn("REDIS_URL is set, but this version does not use it yet");
   const keys = process.env.ENCRYPTION_KEYS?.trim();
   const database = await openDatabase(settings.DATABASE_URL);
   const core = createKyselyStorage({ ...database, ...(keys && { cipher: createCipher({ keys }) }) });
   const own = createKaspiAmocrmStorage(database);
   await core.migrate();
   await own.migrate();
-  const storage = { ...core, ...own };
+  const redis = settings.REDIS_URL
+    ? new Redis(settings.REDIS_URL, { lazyConnect: true, enableOfflineQueue: false, maxRetriesPerRequest: 1 })
+    : undefined;
+  redis?.on("error", (error) => logger.warn("Redis does not answer", { error })); // no call leaves meanwhile
+  await redis?.connect();
+  const rateLimits = redis ? createRedisRateLimits({ redis, durable: core.rateLimits }) : core.rateLimits;
+  const storage = { ...core, ...own, rateLimits };
   const { sync, connection } = await connectKaspiAmocrm({ environment, storage, logger });
   try {
     const problems = await sync.check();
@@ -99,6 +106,7 @@ await start(async () => {
       stopping.abort();
       await running; // what was begun ends, so that nothing has to be looked up at the next start
       await fastify.close();
+      redis?.disconnect();
       await database.close();
     },
   };

@@ -6,7 +6,9 @@ import { systemClock } from "@orderbridge/core";
 import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import { createFakeClock, listen } from "@orderbridge/core/testing";
 import { createFakeAmocrm, createFakeKaspi, fakeAccount } from "@orderbridge/kaspi-amocrm/testing";
+import { Redis } from "ioredis";
 import { afterEach, expect, test } from "vitest";
+import { redisService, redisUrl } from "../../../packages/core/test/redis-server.ts";
 
 const cleanUps: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -144,3 +146,28 @@ test("encrypts the tokens at rest and forgets OAuth states that were used long a
     .poll(() => database.db.selectFrom("orderbridge_idempotency").selectAll().execute(), { timeout: 10_000 })
     .toEqual([]);
 });
+
+test.skipIf(redisService.skipped)(
+  `with REDIS_URL the budgets of both vendors are kept in ${redisService.name}`,
+  async () => {
+    const address = new URL("/9", redisUrl).href; // a database of its own
+    const redis = new Redis(address);
+    cleanUps.push(async () => {
+      await redis.flushdb();
+      redis.disconnect();
+    });
+    const [kaspiPort, amocrmPort] = await Promise.all(
+      [createFakeKaspi, createFakeAmocrm].map((createFake) => listen(createFake({ clock: systemClock }).handle)),
+    );
+    cleanUps.push(async () => void (await Promise.all([kaspiPort?.close(), amocrmPort?.close()])));
+    const vendors = { KASPI_API_URL: kaspiPort?.url ?? "", AMO_API_URL: amocrmPort?.url ?? "" };
+    const server = startServer({ ...settings, ...vendors, REDIS_URL: address });
+    const imported = await fetch(`${await server.url}/cron?task=new&token=${settings.CRON_SECRET}`);
+    expect(imported.status).toBe(200);
+    expect((await redis.keys("orderbridge:rate:*")).sort()).toEqual([
+      expect.stringContaining("amocrm"),
+      expect.stringContaining("kaspi"),
+    ]);
+    expect((await server.stop()).code).toBe(0);
+  },
+);

@@ -1,7 +1,9 @@
 import type { Fault } from "@orderbridge/core/testing";
-import { expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { recordProof } from "../../../test/proof-report.ts";
 import { outcomeOf } from "./outcome.ts";
 import { createOrders, createSetting } from "./setting.ts";
+import { type OpenStorage, testStorages } from "./storages.ts";
 
 type Setting = ReturnType<typeof createSetting>;
 
@@ -59,11 +61,10 @@ const readings = [
   { relinking: "adds", losesTenthLink: true },
 ] as const;
 
-/** Every combination with `PROOF=1`; else each seventh, which meets every fault and every call. */
-const isFull = process.env.PROOF === "1";
+/** Every combination with `PROOF=1`; else in memory each seventh, which meets every fault and every call. */
+const stepOf = (storageName: string): number => (process.env.PROOF === "1" ? 1 : storageName === "memory" ? 7 : 49);
 const combinations = faults
   .flatMap((fault) => calls.flatMap((call) => readings.map((reading) => ({ fault, call, reading }))))
-  .filter((_combination, index) => isFull || index % 7 === 0)
   .map((combination) => {
     const { fault, call, reading } = combination;
     const name = "status" in fault ? `${fault.kind} ${fault.status}` : fault.kind;
@@ -80,17 +81,35 @@ test("the undisturbed run is as expected", () => {
   expect(clean.leads.find(({ name }) => name === "Kaspi 700000004")?.statusId).toBe(143);
 });
 
-test.each(combinations)("$title changes nothing in the end", async ({ fault, call, reading }) => {
-  const setting = createSetting({ amocrm: reading });
-  const outcome = await play(setting, () => {
-    setting.amocrm.faults.add({
-      fault,
-      times: 2,
-      match: ({ method, url }) => `${method} ${new URL(url).pathname}` === call,
+for (const { name: storageName, skipped, open } of testStorages()) {
+  describe.skipIf(skipped)(storageName, () => {
+    let storage: OpenStorage;
+    let passed = 0;
+    beforeAll(async () => {
+      storage = await open();
     });
+    afterAll(async () => {
+      recordProof(`kaspi-amocrm-faults-${storageName.toLowerCase()}`, { combinations: passed, "same outcome": passed });
+      await storage?.close();
+    });
+
+    test.each(combinations.filter((_combination, index) => index % stepOf(storageName) === 0))(
+      "$title changes nothing in the end",
+      async ({ fault, call, reading }) => {
+        const setting = createSetting({ ...(await storage.clear()), amocrm: reading });
+        const outcome = await play(setting, () => {
+          setting.amocrm.faults.add({
+            fault,
+            times: 2,
+            match: ({ method, url }) => `${method} ${new URL(url).pathname}` === call,
+          });
+        });
+        expect(outcome).toEqual(clean);
+        passed++;
+      },
+    );
   });
-  expect(outcome).toEqual(clean);
-});
+}
 
 test.each(faults)("$kind of Kaspi in the middle of a listing loses nothing", async (fault) => {
   const setting = createSetting();
