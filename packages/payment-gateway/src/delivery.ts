@@ -1,7 +1,13 @@
 import { type Clock, type Logger, readRetryAfter } from "@orderbridge/core";
 import { createWebhookSigner, signHmac } from "@orderbridge/core/signature";
 import type { SendResult as PostResult, Sender } from "./sender.ts";
-import type { ClaimedDelivery, DeliveryAttempt, DeliveryVerdict, GatewayStorage } from "./storage.ts";
+import {
+  type ClaimedDelivery,
+  type DeliveryAttempt,
+  type DeliveryVerdict,
+  type GatewayStorage,
+  originOf,
+} from "./storage.ts";
 
 /** `no_secret`: the secret is not there or cannot be decrypted, so nothing was sent. */
 type SendResult = PostResult | { readonly kind: "no_secret" };
@@ -17,6 +23,8 @@ export interface DeliveryOptions {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly retryDelaysMs: readonly number[];
+  /** Tries that one receiver may have at the same time. */
+  readonly concurrencyPerReceiver: number;
   /** Longer than the sender's deadline. */
   readonly claimMs: number;
   readonly seedHeaders: boolean;
@@ -34,7 +42,15 @@ export interface Deliverer {
 
 /** Sends stored events: signs the stored bytes anew for each try, and stores how it went. */
 export function createDeliverer(options: DeliveryOptions): Deliverer {
-  const { storage, sender, clock, logger, retryDelaysMs, claimMs, seedHeaders, random } = options;
+  const { storage, sender, clock, logger, retryDelaysMs, concurrencyPerReceiver, claimMs, seedHeaders, random } =
+    options;
+  /** Tries under way by origin, so that a receiver that does not answer cannot hold up the others. */
+  const running = new Map<string, number>();
+  const count = (origin: string, change: 1 | -1): void => {
+    const next = (running.get(origin) ?? 0) + change;
+    if (next === 0) running.delete(origin);
+    else running.set(origin, next);
+  };
 
   async function deliver(delivery: ClaimedDelivery): Promise<number | undefined> {
     const startedAt = clock.now();
@@ -67,16 +83,23 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
 
   return {
     async start(limit) {
-      const claimed = await storage.claimDeliveries({ limit, ttlMs: claimMs });
+      const claimed = await storage.claimDeliveries({
+        limit,
+        ttlMs: claimMs,
+        receivers: { limit: concurrencyPerReceiver, running },
+      });
+      for (const { url } of claimed) count(originOf(url), 1);
       return claimed.map((delivery) =>
         // A try whose outcome cannot be stored is repeated once its claim ends: same id, same bytes.
-        deliver(delivery).catch((error: unknown) => {
-          logger.error("outcome of a webhook could not be stored", {
-            event: delivery.eventId,
-            error: error instanceof Error ? error.message : String(error),
-          });
-          return undefined;
-        }),
+        deliver(delivery)
+          .catch((error: unknown) => {
+            logger.error("outcome of a webhook could not be stored", {
+              event: delivery.eventId,
+              error: error instanceof Error ? error.message : String(error),
+            });
+            return undefined;
+          })
+          .finally(() => count(originOf(delivery.url), -1)),
       );
     },
   };

@@ -40,6 +40,8 @@ export interface PaymentGatewayOptions {
   readonly webhooks?: Omit<SenderOptions, "clock">;
   /** Tries that run at the same time. @defaultValue 32 */
   readonly concurrency?: number;
+  /** Of these, at one receiver (one origin). @defaultValue 8 */
+  readonly concurrencyPerReceiver?: number;
   /** Pause between two looks for due work, in milliseconds. New events of this process are sent at once. @defaultValue 500 */
   readonly pollIntervalMs?: number;
   /** After a start nothing expires for so long, in milliseconds: providers may have called while we were down. @defaultValue 120_000 */
@@ -138,6 +140,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     seedHeaders = true,
     webhooks = {},
     concurrency = 32,
+    concurrencyPerReceiver = 8,
     pollIntervalMs = 500,
     expiryHoldMs = 120_000,
     clock = systemClock,
@@ -148,6 +151,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     throw new ConfigError("publicUrl must be an absolute address, e.g. https://pay.example");
   if (!(pollIntervalMs > 0)) throw new ConfigError("pollIntervalMs must be positive");
   if (!(concurrency >= 1)) throw new ConfigError("concurrency must be at least 1");
+  if (!(concurrencyPerReceiver >= 1)) throw new ConfigError("concurrencyPerReceiver must be at least 1");
   if (retryDelaysMs.some((delayMs) => !(delayMs >= 0))) throw new ConfigError("retryDelaysMs must not be negative");
   const logger = redactingLogger(options.logger ?? console);
   const byName = readProviders(providers);
@@ -159,6 +163,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     clock,
     logger,
     retryDelaysMs,
+    concurrencyPerReceiver,
     claimMs: (webhooks.timeoutMs ?? 15_000) * 2 + 15_000,
     seedHeaders,
     random,

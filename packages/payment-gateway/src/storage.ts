@@ -117,6 +117,30 @@ export interface DeliveryRecord {
   readonly log: readonly DeliveryAttempt[];
 }
 
+/** How the tries of one process are shared among receivers. */
+export interface ReceiverShare {
+  /** Tries that one origin may have at the same time. */
+  readonly limit: number;
+  /** Tries that are running, by origin as {@link originOf} writes it. */
+  readonly running: ReadonlyMap<string, number>;
+}
+
+/** `https://shop.example`: receivers are told apart by it. */
+export const originOf = (url: string): string => (URL.canParse(url) ? new URL(url).origin : "");
+
+/** Counts claims by origin and tells whether one more has room. */
+export function createRoom(receivers: ReceiverShare | undefined): (url: string) => boolean {
+  const counts = new Map(receivers?.running);
+  return (url) => {
+    if (!receivers) return true;
+    const origin = originOf(url);
+    const count = counts.get(origin) ?? 0;
+    if (count >= receivers.limit) return false;
+    counts.set(origin, count + 1);
+    return true;
+  };
+}
+
 export type DeliveryVerdict =
   | { readonly state: "delivered" | "exhausted" }
   | { readonly state: "pending"; readonly delayMs: number };
@@ -210,9 +234,13 @@ export interface GatewayStorage {
   /**
    * Claims due deliveries for `ttlMs`; an expired claim is handed out again. Of one payment one delivery at a time, in
    * the order of events; a delivery that failed three times lets later ones pass. A new event of the payment makes
-   * waiting ones due at once.
+   * waiting ones due at once. With `receivers` no origin gets more than its share; those of others are claimed instead.
    */
-  claimDeliveries(options: { readonly limit: number; readonly ttlMs: number }): Promise<readonly ClaimedDelivery[]>;
+  claimDeliveries(options: {
+    readonly limit: number;
+    readonly ttlMs: number;
+    readonly receivers?: ReceiverShare;
+  }): Promise<readonly ClaimedDelivery[]>;
   /** Stores a try and what follows from it. Resolves to `false`, changing nothing, when the claim was lost. */
   finishDelivery(delivery: ClaimedDelivery, attempt: DeliveryAttempt, verdict: DeliveryVerdict): Promise<boolean>;
   /** Makes the deliveries of an event due at once, same id and bytes, with a new schedule. Resolves to how many there are. */

@@ -41,11 +41,11 @@ function start(storage: GatewayStorage, options: Partial<PaymentGatewayOptions> 
   return { gateway, stop };
 }
 
-async function pay(gateway: PaymentGateway): Promise<string> {
+async function pay(gateway: PaymentGateway, url = listening.url): Promise<string> {
   const { payment } = await gateway.payments.create({
     merchant: "shop",
     amountMinor: 100n,
-    webhookUrl: `${listening.url}/hook`,
+    webhookUrl: `${url}/hook`,
     webhookSecret: "test_secret_key",
   });
   await gateway.handle(
@@ -117,5 +117,27 @@ test("one dead receiver does not hold up the others", async () => {
   } finally {
     await Promise.all(stops.splice(0).map((stop) => stop()));
     await dead.close();
+  }
+});
+
+test("a receiver that does not answer gets eight tries at a time; the others get theirs meanwhile", async () => {
+  const { promise: released, resolve: release } = Promise.withResolvers<void>();
+  let waiting = 0;
+  const silent = await listen(async () => {
+    waiting++;
+    await released;
+    return new Response(null, { status: 204 });
+  });
+  try {
+    const { gateway } = start(createPaymentGatewayMemoryStorage(), { concurrency: 10 });
+    for (let index = 0; index < 40; index++) await pay(gateway, silent.url);
+    await pay(gateway);
+    await expect.poll(() => receiver.accepted.length).toBe(1);
+    await expect.poll(() => waiting).toBe(8);
+    release();
+    await expect.poll(() => waiting, { timeout: 10_000 }).toBe(40);
+  } finally {
+    release();
+    await silent.close();
   }
 });

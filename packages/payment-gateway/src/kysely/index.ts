@@ -11,15 +11,16 @@ import {
 import { sql } from "kysely";
 import { randomId } from "../ids.ts";
 import { checkChange } from "../payment.ts";
-import type {
-  ChangeResult,
-  ClaimedDelivery,
-  DeliveryState,
-  GatewayStorage,
-  IdempotencyKey,
-  PaymentEvent,
-  Refund,
-  UsedKey,
+import {
+  type ChangeResult,
+  type ClaimedDelivery,
+  createRoom,
+  type DeliveryState,
+  type GatewayStorage,
+  type IdempotencyKey,
+  type PaymentEvent,
+  type Refund,
+  type UsedKey,
 } from "../storage.ts";
 import { createMigrations } from "./migrations.ts";
 import {
@@ -440,10 +441,10 @@ export function createPaymentGatewayStorage(
       return row && toEvent(row);
     },
 
-    async claimDeliveries({ limit, ttlMs }) {
-      const candidates = await db
+    async claimDeliveries({ limit, ttlMs, receivers }) {
+      let due = db
         .selectFrom("gateway_delivery as d")
-        .select(["d.id", "d.payment_id"])
+        .select(["d.id", "d.payment_id", "d.url"])
         .where("d.state", "=", "pending")
         .where("d.due_at", "<=", now())
         .where(
@@ -454,14 +455,23 @@ export function createPaymentGatewayStorage(
               or (other.sequence < d.sequence and other.state = 'pending' and other.schedule_attempts < ${overtakenAfter})
             )
           )`,
-        )
+        );
+      for (const [origin, running] of receivers?.running ?? []) {
+        if (running < (receivers?.limit ?? 0)) continue;
+        due = due.where(sql<boolean>`substr(d.url, 1, ${sql.lit(origin.length + 1)}) <> ${`${origin}/`}`);
+      }
+      // More than are needed, because some may belong to one receiver.
+      const candidates = await due
         .orderBy("d.due_at")
         .orderBy("d.sequence")
-        .limit(limit)
+        .limit(limit * 4)
         .execute();
       // One of each payment; whoever reads at the same time chooses the same one, and only one update finds it free.
       const chosen = new Map<string, string>();
-      for (const { id, payment_id } of candidates) if (!chosen.has(payment_id)) chosen.set(payment_id, id);
+      const hasRoom = createRoom(receivers);
+      for (const { id, payment_id, url } of candidates) {
+        if (chosen.size < limit && !chosen.has(payment_id) && hasRoom(text(url))) chosen.set(payment_id, id);
+      }
       if (chosen.size === 0) return [];
       const claim = randomId();
       const { numUpdatedRows } = await db

@@ -1,16 +1,17 @@
 import { type Clock, systemClock } from "@orderbridge/core";
 import { checkChange, type Payment } from "../payment.ts";
-import type {
-  ApiTokenRecord,
-  Booking,
-  ClaimedDelivery,
-  DeliveryAttempt,
-  DeliveryState,
-  GatewayStorage,
-  IdempotencyKey,
-  PaymentEvent,
-  Refund,
-  UsedKey,
+import {
+  type ApiTokenRecord,
+  type Booking,
+  type ClaimedDelivery,
+  createRoom,
+  type DeliveryAttempt,
+  type DeliveryState,
+  type GatewayStorage,
+  type IdempotencyKey,
+  type PaymentEvent,
+  type Refund,
+  type UsedKey,
 } from "../storage.ts";
 
 interface DeliveryRow {
@@ -239,7 +240,8 @@ export function createPaymentGatewayMemoryStorage({
     async getEvent(id) {
       return events.find((event) => event.id === id);
     },
-    async claimDeliveries({ limit, ttlMs }) {
+    async claimDeliveries({ limit, ttlMs, receivers }) {
+      const hasRoom = createRoom(receivers);
       const claimed: ClaimedDelivery[] = [];
       const candidates = deliveries.filter((row) => row.state === "pending" && row.dueAt <= now() && isFree(row));
       const taken = new Set<string>();
@@ -247,7 +249,7 @@ export function createPaymentGatewayMemoryStorage({
         if (claimed.length >= limit) break;
         const { event } = row;
         const isBusy = deliveries.some((other) => other.event.paymentId === event.paymentId && !isFree(other));
-        if (taken.has(event.paymentId) || isBusy || isHeldBack(row)) continue;
+        if (taken.has(event.paymentId) || isBusy || isHeldBack(row) || !hasRoom(row.url)) continue;
         taken.add(event.paymentId);
         row.attempts++;
         row.scheduleAttempts++;

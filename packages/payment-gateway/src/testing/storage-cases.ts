@@ -413,4 +413,24 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       );
     },
   },
+  {
+    name: "claims no more for one receiver than its share, and those behind it for others",
+    async run({ storage, clock }) {
+      for (let index = 0; index < 12; index++) {
+        const webhookUrl = `https://${index < 10 ? "slow" : "fast"}.example/hook?order=${index}`;
+        await storage.createPayment(payment(`p${index}`, clock, { webhookUrl }));
+        await storage.change(`p${index}`, (current) => pay(current, `t${index}`, 10_000n));
+        clock.advance(1);
+      }
+      const claim = async (running: readonly (readonly [string, number])[]) => {
+        const receivers = { limit: 3, running: new Map(running) };
+        const claimed = await storage.claimDeliveries({ limit: 2, ttlMs: 60_000, receivers });
+        return claimed.map(({ paymentId }) => paymentId).sort();
+      };
+      deepEqual(await claim([]), ["p0", "p1"]);
+      // Ten of the slow one stand before these, more than one look sees.
+      deepEqual(await claim([["https://slow.example", 3]]), ["p10", "p11"]);
+      deepEqual(await claim([["https://slow.example", 2]]), ["p2"]);
+    },
+  },
 ];
