@@ -181,7 +181,7 @@ export const isAccepted = ({ status }: CallbackEntry): boolean => status === 200
 
 /** What reached us and what we answered: the first thing to look at when an order is not paid. */
 export interface CallbackLog {
-  /** Refused entries beyond the newest {@link maxRefusedCallbacks} are dropped: strangers can send any number. */
+  /** Refused entries beyond the newest `maxRefusedCallbacks` are dropped: strangers can send any number. */
   record(entry: CallbackEntry): Promise<void>;
   /** Newest first. */
   list(filter: { readonly invId?: string; readonly limit: number }): Promise<readonly CallbackEntry[]>;
@@ -207,8 +207,10 @@ export interface InvIdRanges {
   readonly firstTestInvId?: string;
 }
 
-/** Refused requests that the log keeps. */
-export const maxRefusedCallbacks = 500;
+export interface CallbackLogOptions {
+  /** Refused requests that the log keeps. @defaultValue 500 */
+  readonly maxRefusedCallbacks?: number;
+}
 
 /** @throws {ConfigError} */
 export function checkRanges({ firstLiveInvId = "1", firstTestInvId = "1000000000" }: InvIdRanges): {

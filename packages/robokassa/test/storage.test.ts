@@ -6,7 +6,7 @@ import { robokassaStorageCases } from "../src/testing/index.ts";
 
 describe("memory", () => {
   test.each(robokassaStorageCases)("$name", async ({ run }) => {
-    await run({ storage: createRobokassaMemoryStorage() });
+    await run({ storage: createRobokassaMemoryStorage({ maxRefusedCallbacks: 20 }) });
   });
 });
 
@@ -14,7 +14,7 @@ describe.each(testDatabases())("$name", ({ open, skipped }) => {
   test.skipIf(skipped).each(robokassaStorageCases)("$name", async ({ run }) => {
     const database = await open();
     try {
-      const storage = createRobokassaStorage(database);
+      const storage = createRobokassaStorage({ ...database, maxRefusedCallbacks: 20 });
       await storage.migrate();
       await run({ storage });
     } finally {

@@ -6,13 +6,13 @@ import type { SignatureFit } from "../explain.ts";
 import {
   type BookingResult,
   type CallbackEntry,
+  type CallbackLogOptions,
   checkRanges,
   countedRefunds,
   firstCheckDelayMs,
   type InvIdRanges,
   isAccepted,
   isSameOrder,
-  maxRefusedCallbacks,
   nextInvId,
   type Order,
   type OrderStatus,
@@ -67,7 +67,7 @@ interface Tables {
   };
 }
 
-export interface RobokassaStorageOptions extends InvIdRanges {
+export interface RobokassaStorageOptions extends InvIdRanges, CallbackLogOptions {
   /** A database, or a transaction of the caller: everything is then written inside it. */
   readonly db: AnyKysely;
   readonly dialect: DatabaseDialect;
@@ -83,6 +83,7 @@ export function createRobokassaStorage({
   db: anyDb,
   dialect,
   clock = systemClock,
+  maxRefusedCallbacks = 500,
   ...options
 }: RobokassaStorageOptions): RobokassaStorage<AnyKysely> & { migrate(): Promise<void> } {
   const ranges = checkRanges(options);

@@ -2,13 +2,13 @@ import { type Clock, systemClock } from "@orderbridge/core";
 import { fromMinor, toMinor } from "../amount.ts";
 import {
   type CallbackEntry,
+  type CallbackLogOptions,
   checkRanges,
   countedRefunds,
   firstCheckDelayMs,
   type InvIdRanges,
   isAccepted,
   isSameOrder,
-  maxRefusedCallbacks,
   nextInvId,
   type Order,
   payable,
@@ -19,8 +19,9 @@ import {
 /** Orders and callbacks in this process's memory: for tests and for trying things. A restart forgets everything. */
 export function createRobokassaMemoryStorage({
   clock = systemClock,
+  maxRefusedCallbacks = 500,
   ...options
-}: InvIdRanges & { readonly clock?: Clock } = {}): RobokassaStorage<undefined> {
+}: InvIdRanges & CallbackLogOptions & { readonly clock?: Clock } = {}): RobokassaStorage<undefined> {
   const ranges = checkRanges(options);
   const orders = new Map<string, Order>();
   const ids = new Map<string, string>();

@@ -1,9 +1,9 @@
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import type { ConformanceCase } from "@orderbridge/core/testing";
-import { type CallbackEntry, maxRefusedCallbacks, type NewOrder, type RobokassaStorage } from "../storage.ts";
+import type { CallbackEntry, NewOrder, RobokassaStorage } from "../storage.ts";
 
 export interface RobokassaStorageContext {
-  /** Empty storage with the default InvId ranges. */
+  /** Empty storage with the default InvId ranges, created with `maxRefusedCallbacks: 20`. */
   readonly storage: RobokassaStorage;
 }
 
@@ -20,6 +20,9 @@ const callback: CallbackEntry = {
   fit: { password: "password2", algorithm: "sha256", sum: "received", shp: "received" },
   status: 200,
 };
+
+/** Refused callbacks that the storage under test is created to keep. */
+const maxRefusedCallbacks = 20;
 
 /** What {@link RobokassaStorage} promises. */
 export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageContext>[] = [
