@@ -65,6 +65,9 @@ const printTo =
 async function withTools(terminal: Terminal, work: (tools: Tools) => Promise<number>): Promise<number> {
   const environment = readKaspiAmocrmEnvironment(terminal.variables);
   const keys = terminal.variables.ENCRYPTION_KEYS?.trim();
+  if (terminal.variables.REDIS_URL?.trim()) {
+    terminal.err("note: REDIS_URL is not used here; the workers' calls and these are counted apart\n");
+  }
   const database = await openDatabase(terminal.variables.DATABASE_URL || "sqlite:./kaspi-amocrm.db");
   try {
     const core = createKyselyStorage({ ...database, ...(keys && { cipher: createCipher({ keys }) }) });
