@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Listening, listen } from "@orderbridge/core/testing";
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from "vitest";
 import { runCommandLine } from "../src/cli-commands.ts";
 import {
   createFakeAmocrm,
@@ -182,6 +182,7 @@ test("a stopped backfill goes on behind the last complete span, and begins anew 
 
 test("the fake prints the variables for a worker, and every process stops cleanly", async () => {
   const child = spawn(process.execPath, [join(import.meta.dirname, "../src/cli.ts"), "fake", "--port", "0"]);
+  onTestFinished(() => void child.kill("SIGTERM"));
   const ended = new Promise<number | null>((resolve) => child.once("close", resolve));
   let output = "";
   const variables = await new Promise<Record<string, string>>((resolve) =>
