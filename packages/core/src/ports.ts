@@ -207,6 +207,8 @@ export interface OutboxStore {
   }): Promise<readonly ClaimedMessage[]>;
   /** Ends delivery with success. Resolves to `false`, changing nothing, when the claim was lost. */
   complete(message: ClaimedMessage): Promise<boolean>;
+  /** `complete` for several at once: in the order given, whether each claim still held. An empty list is fine. */
+  completeAll(messages: readonly ClaimedMessage[]): Promise<readonly boolean[]>;
   /** Hands the message out again after `delayMs`. Resolves to `false`, changing nothing, when the claim was lost. */
   retry(message: ClaimedMessage, options: { readonly delayMs: number; readonly error: string }): Promise<boolean>;
   /** Ends delivery without success; later messages of the key go on. Resolves to `false` when the claim was lost. */

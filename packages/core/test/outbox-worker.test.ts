@@ -1,5 +1,11 @@
 import { expect, test } from "vitest";
-import { type ClaimedMessage, createOutboxWorker, type Delivery, type OutboxWorkerOptions } from "../src/index.ts";
+import {
+  type ClaimedMessage,
+  createOutboxWorker,
+  type Delivery,
+  type OutboxWorkerOptions,
+  silentLogger,
+} from "../src/index.ts";
 import { createMemoryStorage } from "../src/memory/index.ts";
 import { createFakeClock } from "../src/testing/index.ts";
 import { settle } from "./settle.ts";
@@ -42,6 +48,37 @@ test("delivers what is enqueued, in order per key", async () => {
   await running;
   expect(attempts).toEqual(["a1#1 at 0", "b1#1 at 0", "a2#1 at 0"]);
   expect((await outbox.get("a2"))?.state).toBe("delivered");
+});
+
+test("tells the outbox together of deliveries that end together, and of a lost claim only for its message", async () => {
+  const clock = createFakeClock();
+  const { outbox } = createMemoryStorage({ clock });
+  const told: string[][] = [];
+  const warnings: unknown[] = [];
+  const worker = createOutboxWorker({
+    outbox: {
+      ...outbox,
+      async completeAll(messages) {
+        told.push(messages.map(({ id }) => id));
+        const kept = await outbox.completeAll(messages);
+        return kept.map((held, index) => held && messages[index]?.id !== "b1");
+      },
+    },
+    topic: "webhook",
+    clock,
+    logger: { ...silentLogger, warn: (_message, fields) => warnings.push(fields?.id) },
+    deliver: async ({ id }) => {
+      if (id === "d1") await clock.sleep(100);
+      return done;
+    },
+  });
+  await outbox.enqueue(["a1", "b1", "c1", "d1"].map((id) => ({ id, topic: "webhook", key: id, payload: id })));
+  const delivered = worker.deliverDue();
+  await settle();
+  clock.advance(100);
+  expect(await delivered).toBe(4);
+  expect(told).toEqual([["a1", "b1", "c1"], ["d1"]]);
+  expect(warnings).toEqual(["b1"]);
 });
 
 test("finds what another process enqueued within the poll interval", async () => {

@@ -96,6 +96,8 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
   const logger = redactingLogger(options.logger ?? silentLogger);
   const underWay = new Set<Promise<void>>();
   let wake = new AbortController();
+  const ended: { message: ClaimedMessage; resolve(kept: boolean): void; reject(error: unknown): void }[] = [];
+  let isTelling = false;
 
   async function tryDeliver(message: ClaimedMessage, claimedAt: number): Promise<Delivery> {
     const expiry = new AbortController();
@@ -134,7 +136,7 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
   }
 
   function keepVerdict(message: ClaimedMessage, delivery: Delivery, about: object): Promise<boolean> {
-    if (delivery.state === "done") return outbox.complete(message);
+    if (delivery.state === "done") return complete(message);
     const error = redactText(delivery.error);
     if (delivery.state === "bury") {
       logger.error("delivery given up", { ...about, error });
@@ -144,6 +146,29 @@ export function createOutboxWorker(options: OutboxWorkerOptions): OutboxWorker {
     const delayMs = Math.round(delivery.delayMs ?? pauseMs * (1 + jitter * (2 * random() - 1)));
     logger.warn("delivery failed", { ...about, error, delayMs });
     return outbox.retry(message, { delayMs, error });
+  }
+
+  /** Deliveries that end while others are being told of are told together, in one go. */
+  function complete(message: ClaimedMessage): Promise<boolean> {
+    const { promise, resolve, reject } = Promise.withResolvers<boolean>();
+    ended.push({ message, resolve, reject });
+    if (ended.length === 1 && !isTelling) void tellEnds();
+    return promise;
+  }
+
+  async function tellEnds(): Promise<void> {
+    isTelling = true;
+    while (ended.length > 0) {
+      await Promise.resolve(); // those of the same turn come along
+      const batch = ended.splice(0);
+      try {
+        const kept = await outbox.completeAll(batch.map(({ message }) => message));
+        for (const [index, { resolve }] of batch.entries()) resolve(kept[index] === true);
+      } catch (error) {
+        for (const { reject } of batch) reject(error);
+      }
+    }
+    isTelling = false;
   }
 
   async function startBatch(): Promise<number> {

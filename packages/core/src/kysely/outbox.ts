@@ -6,11 +6,15 @@ import type { StorageKysely } from "./tables.ts";
 
 const table = "orderbridge_outbox";
 const pending: OutboxState = "pending";
+const delivered: OutboxState = "delivered";
 /** When everything found was taken by others, look again this many times. */
 const claimAttempts = 5;
 
 /** No older message of the same topic and key is pending. */
 const isFirstOfKey = sql<boolean>`not exists (select 1 from ${sql.table(table)} older where older.state = ${pending} and older.topic = message.topic and older.${sql.id("key")} = message.${sql.id("key")} and older.position < message.position)`;
+
+/** Ends a transaction without its changes. */
+class SomeClaimLost extends Error {}
 
 export function createOutbox({ now, after, run, transaction, insertIfAbsent }: StorageDatabase): OutboxStore {
   const due = (db: StorageKysely, topic: string) =>
@@ -56,6 +60,8 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
     );
     return numUpdatedRows === 1n;
   }
+
+  const complete = (message: ClaimedMessage): Promise<boolean> => end(message, { state: delivered });
 
   return {
     async enqueue(messages) {
@@ -126,7 +132,35 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
       }
       return [];
     },
-    complete: (message) => end(message, { state: "delivered" satisfies OutboxState }),
+    complete,
+    async completeAll(messages) {
+      if (messages.length < 2) return Promise.all(messages.map(complete));
+      const claims = [...new Set(messages.map(({ claim }) => claim))];
+      try {
+        await transaction(async (db) => {
+          let ended = 0n;
+          for (const claim of claims) {
+            const ids = messages.filter((message) => message.claim === claim).map(({ id }) => id);
+            const { numUpdatedRows } = await db
+              .updateTable(table)
+              .set({ claim: null, claim_ends_at: 0, state: delivered })
+              .where("id", "in", ids)
+              .where("claim", "=", claim)
+              .where("state", "=", pending)
+              .executeTakeFirst();
+            ended += numUpdatedRows;
+          }
+          if (ended !== BigInt(messages.length)) throw new SomeClaimLost();
+        });
+        return messages.map(() => true);
+      } catch (error) {
+        if (!(error instanceof SomeClaimLost)) throw error;
+        // Undone: one by one tells which of them it was.
+        const kept: boolean[] = [];
+        for (const message of messages) kept.push(await complete(message));
+        return kept;
+      }
+    },
     retry: (message, { delayMs, error }) => end(message, { due_at: after(delayMs), last_error: storable(error) }),
     bury: (message, error) => end(message, { state: "dead" satisfies OutboxState, last_error: storable(error) }),
     async redeliver(id) {

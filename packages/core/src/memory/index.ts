@@ -220,6 +220,9 @@ function createOutbox(clock: Clock): OutboxStore {
       }
       return claimed;
     },
+    async completeAll(messages) {
+      return messages.map((message) => end(message, "delivered"));
+    },
     async complete(message) {
       return end(message, "delivered");
     },

@@ -88,6 +88,23 @@ export const outboxCases: readonly ConformanceCase<StorageContext>[] = [
     },
   },
   {
+    name: "outbox: completes several at once, and tells which claims were lost",
+    async run({ storage: { outbox }, clock }) {
+      await outbox.enqueue([message("1", "a"), message("2", "b"), message("3", "c"), message("4", "d")]);
+      const [first, second] = await outbox.claim({ ...ten, limit: 2 });
+      deepEqual(await outbox.completeAll([first, second] as ClaimedMessage[]), [true, true]);
+      const [third] = await outbox.claim({ ...ten, limit: 1 });
+      clock.advance(1000);
+      const [again, fourth] = await outbox.claim(ten);
+      const given = [third, fourth, { ...again, id: "unknown" }, again] as ClaimedMessage[];
+      deepEqual(await outbox.completeAll(given), [false, true, false, true]);
+      deepEqual(await outbox.completeAll(given), [false, false, false, false]);
+      deepEqual(await outbox.completeAll([]), []);
+      for (const id of ["1", "2", "3", "4"]) equal((await outbox.get(id))?.state, "delivered");
+      deepEqual(await outbox.claim(ten), []);
+    },
+  },
+  {
     name: "outbox: takes the verdict after the claim's life while nobody else claimed the message",
     async run({ storage: { outbox }, clock }) {
       await outbox.enqueue([message("1", "a")]);
