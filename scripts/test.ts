@@ -96,13 +96,14 @@ for (const { name, available, hint } of await findServices()) {
   if (required) failures.push(name);
 }
 
+// The packages are built first of all and wait for the registry in between, so they go beside the static checks.
 await Promise.all([
+  check("packages: build, tarballs, types, sizes, consumers", process.execPath, [
+    join(root, "scripts/check-packages.ts"),
+  ]),
   check("format and lint", bin("biome"), ["ci", "--colors=off", "--error-on-warnings", "."]),
   check("types", bin("tsc"), ["-p", "tsconfig.json"]),
   check("no unused files, exports or dependencies", bin("knip"), []),
-]);
-await check("packages: build, tarballs, types, sizes, consumers", process.execPath, [
-  join(root, "scripts/check-packages.ts"),
 ]);
 await runTests();
 
