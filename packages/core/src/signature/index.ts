@@ -214,7 +214,8 @@ function pickHeaders(headers: WebhookHeaders): (string | undefined | null)[] {
   for (const key in record) {
     const value = record[key];
     if (value === undefined || (key.length !== 10 && key.length !== 17 && key.length !== 19)) continue;
-    const at = names.indexOf(key.toLowerCase() as (typeof names)[number]);
+    let at = names.indexOf(key as (typeof names)[number]); // Node and most adapters give lower case
+    if (at < 0) at = names.indexOf(key.toLowerCase() as (typeof names)[number]);
     if (at < 0) continue;
     const single = typeof value === "string" ? value : value.length === 1 ? value[0] : null;
     found[at] = found[at] === undefined ? single : null;
