@@ -27,7 +27,13 @@ if (!script) stop(`usage: node scripts/bootstrap.mjs ${Object.keys(scripts).join
 
 /** Changes whenever an install could give another result. */
 function installKey() {
-  const files = ["pnpm-lock.yaml", "pnpm-workspace.yaml", "package.json", "bench/package.json"];
+  const files = [
+    "pnpm-lock.yaml",
+    "pnpm-workspace.yaml",
+    "package.json",
+    "bench/package.json",
+    "test/foreign-clients/package.json",
+  ];
   for (const group of ["packages", "examples"]) {
     for (const folder of readdirSync(join(root, group))) files.push(`${group}/${folder}/package.json`);
   }

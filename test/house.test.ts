@@ -179,6 +179,7 @@ describe("the repository", () => {
     const folders = [
       root,
       join(root, "bench"),
+      join(root, "test/foreign-clients"),
       ...["packages", "examples"].flatMap((group) =>
         readdirSync(join(root, group)).map((name) => join(root, group, name)),
       ),
