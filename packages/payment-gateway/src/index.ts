@@ -21,6 +21,7 @@ export {
 export type {
   BookedMoney,
   BookResult,
+  NextLook,
   PayerAction,
   PayerStep,
   PaymentProvider,
@@ -28,6 +29,7 @@ export type {
   ProviderState,
   ReportedMoney,
   StartContext,
+  StartedPayment,
 } from "./provider.ts";
 export { Refusal, type RefusalCode } from "./refusal.ts";
 export { metadataLimits } from "./schemas.ts";

@@ -21,13 +21,32 @@ export interface PayerAction {
   readonly withAmount: boolean;
 }
 
+/** When the engine asks again, and what the provider wants to find in `payment.session` then. */
+export interface NextLook {
+  /** Pause before the next question, in milliseconds. Left out: not before the payment expires. */
+  readonly askAgainMs?: number;
+  readonly session?: string;
+}
+
 export type ProviderState =
-  | { readonly state: "waiting" }
-  /** No money will come of this any more. */
-  | { readonly state: "ended" }
+  | ({ readonly state: "waiting" } & NextLook)
+  /** The payer has begun: the payment is shown as `processing`. */
+  | ({ readonly state: "processing" } & NextLook)
+  /** This attempt failed and no money will come of it; the payment waits for the next one. */
+  | ({ readonly state: "ended" } & NextLook)
+  /** The remote invoice was cancelled, which ends the payment. */
+  | { readonly state: "cancelled" }
   | { readonly state: "paid"; readonly money: ReportedMoney }
-  /** The provider cannot tell now. */
-  | { readonly state: "unknown" };
+  /** The provider cannot tell now. Left out, `askAgainMs` is 30 s. */
+  | ({ readonly state: "unknown" } & NextLook);
+
+/** What a provider has prepared. */
+export interface StartedPayment {
+  readonly account?: string;
+  readonly session?: string;
+  /** When `state` is asked for the first time, in milliseconds. Left out: when the payment expires. */
+  readonly askAfterMs?: number;
+}
 
 export interface ReportedMoney {
   /** The provider's id of the transfer: the same money has the same id, however often it is reported. */
@@ -78,8 +97,8 @@ export interface PaymentProvider {
   readonly test?: boolean;
   payerStep(payment: Payment): PayerStep;
   /** Prepares the payment at the provider. Throws when it cannot; `start` is then called again with the same payment. */
-  start?(payment: Payment, context: StartContext): Promise<{ readonly account?: string; readonly session?: string }>;
-  /** Asked before a payment expires. */
+  start?(payment: Payment, context: StartContext): Promise<StartedPayment>;
+  /** Asked when the provider said so (`askAfterMs`, `askAgainMs`), and before a payment expires. */
   state?(payment: Payment): Promise<ProviderState>;
   /** Ends the remote invoice. `paid` when the money was faster. */
   cancel?(payment: Payment): Promise<ProviderState>;
