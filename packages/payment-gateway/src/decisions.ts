@@ -1,7 +1,7 @@
 import { eventBody } from "./event-body.ts";
 import { randomId } from "./ids.ts";
 import type { Payment, PaymentEventName } from "./payment.ts";
-import type { ReportedMoney } from "./provider.ts";
+import type { RememberedState, ReportedMoney } from "./provider.ts";
 import type { PaymentChange, PaymentEvent, Refund } from "./storage.ts";
 
 /** What follows for a payment from what happened. Pure: the stores ask again after a conflict. */
@@ -65,6 +65,23 @@ export function endPayment(payment: Payment, status: "cancelled" | "expired", no
 export function failAttempt(payment: Payment, now: Date): PaymentChange | undefined {
   if (payment.status !== "processing") return undefined;
   return { payment: { ...payment, status: "pending", updatedAt: instantOf(payment, now) } };
+}
+
+/** What a provider wants to find again. An attempt shows only in a payment that waits for money. */
+export function rememberState(payment: Payment, state: RememberedState, now: Date): PaymentChange {
+  const { needsAttention: before, ...rest } = payment;
+  const attention = state.attention === undefined ? before : (state.attention ?? undefined);
+  const isOpen = payment.status === "pending" || payment.status === "processing";
+  const shown = state.processing === true ? "processing" : "pending";
+  return {
+    payment: {
+      ...rest,
+      session: state.session,
+      status: isOpen && state.processing !== undefined ? shown : payment.status,
+      ...(attention === undefined ? {} : { needsAttention: attention }),
+      updatedAt: instantOf(payment, now),
+    },
+  };
 }
 
 /** What could be refunded now: paid, minus refunded, minus refunds that are still open. */

@@ -7,7 +7,15 @@ import {
   systemClock,
 } from "@orderbridge/core";
 import { toStandardSecret } from "@orderbridge/core/signature";
-import { bookMoney, endPayment, failAttempt, refundableMinor, reserveRefund, settleRefund } from "./decisions.ts";
+import {
+  bookMoney,
+  endPayment,
+  failAttempt,
+  refundableMinor,
+  rememberState,
+  reserveRefund,
+  settleRefund,
+} from "./decisions.ts";
 import { createDeliverer, defaultRetryDelaysMs } from "./delivery.ts";
 import type { AdminOptions } from "./http/admin-session.ts";
 import { createHttpSurface } from "./http/surface.ts";
@@ -295,7 +303,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     if (payment.status === "cancelled") return payment;
     const provider = providerOf(payment);
     if (provider?.cancel && payment.paidMinor === 0n) {
-      const remote = await provider.cancel(payment);
+      const remote = await provider.cancel(payment, contextOf(provider));
       if (remote.state === "paid") await contextOf(provider).book(id, remote.money);
       if (remote.state === "unknown") {
         throw new Refusal("conflict", "the provider does not say whether the payment can still be paid; try again");
@@ -358,7 +366,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     const provider = payment && providerOf(payment);
     if (!payment || !provider?.refund || open.status !== "pending") return open;
     const status = await provider
-      .refund({ payment, amountMinor: open.amountMinor, key: open.id })
+      .refund({ payment, amountMinor: open.amountMinor, key: open.id, context: contextOf(provider) })
       .catch((error: unknown) => {
         logger.warn("outcome of a refund is not known yet", { refund: open.id, provider: provider.name, error });
         return "pending" as const;
@@ -431,6 +439,15 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
         const result = await storage.change(id, (current) => endPayment(current, "cancelled", clock.now()));
         if (result.state === "changed") wake();
       },
+      async remember(payment, state) {
+        if (!(await own(payment.id))) return undefined;
+        // First, so that a process that ends in between leaves a question too many, not one too few.
+        if (state.askAgainMs !== undefined) await storage.scheduleCheck(payment.id, { delayMs: state.askAgainMs });
+        const result = await storage.change(payment.id, (current) =>
+          current.session === payment.session ? rememberState(current, state, clock.now()) : undefined,
+        );
+        return result.state === "changed" ? result.payment : undefined;
+      },
       async failed(id) {
         if (await own(id)) await storage.change(id, (current) => failAttempt(current, clock.now()));
       },
@@ -443,7 +460,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     const provider = payment && providerOf(payment);
     if (!payment) return;
     if (provider?.state) {
-      const remote = await provider.state(payment).catch(() => ({ state: "unknown" as const }));
+      const remote = await provider.state(payment, contextOf(provider)).catch(() => ({ state: "unknown" as const }));
       if (remote.state === "unknown") return;
       if (remote.state === "paid") {
         await contextOf(provider).book(id, remote.money);

@@ -4,6 +4,8 @@ import type { Payment } from "./payment.ts";
 /** What the payer does next; the pay page draws it. */
 export type PayerStep =
   | { readonly kind: "link"; readonly url: string }
+  /** The payer must do something elsewhere; `actions` are buttons as below. */
+  | { readonly kind: "notice"; readonly notice: PayerNotice; readonly actions: readonly PayerAction[] }
   /** Digits or text that the payer types in the provider's own application. */
   | { readonly kind: "account"; readonly account: string }
   /** Buttons of a form that the page posts to the provider's callback as `action`. */
@@ -15,10 +17,41 @@ export interface BookedMoney {
   readonly amountMinor: bigint;
 }
 
+/**
+ * `terminal`: pay at the terminal; `invoice`: confirm the invoice in the bank's application; `unknown`: nobody knows yet
+ * whether the last attempt took money; `delayed`: the money is on its way.
+ */
+export type PayerNotice = "terminal" | "invoice" | "unknown" | "delayed";
+
 export interface PayerAction {
-  readonly action: "pay" | "pay_part" | "cancel" | "fail";
+  readonly action: "pay" | "pay_part" | "cancel" | "fail" | "delay" | "invoice" | "check";
   /** Whether the payer may name an amount. */
   readonly withAmount: boolean;
+  /** Whether the payer names the phone that gets the invoice. @defaultValue false */
+  readonly withPhone?: boolean;
+}
+
+/** One try of a payer at the provider, as a person sees it. */
+export interface ProviderAttempt {
+  readonly startedAt: Date;
+  readonly state: "starting" | "open" | "unknown" | "paid" | "failed";
+  readonly amountMinor: bigint;
+  /** The provider's ids: what to look for in its cabinet. */
+  readonly ids: readonly string[];
+  /** Why it failed, or what is not known. */
+  readonly reason?: string;
+}
+
+/** What a provider stores of its side, in one change. */
+export interface RememberedState {
+  /** The provider's own text. */
+  readonly session: string;
+  /** When `state` is asked, in milliseconds. Left out: the time that was set before stays. */
+  readonly askAgainMs?: number;
+  /** Whether the payer has an attempt open; only an unpaid payment shows it. Left out: as before. */
+  readonly processing?: boolean;
+  /** Why a person must look at it; `null` takes it back. Left out: as before. */
+  readonly attention?: string | null;
 }
 
 /** When the engine asks again, and what the provider wants to find in `payment.session` then. */
@@ -75,6 +108,11 @@ export interface ProviderContext {
   cancelled(paymentId: string): Promise<void>;
   /** An attempt failed: the payment waits for the next one. */
   failed(paymentId: string): Promise<void>;
+  /**
+   * Replaces `payment.session`, provided that it still is what `payment` holds: of several callers who saw the same one,
+   * one wins, and the others get `undefined`. What must not be sent twice is sent only after this has resolved.
+   */
+  remember(payment: Payment, state: RememberedState): Promise<Payment | undefined>;
   /** Where the payer's browser goes: the page of a payment. */
   payUrl(paymentId: string): string;
 }
@@ -99,15 +137,22 @@ export interface PaymentProvider {
   /** Prepares the payment at the provider. Throws when it cannot; `start` is then called again with the same payment. */
   start?(payment: Payment, context: StartContext): Promise<StartedPayment>;
   /** Asked when the provider said so (`askAfterMs`, `askAgainMs`), and before a payment expires. */
-  state?(payment: Payment): Promise<ProviderState>;
+  state?(payment: Payment, context: ProviderContext): Promise<ProviderState>;
   /** Ends the remote invoice. `paid` when the money was faster. */
-  cancel?(payment: Payment): Promise<ProviderState>;
+  cancel?(payment: Payment, context: ProviderContext): Promise<ProviderState>;
   /** `key` is the same for every try of one refund. `pending`: the outcome is not known yet; it is asked again. */
   refund?(request: {
     readonly payment: Payment;
     readonly amountMinor: bigint;
     readonly key: string;
+    readonly context: ProviderContext;
   }): Promise<"succeeded" | "failed" | "pending">;
+  /** Attempts of a payment for the people who run the gateway, the oldest first. */
+  attempts?(payment: Payment): readonly ProviderAttempt[];
+  /** What somebody must do so that a pending refund goes on, e.g. an address that the buyer opens. */
+  refundNotice?(payment: Payment, key: string): string | undefined;
+  /** A person has made sure that an attempt of unknown outcome brought no money: the payer may try again. */
+  giveUpAttempt?(payment: Payment, context: ProviderContext): Promise<boolean>;
   /** Answers what arrives under `/providers/<name>`. `path` is the rest of the path, without the leading slash. */
   callback?(request: {
     readonly request: Request;
