@@ -21,7 +21,7 @@ const parts = {
   mariadb: { Adapter: MysqlAdapter, Introspector: MysqlIntrospector, Compiler: MysqlQueryCompiler },
 } as const;
 
-/** The statements that create something when `migrate` runs on an empty database of this dialect. */
+/** The statements that create or alter something when `migrate` runs on an empty database of this dialect. */
 export async function recordedSql(
   dialect: DatabaseDialect,
   migrate: (db: AnyKysely) => Promise<void>,
@@ -30,7 +30,7 @@ export async function recordedSql(
   const statements: string[] = [];
   const connection: DatabaseConnection = {
     async executeQuery<Row>({ sql }: CompiledQuery) {
-      if (sql.startsWith("create ")) statements.push(`${sql};\n`);
+      if (/^(create|alter|drop) /.test(sql)) statements.push(`${sql};\n`);
       return { rows: (sql.includes("get_lock") ? [{ got: 1 }] : []) as Row[], numAffectedRows: 1n };
     },
     streamQuery: () => {

@@ -43,3 +43,45 @@ create index if not exists "gateway_payment_merchant" on "gateway_payment" ("mer
 create index if not exists "gateway_booking_payment" on "gateway_booking" ("payment_id");
 
 create index if not exists "gateway_refund_payment" on "gateway_refund" ("payment_id");
+
+alter table "gateway_payment" add column "check_at" bigint;
+
+alter table "gateway_payment" add column "check_claim" varchar(191);
+
+create index if not exists "gateway_payment_check" on "gateway_payment" ("check_at");
+
+alter table "gateway_payment" add column "erased_at" bigint;
+
+alter table "gateway_refund" add column "check_at" bigint;
+
+alter table "gateway_refund" add column "check_claim" varchar(191);
+
+create index if not exists "gateway_refund_check" on "gateway_refund" ("check_at");
+
+alter table "gateway_delivery" add column "merchant" varchar(191) not null default '';
+
+alter table "gateway_delivery" add column "origin" varchar(191) not null default '';
+
+alter table "gateway_delivery" add column "endpoint_id" varchar(191) not null default '';
+
+alter table "gateway_delivery" add column "lane" integer not null default 0;
+
+create index if not exists "gateway_delivery_lane" on "gateway_delivery" ("state", "lane", "due_at");
+
+drop index if exists "gateway_delivery_due";
+
+create table if not exists "gateway_endpoint" ("id" varchar(191) primary key, "merchant" varchar(191) not null, "url" text not null, "state" varchar(191) not null, "created_at" bigint not null);
+
+create index if not exists "gateway_endpoint_merchant" on "gateway_endpoint" ("merchant");
+
+create table if not exists "gateway_endpoint_secret" ("endpoint_id" varchar(191) not null, "number" integer not null, "secret" text not null, "ends_at" bigint not null, constraint "gateway_endpoint_secret_key" primary key ("endpoint_id", "number"));
+
+create index if not exists "gateway_delivery_endpoint" on "gateway_delivery" ("endpoint_id", "state");
+
+create table if not exists "gateway_receiver" ("merchant" varchar(191) not null, "origin" varchar(191) not null, "failures" integer not null, "openings" integer not null, "probe" varchar(191), "open_until" bigint not null, constraint "gateway_receiver_key" primary key ("merchant", "origin"));
+
+create index if not exists "gateway_payment_ended" on "gateway_payment" ("status", "erased_at", "updated_at");
+
+drop index if exists "gateway_payment_expiry";
+
+create index if not exists "gateway_idempotency_created" on "gateway_idempotency" ("created_at");

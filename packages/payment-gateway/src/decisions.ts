@@ -61,6 +61,12 @@ export function endPayment(payment: Payment, status: "cancelled" | "expired", no
   return withEvent({ ...payment, status, updatedAt: instantOf(payment, now) }, status);
 }
 
+/** The payer has begun at the provider. */
+export function beginAttempt(payment: Payment, now: Date): PaymentChange | undefined {
+  if (payment.status !== "pending") return undefined;
+  return { payment: { ...payment, status: "processing", updatedAt: instantOf(payment, now) } };
+}
+
 /** A failed attempt is no event: the payer may try again. */
 export function failAttempt(payment: Payment, now: Date): PaymentChange | undefined {
   if (payment.status !== "processing") return undefined;

@@ -2,9 +2,11 @@ import { type Clock, type Logger, readRetryAfter } from "@orderbridge/core";
 import { createWebhookSigner, signHmac } from "@orderbridge/core/signature";
 import type { SendResult as PostResult, Sender } from "./sender.ts";
 import {
+  type BreakerRule,
   type ClaimedDelivery,
   type DeliveryAttempt,
   type DeliveryVerdict,
+  type FinishedDelivery,
   type GatewayStorage,
   originOf,
 } from "./storage.ts";
@@ -17,14 +19,20 @@ export const defaultRetryDelaysMs: readonly number[] = [
   5_000, 60_000, 300_000, 1_800_000, 7_200_000, 18_000_000, 36_000_000, 50_400_000, 72_000_000, 86_400_000,
 ];
 
+/** Ten failures in a row; 30 s, then twice as long each time, up to five minutes. */
+export const defaultBreaker: BreakerRule = { failures: 10, pauseMs: 30_000, maxPauseMs: 300_000 };
+
 export interface DeliveryOptions {
-  readonly storage: Pick<GatewayStorage, "claimDeliveries" | "finishDelivery">;
+  readonly storage: Pick<GatewayStorage, "claimDeliveries" | "finishDeliveries">;
   readonly sender: Pick<Sender, "post">;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly retryDelaysMs: readonly number[];
-  /** Tries that one receiver may have at the same time. */
+  /** Tries at the same time. */
+  readonly concurrency: number;
+  /** Of these, at one receiver. */
   readonly concurrencyPerReceiver: number;
+  readonly breaker: BreakerRule;
   /** Longer than the sender's deadline. */
   readonly claimMs: number;
   readonly seedHeaders: boolean;
@@ -34,23 +42,71 @@ export interface DeliveryOptions {
 
 export interface Deliverer {
   /**
-   * Claims what is due, at most `limit`, and starts it. Each promise resolves when its try is stored, with the pause in
-   * milliseconds before the next one, if there is one; none rejects.
+   * Claims what is due, as much as there is room for, and starts it. Each promise resolves when its try is stored, with
+   * the pause in milliseconds before the next one, if there is one; none rejects.
    */
-  start(limit: number): Promise<readonly Promise<number | undefined>[]>;
+  start(): Promise<readonly Promise<number | undefined>[]>;
 }
+
+/** Tries stored in one transaction. */
+const storedAtOnce = 100;
+/** Between two attempts to store how tries went, while the storage does not answer. */
+const storePauseMs = 250;
 
 /** Sends stored events: signs the stored bytes anew for each try, and stores how it went. */
 export function createDeliverer(options: DeliveryOptions): Deliverer {
-  const { storage, sender, clock, logger, retryDelaysMs, concurrencyPerReceiver, claimMs, seedHeaders, random } =
-    options;
+  const { storage, sender, clock, logger, retryDelaysMs, concurrency, concurrencyPerReceiver, breaker } = options;
+  const { claimMs, seedHeaders, random } = options;
+  /** Tries of the late lane get a quarter of the places, so that a crowd of them leaves room for new events. */
+  const lateConcurrency = Math.max(1, Math.floor(concurrency / 4));
   /** Tries under way by origin, so that a receiver that does not answer cannot hold up the others. */
   const running = new Map<string, number>();
+  const lanes = { prompt: 0, late: 0 };
   const count = (origin: string, change: 1 | -1): void => {
     const next = (running.get(origin) ?? 0) + change;
     if (next === 0) running.delete(origin);
     else running.set(origin, next);
   };
+
+  interface Waiting {
+    readonly finished: FinishedDelivery;
+    /** In monotonic time: then the claim is over, and another worker repeats the try. */
+    readonly untilMs: number;
+    readonly settle: (stored: Promise<boolean>) => void;
+  }
+  let waiting: Waiting[] = [];
+  let isStoring = false;
+
+  /** Tries that end while others are being stored are stored together afterwards. */
+  async function storeAll(): Promise<void> {
+    if (isStoring) return;
+    isStoring = true;
+    while (waiting.length > 0) {
+      const part = waiting.slice(0, storedAtOnce);
+      waiting = waiting.slice(storedAtOnce);
+      try {
+        const stored = await storage.finishDeliveries(
+          part.map(({ finished }) => finished),
+          breaker,
+        );
+        for (const [index, { settle }] of part.entries()) settle(Promise.resolve(stored[index] === true));
+      } catch (error) {
+        const now = clock.monotonicMs();
+        for (const { untilMs, settle } of part) if (untilMs <= now) settle(Promise.reject(error));
+        const again = part.filter(({ untilMs }) => untilMs > now);
+        // The outcome is known: nobody need repeat the try as long as its claim holds.
+        waiting = [...again, ...waiting];
+        if (again.length > 0) await clock.sleep(storePauseMs);
+      }
+    }
+    isStoring = false;
+  }
+
+  const store = (finished: FinishedDelivery, untilMs: number): Promise<boolean> =>
+    new Promise((resolve) => {
+      waiting.push({ finished, untilMs, settle: resolve });
+      void storeAll();
+    });
 
   async function deliver(delivery: ClaimedDelivery): Promise<number | undefined> {
     const startedAt = clock.now();
@@ -73,34 +129,45 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       now: clock.now(),
       random,
     });
-    const stored = await storage.finishDelivery(delivery, attempt, verdict);
+    const stored = await store({ delivery, attempt, verdict }, startedMs + claimMs);
     const fields = { event: delivery.eventId, attempt: delivery.attempt, outcome: attempt.outcome };
     if (!stored) logger.warn("webhook was sent, but another worker has taken it over", fields);
-    else if (verdict.state === "exhausted") logger.error("webhook was given up: see the payment's log", fields);
+    else if (verdict.state === "exhausted" && verdict.gone && delivery.endpointId !== "") {
+      logger.error("an endpoint answered 410 and was switched off", { ...fields, endpoint: delivery.endpointId });
+    } else if (verdict.state === "exhausted") logger.error("webhook was given up: see the payment's log", fields);
     else if (verdict.state === "pending") logger.info("webhook failed and will be repeated", fields);
     return stored && verdict.state === "pending" ? verdict.delayMs : undefined;
   }
 
+  async function startLane(lane: "prompt" | "late", limit: number): Promise<readonly Promise<number | undefined>[]> {
+    if (limit <= 0) return [];
+    const receivers = { limit: concurrencyPerReceiver, running };
+    const claimed = await storage.claimDeliveries({ limit, ttlMs: claimMs, lane, receivers });
+    lanes[lane] += claimed.length;
+    for (const { url } of claimed) count(originOf(url), 1);
+    return claimed.map((delivery) =>
+      // A try whose outcome cannot be stored is repeated once its claim ends: same id, same bytes.
+      deliver(delivery)
+        .catch((error: unknown) => {
+          logger.error("outcome of a webhook could not be stored", {
+            event: delivery.eventId,
+            error: error instanceof Error ? error.message : String(error),
+          });
+          return undefined;
+        })
+        .finally(() => {
+          lanes[lane]--;
+          count(originOf(delivery.url), -1);
+        }),
+    );
+  }
+
   return {
-    async start(limit) {
-      const claimed = await storage.claimDeliveries({
-        limit,
-        ttlMs: claimMs,
-        receivers: { limit: concurrencyPerReceiver, running },
-      });
-      for (const { url } of claimed) count(originOf(url), 1);
-      return claimed.map((delivery) =>
-        // A try whose outcome cannot be stored is repeated once its claim ends: same id, same bytes.
-        deliver(delivery)
-          .catch((error: unknown) => {
-            logger.error("outcome of a webhook could not be stored", {
-              event: delivery.eventId,
-              error: error instanceof Error ? error.message : String(error),
-            });
-            return undefined;
-          })
-          .finally(() => count(originOf(delivery.url), -1)),
-      );
+    async start() {
+      const free = () => concurrency - lanes.prompt - lanes.late;
+      const prompt = await startLane("prompt", free());
+      const late = await startLane("late", Math.min(free(), lateConcurrency - lanes.late));
+      return [...prompt, ...late];
     },
   };
 }
@@ -140,7 +207,8 @@ function judge(request: {
   const status = result.kind === "answer" ? result.status : 0;
   if (status >= 200 && status < 300) return { state: "delivered" };
   const plannedMs = retryDelaysMs[attempt - 1];
-  if (status === 410 || plannedMs === undefined) return { state: "exhausted" };
+  if (status === 410) return { state: "exhausted", gone: true };
+  if (plannedMs === undefined) return { state: "exhausted" };
   const jitteredMs = Math.round(plannedMs * (0.8 + 0.4 * random()));
   // A receiver may ask for more patience, up to twice the plan; never for less, and never for fewer tries.
   const askedMs = result.kind === "answer" ? readRetryAfter(result.retryAfter, now) : undefined;

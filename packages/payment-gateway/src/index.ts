@@ -1,13 +1,14 @@
-export { defaultRetryDelaysMs } from "./delivery.ts";
+export type { CreatedPayment, CreatePaymentRequest } from "./creating.ts";
+export { defaultBreaker, defaultRetryDelaysMs } from "./delivery.ts";
+export type { WebhookEndpoints } from "./endpoints.ts";
+export type { RequestKey } from "./engine.ts";
 export type { WebhookBody } from "./event-body.ts";
 export {
-  type CreatedPayment,
-  type CreatePaymentRequest,
+  type CleanUpRule,
   createPaymentGateway,
   type PaymentGateway,
   type PaymentGatewayOptions,
   type Payments,
-  type RequestKey,
 } from "./gateway.ts";
 export type { AdminOptions } from "./http/admin-session.ts";
 export { type Currency, currencies, formatAmount, parseAmount } from "./money.ts";
@@ -34,16 +35,20 @@ export type {
   StartContext,
   StartedPayment,
 } from "./provider.ts";
+export type { RefundRequest, RefundResult } from "./refunds.ts";
 export { Refusal, type RefusalCode } from "./refusal.ts";
 export { metadataLimits } from "./schemas.ts";
 export type { ResolvedAddress, SenderOptions } from "./sender.ts";
 export type {
+  BreakerRule,
   DeliveryAttempt,
+  DeliveryHints,
   DeliveryRecord,
   GatewayHealth,
   GatewayStorage,
   PaymentFilter,
   PaymentHistory,
   Refund,
+  WebhookEndpoint,
 } from "./storage.ts";
 export { type ApiScope, apiScopes, type StaticToken } from "./tokens.ts";

@@ -60,6 +60,8 @@ export interface Payment {
   readonly test: boolean;
   /** Why a person must look at it. */
   readonly needsAttention?: string;
+  /** Description, metadata and events were deleted then; what is left serves to book money. */
+  readonly erasedAt?: Date;
   /** Number of the newest event; 0 before the first. */
   readonly sequence: number;
   readonly createdAt: Date;

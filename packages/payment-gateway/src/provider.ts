@@ -54,11 +54,13 @@ export interface RememberedState {
   readonly attention?: string | null;
 }
 
-/** When the engine asks again, and what the provider wants to find in `payment.session` then. */
+/** When the engine asks again. */
 export interface NextLook {
-  /** Pause before the next question, in milliseconds. Left out: not before the payment expires. */
+  /**
+   * Pause before the next question, in milliseconds; also for a payment that has ended, while its QR lives on. Left out:
+   * what `remember` said meanwhile, else not before the payment expires.
+   */
   readonly askAgainMs?: number;
-  readonly session?: string;
 }
 
 export type ProviderState =

@@ -78,6 +78,57 @@ type CreateResult = { readonly state: "created" } | { readonly state: "key_used"
 
 export type DeliveryState = "pending" | "delivered" | "exhausted";
 
+/** A try that failed so often in a row lets later events of its payment pass, and waits in the late lane. */
+export const overtakenAfter = 3;
+
+/** How long a refund may be open before its provider is asked again; then at most a quarter of its age passes. */
+export const refundPatienceMs = 30_000;
+
+/** A payment that is due for a question to its provider, or for its end. */
+export interface DueCheck {
+  readonly payment: Payment;
+  /** Its life has ended, by the clock that judges due times. */
+  readonly isOver: boolean;
+  /** Proves the claim. */
+  readonly claim: string;
+}
+
+/** Where a merchant wants to hear of all its payments, beside the address of each one. */
+export interface WebhookEndpoint {
+  readonly id: string;
+  readonly merchant: string;
+  readonly url: string;
+  /** `gone`: it answered 410. */
+  readonly state: "enabled" | "disabled" | "gone";
+  readonly createdAt: Date;
+}
+
+/** A receiver that is not called for a while, because nothing but failures came of it. */
+export interface PausedReceiver {
+  readonly merchant: string;
+  /** `https://shop.example` */
+  readonly origin: string;
+  /** Failed tries in a row. */
+  readonly failures: number;
+  readonly until: Date;
+}
+
+/** When a breaker opens, and for how long. */
+export interface BreakerRule {
+  /** Failed tries of one origin and merchant in a row. */
+  readonly failures: number;
+  /** Pause before one try is let through; doubled with each further failure. */
+  readonly pauseMs: number;
+  readonly maxPauseMs: number;
+}
+
+/** What the daily clean-up did. */
+export interface CleanUpCounts {
+  /** Expired payments of which a tombstone is left. */
+  readonly payments: number;
+  readonly keys: number;
+}
+
 export interface ClaimedDelivery {
   readonly id: string;
   readonly eventId: string;
@@ -85,6 +136,8 @@ export interface ClaimedDelivery {
   readonly paymentId: string;
   readonly merchant: string;
   readonly url: string;
+  /** Empty for the address of the payment itself. */
+  readonly endpointId: string;
   readonly body: string;
   /** 1 for the first try. A number without an entry in the log is a try whose process ended: its outcome is unknown. */
   readonly attempt: number;
@@ -111,6 +164,8 @@ export interface DeliveryAttempt {
 export interface DeliveryRecord {
   readonly id: string;
   readonly eventId: string;
+  /** Empty for the address of the payment itself. */
+  readonly endpointId: string;
   readonly state: DeliveryState;
   readonly attempts: number;
   readonly dueAt: Date;
@@ -128,6 +183,14 @@ export interface ReceiverShare {
 /** `https://shop.example`: receivers are told apart by it. */
 export const originOf = (url: string): string => (URL.canParse(url) ? new URL(url).origin : "");
 
+/** Whether a failed try says something about the receiver: 410 is an answer, and a missing secret is our own matter. */
+export const isReceiversFault = ({ attempt, verdict }: FinishedDelivery): boolean =>
+  verdict.state !== "delivered" && attempt.outcome !== "no_secret" && attempt.status !== 410;
+
+/** How long a breaker stays open that has opened `openings` times in a row before. */
+export const pauseOf = ({ pauseMs, maxPauseMs }: BreakerRule, openings: number): number =>
+  Math.min(maxPauseMs, pauseMs * 2 ** openings);
+
 /** Counts claims by origin and tells whether one more has room. */
 export function createRoom(receivers: ReceiverShare | undefined): (url: string) => boolean {
   const counts = new Map(receivers?.running);
@@ -142,8 +205,17 @@ export function createRoom(receivers: ReceiverShare | undefined): (url: string) 
 }
 
 export type DeliveryVerdict =
-  | { readonly state: "delivered" | "exhausted" }
+  | { readonly state: "delivered" }
+  /** `gone`: the receiver asked never to be called again, so its endpoint is switched off. */
+  | { readonly state: "exhausted"; readonly gone?: boolean }
   | { readonly state: "pending"; readonly delayMs: number };
+
+/** A try, how it went, and what follows. */
+export interface FinishedDelivery {
+  readonly delivery: ClaimedDelivery;
+  readonly attempt: DeliveryAttempt;
+  readonly verdict: DeliveryVerdict;
+}
 
 export interface ApiTokenRecord {
   readonly id: string;
@@ -181,6 +253,16 @@ export interface GatewayHealth {
   readonly openRefunds: number;
   /** Addresses with deliveries that failed and are to be repeated, the worst first, at most 20. */
   readonly failingReceivers: readonly { readonly url: string; readonly deliveries: number }[];
+  /** Receivers whose breaker is open, at most 20. */
+  readonly pausedReceivers: readonly PausedReceiver[];
+  /** Endpoints that answered 410. */
+  readonly goneEndpoints: number;
+}
+
+/** Word from other processes that there is something to send. It may come late, twice, or never. */
+export interface DeliveryHints {
+  /** Calls `onHint` until the result is called. Never rejects: while it cannot listen, there are no hints. */
+  listen(onHint: () => void): () => Promise<void>;
 }
 
 /** Everything that the gateway remembers. Each sentence of a comment is a case in `gatewayStorageCases`. */
@@ -214,11 +296,27 @@ export interface GatewayStorage {
   finishKey(merchant: string, key: string): Promise<void>;
   /** Gives the work of a key back: the next caller takes it over at once. */
   releaseKey(merchant: string, key: string): Promise<void>;
-  /** Ids of payments without money whose life has ended, the oldest first. */
-  dueForExpiry(limit: number): Promise<readonly string[]>;
+  /**
+   * Claims payments that are due for a check, the oldest first: those whose life has ended, and those that a provider
+   * wanted to be asked about. Nobody else gets them for `ttlMs`; then they are handed out again.
+   */
+  claimChecks(options: {
+    readonly limit: number;
+    readonly ttlMs: number;
+    /** Providers whose payments are left alone. */
+    readonly exceptProviders?: readonly string[];
+  }): Promise<readonly DueCheck[]>;
+  /**
+   * The next check comes after `delayMs`, also of a payment that has ended, and in any case when it expires; left out, only
+   * then. Ends the claim. With a claim that was lost nothing changes.
+   */
+  scheduleCheck(paymentId: string, next: { readonly delayMs?: number; readonly claim?: string }): Promise<void>;
   getRefund(id: string): Promise<Refund | undefined>;
-  /** Refunds whose outcome has been open for longer than `olderThanMs`. */
-  openRefunds(olderThanMs: number, limit: number): Promise<readonly Refund[]>;
+  /**
+   * Claims open refunds whose outcome is to be asked for, the oldest first. Nobody else gets them for `ttlMs` or a quarter
+   * of their age, whichever is longer; then, unless they were settled, they are handed out again.
+   */
+  claimRefunds(options: { readonly limit: number; readonly ttlMs: number }): Promise<readonly Refund[]>;
 
   /**
    * Events of a merchant after a position, in the order of positions. Positions are given after commit, so a reader
@@ -232,28 +330,79 @@ export interface GatewayStorage {
   getEvent(id: string): Promise<PaymentEvent | undefined>;
 
   /**
-   * Claims due deliveries for `ttlMs`; an expired claim is handed out again. Of one payment one delivery at a time, in
-   * the order of events; a delivery that failed three times lets later ones pass. A new event of the payment makes
-   * waiting ones due at once. With `receivers` no origin gets more than its share; those of others are claimed instead.
+   * Claims due deliveries for `ttlMs`; an expired claim is handed out again. Of one payment and target (its own address
+   * or an endpoint) one delivery at a time, in the order of events; a delivery that failed three times lets later ones
+   * pass and waits in the lane `late`. A new event of the payment makes waiting ones due at once. With `receivers` no
+   * origin gets more than its share; those of others are claimed instead. While the breaker of an origin and merchant is
+   * open nothing is claimed for it; afterwards one at a time, until one succeeds.
    */
   claimDeliveries(options: {
     readonly limit: number;
     readonly ttlMs: number;
+    readonly lane: "prompt" | "late";
     readonly receivers?: ReceiverShare;
   }): Promise<readonly ClaimedDelivery[]>;
-  /** Stores a try and what follows from it. Resolves to `false`, changing nothing, when the claim was lost. */
-  finishDelivery(delivery: ClaimedDelivery, attempt: DeliveryAttempt, verdict: DeliveryVerdict): Promise<boolean>;
-  /** Makes the deliveries of an event due at once, same id and bytes, with a new schedule. Resolves to how many there are. */
+  /**
+   * Stores tries and what follows from them: in the order given, whether each claim still held. A lost claim changes
+   * nothing. Failures in a row open the breaker of a receiver, a success closes it.
+   */
+  finishDeliveries(finished: readonly FinishedDelivery[], breaker: BreakerRule): Promise<readonly boolean[]>;
+  /**
+   * Makes the deliveries of an event due at once, same id and bytes, with a new schedule, and closes the breakers of their
+   * receivers. Endpoints that are switched off are left out. Resolves to how many there are.
+   */
   redeliver(eventId: string): Promise<number>;
   deliveriesOf(paymentId: string): Promise<readonly DeliveryRecord[]>;
 
   /** The merchant's own webhook secret; `proposal` is stored when there is none. */
   merchantSecret(merchant: string, proposal: string): Promise<string>;
+
+  /** Adds an endpoint that hears of events from now on. */
+  addEndpoint(endpoint: WebhookEndpoint, secret: string): Promise<void>;
+  /** Endpoints of a merchant, the oldest first. */
+  listEndpoints(merchant: string): Promise<readonly WebhookEndpoint[]>;
+  /**
+   * Tries from now on are signed with `secret` first; former secrets sign beside it for `overlapMs` more. Resolves to
+   * `false`, changing nothing, for an endpoint that this merchant does not have, or with ten secrets in force.
+   */
+  rotateEndpointSecret(
+    merchant: string,
+    id: string,
+    rotation: { readonly secret: string; readonly overlapMs: number },
+  ): Promise<boolean>;
+  /** Resolves to `false` for an endpoint that this merchant does not have. Switched off, what waits for it is given up. */
+  setEndpointState(merchant: string, id: string, state: "enabled" | "disabled"): Promise<boolean>;
+  /** Forgets an endpoint with its secrets and gives up what waits for it. */
+  removeEndpoint(merchant: string, id: string): Promise<boolean>;
+  /** Closes the breaker of a receiver. Resolves to `false` when there was none. */
+  unblockReceiver(merchant: string, origin: string): Promise<boolean>;
+
   addToken(token: ApiTokenRecord & { readonly hash: string }): Promise<void>;
   findToken(hash: string): Promise<ApiTokenRecord | undefined>;
+  listTokens(): Promise<readonly ApiTokenRecord[]>;
   /** Resolves to `false` for an unknown id. */
   removeToken(id: string): Promise<boolean>;
 
+  /**
+   * Takes payments that expired longer ago than `expiredForMs`, have no money, and whose webhooks were taken or given up
+   * longer ago than `exhaustedForMs`, at most `limit`, each in a transaction of its own. Description, metadata, return
+   * address, events, tries and answers go; id, sums, merchant, provider ids and the webhook target stay, so that money
+   * which comes after all is booked and told. Also deletes idempotency keys older than `keysForMs`.
+   */
+  cleanUp(options: {
+    readonly expiredForMs: number;
+    readonly exhaustedForMs: number;
+    readonly keysForMs: number;
+    readonly limit: number;
+  }): Promise<CleanUpCounts>;
+  /**
+   * The same for one payment in any state, money records excepted. Resolves to `waiting`, changing nothing, while a
+   * webhook of it is to be sent.
+   */
+  erasePayment(id: string): Promise<"erased" | "waiting" | "not_found">;
+
+  /** Left out: processes find what others have to send at their next look. */
+  readonly hints?: DeliveryHints;
   /** Resolves when the storage answers. */
   ping(): Promise<void>;
 }

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { type Clock, ConfigError } from "@orderbridge/core";
 import { randomId } from "./ids.ts";
-import type { GatewayStorage } from "./storage.ts";
+import type { ApiTokenRecord, GatewayStorage } from "./storage.ts";
 
 /** What a token may do. `admin` may do everything. */
 export const apiScopes = ["create", "read", "refund", "admin"] as const;
@@ -27,6 +27,8 @@ export interface TokenRegistry {
     readonly merchant: string;
     readonly scopes: readonly ApiScope[];
   }): Promise<{ readonly id: string; readonly token: string }>;
+  /** Tokens that were made, without their text, the oldest first. */
+  list(): Promise<readonly ApiTokenRecord[]>;
   /** From now on the token is refused. Resolves to `false` for an unknown id. */
   revoke(id: string): Promise<boolean>;
   authenticate(token: string): Promise<Caller | undefined>;
@@ -42,7 +44,7 @@ export function createTokenRegistry({
   clock,
   tokens,
 }: {
-  readonly storage: Pick<GatewayStorage, "addToken" | "findToken" | "removeToken">;
+  readonly storage: Pick<GatewayStorage, "addToken" | "findToken" | "listTokens" | "removeToken">;
   readonly clock: Clock;
   readonly tokens: readonly StaticToken[];
 }): TokenRegistry {
@@ -60,6 +62,7 @@ export function createTokenRegistry({
       await storage.addToken({ id, merchant, scopes, hash: digest(token), createdAt: clock.now() });
       return { id, token };
     },
+    list: () => storage.listTokens(),
     revoke: (id) => storage.removeToken(id),
     async authenticate(token) {
       const hash = digest(token);

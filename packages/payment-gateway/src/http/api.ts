@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import * as v from "valibot";
+import type { CreatedPayment } from "../creating.ts";
+import type { RequestKey } from "../engine.ts";
 import { parseExactJson } from "../exact-json.ts";
-import type { CreatedPayment, RequestKey } from "../gateway.ts";
 import { formatAmount } from "../money.ts";
 import { type Payment, type PaymentStatus, paymentMoves, sums } from "../payment.ts";
 import { Refusal } from "../refusal.ts";

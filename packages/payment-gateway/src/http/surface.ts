@@ -1,6 +1,7 @@
 import type { Clock, FetchHandler, Logger } from "@orderbridge/core";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
+import type { WebhookEndpoints } from "../endpoints.ts";
 import type { Payments } from "../gateway.ts";
 import type { Payment } from "../payment.ts";
 import type { PaymentProvider, ProviderContext } from "../provider.ts";
@@ -17,6 +18,7 @@ import { problem, refusalAnswer } from "./problem.ts";
 
 export interface SurfaceOptions {
   readonly payments: Payments;
+  readonly endpoints: WebhookEndpoints;
   readonly tokens: Pick<TokenRegistry, "authenticate">;
   readonly providers: ReadonlyMap<string, PaymentProvider>;
   readonly contextOf: (provider: PaymentProvider) => ProviderContext;

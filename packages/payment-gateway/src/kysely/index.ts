@@ -1,4 +1,4 @@
-import type { Clock } from "@orderbridge/core";
+import { type Clock, ConfigError } from "@orderbridge/core";
 import {
   type AnyKysely,
   type Cipher,
@@ -9,33 +9,37 @@ import {
   transaction,
 } from "@orderbridge/core/kysely";
 import { sql } from "kysely";
-import { randomId } from "../ids.ts";
-import { checkChange } from "../payment.ts";
+import { checkChange, type Payment } from "../payment.ts";
 import {
   type ChangeResult,
-  type ClaimedDelivery,
-  createRoom,
-  type DeliveryState,
+  type DeliveryHints,
   type GatewayStorage,
   type IdempotencyKey,
+  originOf,
   type PaymentEvent,
   type Refund,
+  refundPatienceMs,
   type UsedKey,
 } from "../storage.ts";
+import { createChecks } from "./checks.ts";
+import { createCleanUp } from "./clean-up.ts";
+import type { StorageContext } from "./context.ts";
+import { createDeliveries } from "./deliveries.ts";
+import { createEndpoints } from "./endpoints.ts";
+import { hintChannel } from "./hints.ts";
 import { createMigrations } from "./migrations.ts";
 import {
   fromPayment,
   integer,
   merchantSecretPlace,
-  paymentSecretPlace,
   type Row,
   type Seal,
   text,
-  toAttempt,
   toBooking,
   toEvent,
   toPayment,
   toRefund,
+  toToken,
 } from "./rows.ts";
 
 export interface PaymentGatewayStorageOptions {
@@ -45,10 +49,18 @@ export interface PaymentGatewayStorageOptions {
   readonly clock?: Clock;
   /** Encrypts webhook secrets: `createCipher({ keys })` of `@orderbridge/core/kysely`. Left out: they are plain. */
   readonly cipher?: Cipher;
+  /**
+   * Tells other processes at once that there is something to send: `createPostgresHints(url)`. Without them, and when one
+   * gets lost, they see it at their next look.
+   */
+  readonly hints?: DeliveryHints;
 }
 
-/** Tries after which a delivery no longer holds back the ones behind it. */
-const overtakenAfter = 3;
+const hasJustEnded = (before: Payment, { status }: Payment): boolean =>
+  before.status !== status && !["pending", "processing", "partially_paid"].includes(status);
+
+/** A question that a provider wished for stays: its QR may outlive the payment. */
+const forgetExpiry = { check_at: sql`case when check_at = expires_at then null else check_at end` };
 
 /** A change that must not be stored after all: ends the transaction and becomes its result. */
 class Dropped extends Error {
@@ -64,11 +76,14 @@ class Dropped extends Error {
 export function createPaymentGatewayStorage(
   options: PaymentGatewayStorageOptions,
 ): GatewayStorage & { migrate(): Promise<void> } {
-  const { db, dialect, clock, cipher } = options;
+  const { db, dialect, clock, cipher, hints } = options;
+  if (hints && dialect !== "postgres") throw new ConfigError("hints: only PostgreSQL gives them");
   const seal = createSeal(cipher);
   const now = () => nowMs(dialect, clock);
   const later = (ms: number) => sql<number>`${now()} + ${sql.lit(Math.round(ms))}`;
   const inTransaction = <T>(work: (trx: AnyKysely) => Promise<T>): Promise<T> => transaction(db, dialect, work);
+  const context: StorageContext = { db, dialect, seal, now, later, inTransaction };
+  const { secretsInForce, ...endpoints } = createEndpoints(context);
 
   async function useKey(trx: AnyKysely, key: IdempotencyKey): Promise<UsedKey | undefined> {
     const inserted = await insertIfAbsent(trx, dialect, "gateway_idempotency", {
@@ -120,23 +135,40 @@ export function createPaymentGatewayStorage(
       .where("state", "=", "pending")
       .where("due_at", ">", now())
       .execute();
-    if (url === undefined) return;
+    const endpoints = await trx
+      .selectFrom("gateway_endpoint")
+      .select(["id", "url"])
+      .where("merchant", "=", event.merchant)
+      .where("state", "=", "enabled")
+      .execute();
+    const targets = [
+      ...(url === undefined ? [] : [{ id: event.id, endpointId: "", url }]),
+      ...endpoints.map((row) => ({ id: `${event.id}.${text(row.id)}`, endpointId: text(row.id), url: text(row.url) })),
+    ];
+    if (targets.length === 0) return;
     await trx
       .insertInto("gateway_delivery")
-      .values({
-        id: event.id,
-        event_id: event.id,
-        payment_id: event.paymentId,
-        sequence: event.sequence,
-        url,
-        state: "pending",
-        attempts: 0,
-        schedule_attempts: 0,
-        due_at: now(),
-        claim: null,
-        claim_ends_at: 0,
-      })
+      .values(
+        targets.map((target) => ({
+          id: target.id,
+          event_id: event.id,
+          payment_id: event.paymentId,
+          endpoint_id: target.endpointId,
+          merchant: event.merchant,
+          origin: originOf(target.url),
+          sequence: event.sequence,
+          url: target.url,
+          state: "pending",
+          lane: 0,
+          attempts: 0,
+          schedule_attempts: 0,
+          due_at: now(),
+          claim: null,
+          claim_ends_at: 0,
+        })),
+      )
       .execute();
+    if (hints) await sql`select pg_notify(${hintChannel}, '')`.execute(trx);
   }
 
   /** Resolves to `false` when the refund was settled before. */
@@ -148,28 +180,16 @@ export function createPaymentGatewayStorage(
       status: refund.status,
       created_at: refund.createdAt.getTime(),
       updated_at: refund.updatedAt.getTime(),
+      check_at: refund.status === "pending" ? later(refundPatienceMs) : null,
     });
     if (inserted) return true;
     const { numUpdatedRows } = await trx
       .updateTable("gateway_refund")
-      .set({ status: refund.status, updated_at: refund.updatedAt.getTime() })
+      .set({ status: refund.status, updated_at: refund.updatedAt.getTime(), check_at: null })
       .where("id", "=", refund.id)
       .where("status", "=", "pending")
       .executeTakeFirst();
     return numUpdatedRows === 1n;
-  }
-
-  /** None when the row cannot be opened: the keys in force are others. Then only this webhook waits, not all. */
-  function secretsOf(row: Row): readonly string[] {
-    try {
-      if (typeof row.own_secret === "string") {
-        return [seal.open(row.own_secret, paymentSecretPlace(text(row.payment_id)))];
-      }
-      if (typeof row.merchant_secret !== "string") return [];
-      return [seal.open(row.merchant_secret, merchantSecretPlace(text(row.merchant)))];
-    } catch {
-      return [];
-    }
   }
 
   /** Gives positions to committed events. The counter's row is locked first, so positions become visible in order. */
@@ -201,6 +221,12 @@ export function createPaymentGatewayStorage(
   }
 
   return {
+    ...createChecks(context),
+    ...createDeliveries(context, secretsInForce),
+    ...createCleanUp(context),
+    ...endpoints,
+    ...(hints ? { hints } : {}),
+
     async migrate() {
       await migrate({ db, dialect, prefix: "gateway", migrations: createMigrations(dialect) });
       await insertIfAbsent(db, dialect, "gateway_counter", { name: "event", value: 0 });
@@ -210,7 +236,8 @@ export function createPaymentGatewayStorage(
       inTransaction(async (trx) => {
         const used = key && (await useKey(trx, key));
         if (used) return { state: "key_used", key: used };
-        await trx.insertInto("gateway_payment").values(fromPayment(payment, seal)).execute();
+        const row = { ...fromPayment(payment, seal), check_at: payment.expiresAt.getTime() };
+        await trx.insertInto("gateway_payment").values(row).execute();
         return { state: "created" };
       }),
 
@@ -261,7 +288,7 @@ export function createPaymentGatewayStorage(
           const { id: _id, webhook_secret: _secret, ...columns } = fromPayment(payment, seal);
           const { numUpdatedRows } = await trx
             .updateTable("gateway_payment")
-            .set(columns)
+            .set({ ...columns, ...(hasJustEnded(before, payment) ? forgetExpiry : {}) })
             .where("id", "=", paymentId)
             .where("status", "=", before.status)
             .where("version", "=", before.version)
@@ -291,7 +318,10 @@ export function createPaymentGatewayStorage(
         dialect === "postgres"
           ? sql<boolean>`strpos(${sql.ref(column)}, ${part}) > 0`
           : sql<boolean>`instr(${sql.ref(column)}, ${part}) > 0`;
-      let query = db.selectFrom("gateway_payment").selectAll();
+      let query = db
+        .selectFrom("gateway_payment")
+        .selectAll()
+        .where(({ eb, or }) => or([eb("erased_at", "is", null), eb("paid_minor", ">", 0)]));
       if (merchant !== undefined) query = query.where("merchant", "=", merchant);
       if (status !== undefined) query = query.where("status", "=", status);
       if (search !== undefined) {
@@ -327,7 +357,7 @@ export function createPaymentGatewayStorage(
     async health() {
       const pending = db.selectFrom("gateway_delivery").where("state", "=", "pending");
       const count = sql<number>`count(*)`;
-      const [all, due, exhausted, refunds, receivers] = await Promise.all([
+      const [all, due, exhausted, refunds, receivers, paused, gone] = await Promise.all([
         pending.select(count.as("count")).executeTakeFirstOrThrow(),
         pending
           .select([count.as("count"), sql<number>`${now()} - min(due_at)`.as("lag")])
@@ -350,6 +380,18 @@ export function createPaymentGatewayStorage(
           .orderBy(count, "desc")
           .limit(20)
           .execute(),
+        db
+          .selectFrom("gateway_receiver")
+          .selectAll()
+          .where("open_until", ">", now())
+          .orderBy("failures", "desc")
+          .limit(20)
+          .execute(),
+        db
+          .selectFrom("gateway_endpoint")
+          .select(count.as("count"))
+          .where("state", "=", "gone")
+          .executeTakeFirstOrThrow(),
       ]);
       return {
         pending: integer(all.count),
@@ -358,6 +400,13 @@ export function createPaymentGatewayStorage(
         exhausted: integer(exhausted.count),
         openRefunds: integer(refunds.count),
         failingReceivers: receivers.map((row) => ({ url: text(row.url), deliveries: integer(row.count) })),
+        pausedReceivers: paused.map((row) => ({
+          merchant: text(row.merchant),
+          origin: text(row.origin),
+          failures: integer(row.failures),
+          until: new Date(integer(row.open_until)),
+        })),
+        goneEndpoints: integer(gone.count),
       };
     },
 
@@ -394,33 +443,9 @@ export function createPaymentGatewayStorage(
         .execute();
     },
 
-    async dueForExpiry(limit) {
-      const rows = await db
-        .selectFrom("gateway_payment")
-        .select("id")
-        .where("status", "in", ["pending", "processing"])
-        .where("expires_at", "<=", now())
-        .orderBy("expires_at")
-        .limit(limit)
-        .execute();
-      return rows.map(({ id }) => text(id));
-    },
-
     async getRefund(id) {
       const row = await db.selectFrom("gateway_refund").selectAll().where("id", "=", id).executeTakeFirst();
       return row && toRefund(row);
-    },
-
-    async openRefunds(olderThanMs, limit) {
-      const rows = await db
-        .selectFrom("gateway_refund")
-        .selectAll()
-        .where("status", "=", "pending")
-        .where("created_at", "<=", later(-olderThanMs))
-        .orderBy("created_at")
-        .limit(limit)
-        .execute();
-      return rows.map(toRefund);
     },
 
     async eventsAfter(merchant, position, limit) {
@@ -439,152 +464,6 @@ export function createPaymentGatewayStorage(
     async getEvent(id) {
       const row = await db.selectFrom("gateway_event").selectAll().where("id", "=", id).executeTakeFirst();
       return row && toEvent(row);
-    },
-
-    async claimDeliveries({ limit, ttlMs, receivers }) {
-      let due = db
-        .selectFrom("gateway_delivery as d")
-        .select(["d.id", "d.payment_id", "d.url"])
-        .where("d.state", "=", "pending")
-        .where("d.due_at", "<=", now())
-        .where(
-          sql<boolean>`not exists (
-            select 1 from gateway_delivery other
-            where other.payment_id = d.payment_id and (
-              (other.claim is not null and other.claim_ends_at > ${now()})
-              or (other.sequence < d.sequence and other.state = 'pending' and other.schedule_attempts < ${overtakenAfter})
-            )
-          )`,
-        );
-      for (const [origin, running] of receivers?.running ?? []) {
-        if (running < (receivers?.limit ?? 0)) continue;
-        due = due.where(sql<boolean>`substr(d.url, 1, ${sql.lit(origin.length + 1)}) <> ${`${origin}/`}`);
-      }
-      // More than are needed, because some may belong to one receiver.
-      const candidates = await due
-        .orderBy("d.due_at")
-        .orderBy("d.sequence")
-        .limit(limit * 4)
-        .execute();
-      // One of each payment; whoever reads at the same time chooses the same one, and only one update finds it free.
-      const chosen = new Map<string, string>();
-      const hasRoom = createRoom(receivers);
-      for (const { id, payment_id, url } of candidates) {
-        if (chosen.size < limit && !chosen.has(payment_id) && hasRoom(text(url))) chosen.set(payment_id, id);
-      }
-      if (chosen.size === 0) return [];
-      const claim = randomId();
-      const { numUpdatedRows } = await db
-        .updateTable("gateway_delivery")
-        .set({
-          claim,
-          claim_ends_at: later(ttlMs),
-          attempts: sql`attempts + 1`,
-          schedule_attempts: sql`schedule_attempts + 1`,
-        })
-        .where("id", "in", [...chosen.values()])
-        .where("state", "=", "pending")
-        .where("due_at", "<=", now())
-        .where(({ eb, or }) => or([eb("claim", "is", null), eb("claim_ends_at", "<=", now())]))
-        .executeTakeFirst();
-      if (numUpdatedRows === 0n) return [];
-      const rows = await db
-        .selectFrom("gateway_delivery as d")
-        .innerJoin("gateway_event as e", "e.id", "d.event_id")
-        .innerJoin("gateway_payment as p", "p.id", "d.payment_id")
-        .leftJoin("gateway_merchant as m", "m.id", "p.merchant")
-        .select([
-          "d.id",
-          "d.event_id",
-          "d.payment_id",
-          "d.url",
-          "d.attempts",
-          "d.schedule_attempts",
-          "e.name",
-          "e.body",
-          "p.merchant",
-          "p.webhook_secret as own_secret",
-          "m.webhook_secret as merchant_secret",
-        ])
-        .where("d.claim", "=", claim)
-        .execute();
-      return rows.map((row: Row): ClaimedDelivery => {
-        return {
-          id: text(row.id),
-          eventId: text(row.event_id),
-          eventName: row.name as ClaimedDelivery["eventName"],
-          paymentId: text(row.payment_id),
-          merchant: text(row.merchant),
-          url: text(row.url),
-          body: text(row.body),
-          attempt: integer(row.attempts),
-          scheduleAttempt: integer(row.schedule_attempts),
-          secrets: secretsOf(row),
-          claim,
-        };
-      });
-    },
-
-    finishDelivery: (delivery, attempt, verdict) =>
-      inTransaction(async (trx) => {
-        const { numUpdatedRows } = await trx
-          .updateTable("gateway_delivery")
-          .set({
-            state: verdict.state,
-            claim: null,
-            ...(verdict.state === "pending" ? { due_at: later(verdict.delayMs) } : {}),
-          })
-          .where("id", "=", delivery.id)
-          .where("claim", "=", delivery.claim)
-          .executeTakeFirst();
-        if (numUpdatedRows !== 1n) return false;
-        await trx
-          .insertInto("gateway_delivery_attempt")
-          .values({
-            delivery_id: delivery.id,
-            attempt: attempt.attempt,
-            started_at: attempt.startedAt.getTime(),
-            duration_ms: attempt.durationMs,
-            outcome: attempt.outcome,
-            status: attempt.status ?? null,
-            // PostgreSQL stores no NUL characters.
-            answer: attempt.answer?.replaceAll("\0", "\uFFFD") ?? null,
-          })
-          .execute();
-        return true;
-      }),
-
-    async redeliver(eventId) {
-      const { numUpdatedRows } = await db
-        .updateTable("gateway_delivery")
-        .set({ state: "pending", due_at: now(), schedule_attempts: 0 })
-        .where("event_id", "=", eventId)
-        .executeTakeFirst();
-      return Number(numUpdatedRows);
-    },
-
-    async deliveriesOf(paymentId) {
-      const deliveries = await db
-        .selectFrom("gateway_delivery")
-        .select(["id", "event_id", "state", "attempts", "due_at"])
-        .where("payment_id", "=", paymentId)
-        .orderBy("sequence")
-        .execute();
-      const attempts = await db
-        .selectFrom("gateway_delivery_attempt as a")
-        .innerJoin("gateway_delivery as d", "d.id", "a.delivery_id")
-        .selectAll("a")
-        .where("d.payment_id", "=", paymentId)
-        .orderBy("a.attempt")
-        .execute();
-      return deliveries.map((row: Row) => ({
-        id: text(row.id),
-        eventId: text(row.event_id),
-        state: row.state as DeliveryState,
-        attempts: integer(row.attempts),
-        dueAt: new Date(integer(row.due_at)),
-        log: attempts.filter(({ delivery_id }) => delivery_id === row.id).map(toAttempt),
-      }));
     },
 
     async merchantSecret(merchant, proposal) {
@@ -608,12 +487,11 @@ export function createPaymentGatewayStorage(
     async findToken(hash) {
       const row = await db.selectFrom("gateway_token").selectAll().where("hash", "=", hash).executeTakeFirst();
       if (!row) return undefined;
-      return {
-        id: text(row.id),
-        merchant: text(row.merchant),
-        scopes: JSON.parse(text(row.scopes)) as readonly string[],
-        createdAt: new Date(integer(row.created_at)),
-      };
+      return toToken(row);
+    },
+
+    async listTokens() {
+      return (await db.selectFrom("gateway_token").selectAll().orderBy("created_at").execute()).map(toToken);
     },
 
     async removeToken(id) {
@@ -642,3 +520,5 @@ function createSeal(cipher: Cipher | undefined): Seal {
     },
   };
 }
+
+export { createPostgresHints } from "./hints.ts";

@@ -1,8 +1,21 @@
 import { columnTypes, type DatabaseDialect, type Migration } from "@orderbridge/core/kysely";
+import { type RawBuilder, sql } from "kysely";
 
 /** Tables of the gateway; all names begin with `gateway_`. One statement per step, because MariaDB commits each. */
 export function createMigrations(dialect: DatabaseDialect): Readonly<Record<string, Migration>> {
   const { key, text, integer64 } = columnTypes(dialect);
+  /** SQLite knows no `if not exists` here, and needs none: there a migration is one transaction. */
+  const addColumn = (table: string, column: string, type: RawBuilder<unknown>): Migration => ({
+    async up(db) {
+      const ifAbsent = sql.raw(dialect === "sqlite" ? "" : "if not exists ");
+      await sql`alter table ${sql.table(table)} add column ${ifAbsent}${sql.ref(column)} ${type}`.execute(db);
+    },
+  });
+  const update = (statement: RawBuilder<unknown>): Migration => ({
+    async up(db) {
+      await statement.execute(db);
+    },
+  });
   return {
     "001_payment": {
       up: (db) =>
@@ -261,6 +274,140 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
           .ifNotExists()
           .on("gateway_refund")
           .columns(["payment_id"])
+          .execute(),
+    },
+    "023_payment_check": addColumn("gateway_payment", "check_at", integer64),
+    "024_payment_check_claim": addColumn("gateway_payment", "check_claim", key),
+    "025_payment_check_start": update(
+      sql`update gateway_payment set check_at = expires_at where check_at is null and status in ('pending', 'processing')`,
+    ),
+    "026_payment_check_due": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_payment_check")
+          .ifNotExists()
+          .on("gateway_payment")
+          .columns(["check_at"])
+          .execute(),
+    },
+    "027_payment_erased": addColumn("gateway_payment", "erased_at", integer64),
+    "028_refund_check": addColumn("gateway_refund", "check_at", integer64),
+    "029_refund_check_claim": addColumn("gateway_refund", "check_claim", key),
+    "030_refund_check_start": update(
+      sql`update gateway_refund set check_at = created_at where check_at is null and status = 'pending'`,
+    ),
+    "031_refund_check_due": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_refund_check")
+          .ifNotExists()
+          .on("gateway_refund")
+          .columns(["check_at"])
+          .execute(),
+    },
+    "032_delivery_merchant": addColumn("gateway_delivery", "merchant", sql`varchar(191) not null default ''`),
+    "033_delivery_merchant_start": update(
+      sql`update gateway_delivery set merchant = (select p.merchant from gateway_payment p where p.id = payment_id)
+        where merchant = ''`,
+    ),
+    // Empty for deliveries of older versions until their next try: no breaker stops these.
+    "034_delivery_origin": addColumn("gateway_delivery", "origin", sql`varchar(191) not null default ''`),
+    "035_delivery_endpoint": addColumn("gateway_delivery", "endpoint_id", sql`varchar(191) not null default ''`),
+    "036_delivery_lane": addColumn("gateway_delivery", "lane", sql`integer not null default 0`),
+    "037_delivery_lane_start": update(sql`update gateway_delivery set lane = 1 where schedule_attempts >= 3`),
+    "038_delivery_lane_due": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_delivery_lane")
+          .ifNotExists()
+          .on("gateway_delivery")
+          .columns(["state", "lane", "due_at"])
+          .execute(),
+    },
+    "039_delivery_due_dropped": {
+      async up(db) {
+        const drop = db.schema.dropIndex("gateway_delivery_due").ifExists();
+        await (dialect === "mariadb" ? drop.on("gateway_delivery") : drop).execute();
+      },
+    },
+    "040_endpoint": {
+      up: (db) =>
+        db.schema
+          .createTable("gateway_endpoint")
+          .ifNotExists()
+          .addColumn("id", key, (column) => column.primaryKey())
+          .addColumn("merchant", key, (column) => column.notNull())
+          .addColumn("url", text, (column) => column.notNull())
+          .addColumn("state", key, (column) => column.notNull())
+          .addColumn("created_at", integer64, (column) => column.notNull())
+          .execute(),
+    },
+    "041_endpoint_merchant": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_endpoint_merchant")
+          .ifNotExists()
+          .on("gateway_endpoint")
+          .columns(["merchant"])
+          .execute(),
+    },
+    "042_endpoint_secret": {
+      up: (db) =>
+        db.schema
+          .createTable("gateway_endpoint_secret")
+          .ifNotExists()
+          .addColumn("endpoint_id", key, (column) => column.notNull())
+          .addColumn("number", "integer", (column) => column.notNull())
+          .addColumn("secret", text, (column) => column.notNull())
+          .addColumn("ends_at", integer64, (column) => column.notNull())
+          .addPrimaryKeyConstraint("gateway_endpoint_secret_key", ["endpoint_id", "number"])
+          .execute(),
+    },
+    "043_delivery_endpoint": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_delivery_endpoint")
+          .ifNotExists()
+          .on("gateway_delivery")
+          .columns(["endpoint_id", "state"])
+          .execute(),
+    },
+    "044_receiver": {
+      up: (db) =>
+        db.schema
+          .createTable("gateway_receiver")
+          .ifNotExists()
+          .addColumn("merchant", key, (column) => column.notNull())
+          .addColumn("origin", key, (column) => column.notNull())
+          .addColumn("failures", "integer", (column) => column.notNull())
+          .addColumn("openings", "integer", (column) => column.notNull())
+          .addColumn("probe", key)
+          .addColumn("open_until", integer64, (column) => column.notNull())
+          .addPrimaryKeyConstraint("gateway_receiver_key", ["merchant", "origin"])
+          .execute(),
+    },
+    "045_payment_ended": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_payment_ended")
+          .ifNotExists()
+          .on("gateway_payment")
+          .columns(["status", "erased_at", "updated_at"])
+          .execute(),
+    },
+    "046_payment_expiry_dropped": {
+      async up(db) {
+        const drop = db.schema.dropIndex("gateway_payment_expiry").ifExists();
+        await (dialect === "mariadb" ? drop.on("gateway_payment") : drop).execute();
+      },
+    },
+    "047_idempotency_created": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_idempotency_created")
+          .ifNotExists()
+          .on("gateway_idempotency")
+          .columns(["created_at"])
           .execute(),
     },
   };

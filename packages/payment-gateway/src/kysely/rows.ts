@@ -1,6 +1,14 @@
 import type { Currency } from "../money.ts";
 import type { Payment, PaymentEventName, PaymentStatus } from "../payment.ts";
-import type { Booking, DeliveryAttempt, PaymentEvent, Refund, RefundStatus } from "../storage.ts";
+import type {
+  ApiTokenRecord,
+  Booking,
+  DeliveryAttempt,
+  PaymentEvent,
+  Refund,
+  RefundStatus,
+  WebhookEndpoint,
+} from "../storage.ts";
 
 /** A row as the driver gives it. `pg` gives `bigint` as text, the others as numbers; all values lie below 2^53. */
 export type Row = Readonly<Record<string, unknown>>;
@@ -22,6 +30,7 @@ export interface Seal {
 }
 
 export const paymentSecretPlace = (id: string): string => `gateway_payment/${id}/webhook_secret`;
+export const endpointSecretPlace = (id: string, number: number): string => `gateway_endpoint/${id}/secret/${number}`;
 export const merchantSecretPlace = (id: string): string => `gateway_merchant/${id}/webhook_secret`;
 
 export function toPayment(row: Row, seal: Seal): Payment {
@@ -47,6 +56,7 @@ export function toPayment(row: Row, seal: Seal): Payment {
     late: integer(row.late) === 1,
     test: integer(row.test) === 1,
     ...optional("needsAttention", row.needs_attention),
+    ...(row.erased_at === null || row.erased_at === undefined ? {} : { erasedAt: instant(row.erased_at) }),
     sequence: integer(row.sequence),
     createdAt: instant(row.created_at),
     updatedAt: instant(row.updated_at),
@@ -77,6 +87,7 @@ export function fromPayment(payment: Payment, seal: Seal): Row {
     late: payment.late ? 1 : 0,
     test: payment.test ? 1 : 0,
     needs_attention: payment.needsAttention ?? null,
+    erased_at: payment.erasedAt?.getTime() ?? null,
     sequence: payment.sequence,
     created_at: payment.createdAt.getTime(),
     updated_at: payment.updatedAt.getTime(),
@@ -126,5 +137,24 @@ export function toAttempt(row: Row): DeliveryAttempt {
     outcome: text(row.outcome),
     ...(row.status === null ? {} : { status: integer(row.status) }),
     ...optional("answer", row.answer),
+  };
+}
+
+export function toEndpoint(row: Row): WebhookEndpoint {
+  return {
+    id: text(row.id),
+    merchant: text(row.merchant),
+    url: text(row.url),
+    state: row.state as WebhookEndpoint["state"],
+    createdAt: instant(row.created_at),
+  };
+}
+
+export function toToken(row: Row): ApiTokenRecord {
+  return {
+    id: text(row.id),
+    merchant: text(row.merchant),
+    scopes: JSON.parse(text(row.scopes)) as readonly string[],
+    createdAt: instant(row.created_at),
   };
 }

@@ -9,15 +9,23 @@ import {
   type DeliveryState,
   type GatewayStorage,
   type IdempotencyKey,
+  isReceiversFault,
+  originOf,
+  overtakenAfter,
   type PaymentEvent,
+  pauseOf,
   type Refund,
+  refundPatienceMs,
   type UsedKey,
+  type WebhookEndpoint,
 } from "../storage.ts";
 
 interface DeliveryRow {
   readonly id: string;
   readonly event: PaymentEvent;
   readonly url: string;
+  readonly endpointId: string;
+  isLate: boolean;
   state: DeliveryState;
   attempts: number;
   scheduleAttempts: number;
@@ -27,8 +35,27 @@ interface DeliveryRow {
   readonly log: DeliveryAttempt[];
 }
 
-/** Tries after which a delivery no longer holds back the ones behind it. */
-const overtakenAfter = 3;
+interface EndpointRow extends WebhookEndpoint {
+  /** The newest first. */
+  readonly secrets: readonly { readonly secret: string; readonly endsAt: number }[];
+}
+
+interface ReceiverRow {
+  readonly merchant: string;
+  readonly origin: string;
+  failures: number;
+  openings: number;
+  openUntil: number;
+  probe: string | undefined;
+}
+
+interface Check {
+  readonly at: number;
+  readonly claim: string | undefined;
+}
+
+/** Secrets of one endpoint that may be in force at the same time. */
+const maxSecrets = 10;
 
 /** Storage in this process's memory: for tests and for trying things. A restart forgets everything. */
 export function createPaymentGatewayMemoryStorage({
@@ -38,10 +65,15 @@ export function createPaymentGatewayMemoryStorage({
 } = {}): GatewayStorage {
   const payments = new Map<string, Payment>();
   const bookings = new Map<string, Booking>();
-  const events: PaymentEvent[] = [];
-  const deliveries: DeliveryRow[] = []; // in the order of events
+  const events: { readonly position: number; readonly event: PaymentEvent }[] = [];
+  let lastPosition = 0;
+  let deliveries: DeliveryRow[] = []; // in the order of events
+  const checks = new Map<string, Check>();
+  const refundChecks = new Map<string, number>();
+  const endpoints = new Map<string, EndpointRow>();
+  const receivers = new Map<string, ReceiverRow>();
   const refunds = new Map<string, Refund>();
-  const keys = new Map<string, IdempotencyKey & { workEndsAt: number }>();
+  const keys = new Map<string, IdempotencyKey & { workEndsAt: number; readonly createdAt: number }>();
   const counters = new Map<string, number>();
   const secrets = new Map<string, string>();
   const tokens = new Map<string, ApiTokenRecord & { readonly hash: string }>();
@@ -52,7 +84,7 @@ export function createPaymentGatewayMemoryStorage({
     const id = rowKey(key.merchant, key.key);
     const row = keys.get(id);
     if (!row) {
-      keys.set(id, { ...key, workEndsAt: key.workMs === 0 ? 0 : now() + key.workMs });
+      keys.set(id, { ...key, createdAt: now(), workEndsAt: key.workMs === 0 ? 0 : now() + key.workMs });
       return undefined;
     }
     if (row.fingerprint !== key.fingerprint) return { state: "mismatch" };
@@ -63,24 +95,63 @@ export function createPaymentGatewayMemoryStorage({
   }
 
   function addEvent(event: PaymentEvent, url: string | undefined): void {
-    events.push(event);
+    events.push({ position: ++lastPosition, event });
     for (const row of deliveries) {
       if (row.event.paymentId === event.paymentId && row.state === "pending") row.dueAt = Math.min(row.dueAt, now());
     }
-    if (url === undefined) return;
-    deliveries.push({
-      id: event.id,
-      event,
-      url,
-      state: "pending",
-      attempts: 0,
-      scheduleAttempts: 0,
-      dueAt: now(),
-      claim: undefined,
-      claimEndsAt: 0,
-      log: [],
+    const own = url === undefined ? [] : [{ id: event.id, endpointId: "", url }];
+    const others = [...endpoints.values()]
+      .filter(({ merchant, state }) => merchant === event.merchant && state === "enabled")
+      .map((endpoint) => ({ id: `${event.id}.${endpoint.id}`, endpointId: endpoint.id, url: endpoint.url }));
+    for (const target of [...own, ...others]) {
+      deliveries.push({
+        ...target,
+        event,
+        isLate: false,
+        state: "pending",
+        attempts: 0,
+        scheduleAttempts: 0,
+        dueAt: now(),
+        claim: undefined,
+        claimEndsAt: 0,
+        log: [],
+      });
+    }
+  }
+
+  const receiverOf = (merchant: string, url: string): ReceiverRow | undefined =>
+    receivers.get(rowKey(merchant, originOf(url)));
+
+  function giveUp(endpointId: string): void {
+    for (const row of deliveries) {
+      if (row.endpointId !== endpointId || row.state !== "pending") continue;
+      row.state = "exhausted";
+      row.dueAt = now();
+    }
+  }
+
+  const ownEndpoint = (merchant: string, id: string): EndpointRow | undefined => {
+    const endpoint = endpoints.get(id);
+    return endpoint?.merchant === merchant ? endpoint : undefined;
+  };
+
+  function leaveTombstone(payment: Payment): void {
+    for (let index = events.length - 1; index >= 0; index--) {
+      if (events[index]?.event.paymentId === payment.id) events.splice(index, 1);
+    }
+    deliveries = deliveries.filter(({ event }) => event.paymentId !== payment.id);
+    const { returnUrl: _returnUrl, ...rest } = payment;
+    payments.set(payment.id, {
+      ...rest,
+      description: "",
+      metadata: "{}",
+      erasedAt: new Date(now()),
+      version: payment.version + 1,
     });
   }
+
+  const waits = (paymentId: string): boolean =>
+    deliveries.some(({ event, state }) => event.paymentId === paymentId && state === "pending");
 
   function refuseTakenAccount({ id, provider, account }: Payment): void {
     if (account === undefined) return;
@@ -95,6 +166,7 @@ export function createPaymentGatewayMemoryStorage({
     deliveries.some(
       (other) =>
         other.event.paymentId === row.event.paymentId &&
+        other.endpointId === row.endpointId &&
         other.event.sequence < row.event.sequence &&
         other.state === "pending" &&
         other.scheduleAttempts < overtakenAfter,
@@ -108,6 +180,7 @@ export function createPaymentGatewayMemoryStorage({
       const used = key && useKey(key);
       if (used) return { state: "key_used", key: used };
       payments.set(payment.id, payment);
+      checks.set(payment.id, { at: payment.expiresAt.getTime(), claim: undefined });
       return { state: "created" };
     },
     async getPayment(id) {
@@ -142,7 +215,13 @@ export function createPaymentGatewayMemoryStorage({
         refuseTakenAccount(change.payment);
         const payment = { ...change.payment, version: before.version + 1 };
         payments.set(paymentId, payment);
+        const hasEnded = !["pending", "processing", "partially_paid"].includes(payment.status);
+        // A question that a provider wished for stays: its QR may outlive the payment.
+        if (hasEnded && payment.status !== before.status && checks.get(paymentId)?.at === payment.expiresAt.getTime()) {
+          checks.delete(paymentId);
+        }
         if (booking && bookingKey !== undefined) bookings.set(bookingKey, booking);
+        if (refund && !refunds.has(refund.id)) refundChecks.set(refund.id, now() + refundPatienceMs);
         if (refund) refunds.set(refund.id, refund);
         if (event) addEvent(event, payment.webhookUrl);
         return { state: "changed", payment };
@@ -160,6 +239,7 @@ export function createPaymentGatewayMemoryStorage({
         createdAt < after.createdAt ||
         (createdAt.getTime() === after.createdAt.getTime() && id < after.id);
       return [...payments.values()]
+        .filter(({ erasedAt, paidMinor }) => erasedAt === undefined || paidMinor > 0n)
         .filter((payment) => merchant === undefined || payment.merchant === merchant)
         .filter((payment) => status === undefined || payment.status === status)
         .filter(
@@ -177,7 +257,7 @@ export function createPaymentGatewayMemoryStorage({
     async historyOf(paymentId) {
       const isOwn = (entry: { readonly paymentId: string }) => entry.paymentId === paymentId;
       return {
-        events: events.filter(isOwn),
+        events: events.map(({ event }) => event).filter(isOwn),
         bookings: [...bookings.values()].filter(isOwn),
         refunds: [...refunds.values()].filter(isOwn),
       };
@@ -199,6 +279,17 @@ export function createPaymentGatewayMemoryStorage({
           .map(([url, rows]) => ({ url, deliveries: rows.length }))
           .sort((left, right) => right.deliveries - left.deliveries)
           .slice(0, 20),
+        pausedReceivers: [...receivers.values()]
+          .filter(({ openUntil }) => openUntil > now())
+          .sort((left, right) => right.failures - left.failures)
+          .slice(0, 20)
+          .map(({ merchant, origin, failures, openUntil }) => ({
+            merchant,
+            origin,
+            failures,
+            until: new Date(openUntil),
+          })),
+        goneEndpoints: [...endpoints.values()].filter(({ state }) => state === "gone").length,
       };
     },
     async nextNumber(name) {
@@ -214,48 +305,92 @@ export function createPaymentGatewayMemoryStorage({
       const row = keys.get(rowKey(merchant, key));
       if (row && row.workEndsAt !== 0) row.workEndsAt = Math.min(row.workEndsAt, now());
     },
-    async dueForExpiry(limit) {
-      return [...payments.values()]
-        .filter(({ status }) => status === "pending" || status === "processing")
-        .filter(({ expiresAt }) => expiresAt.getTime() <= now())
-        .sort((left, right) => left.expiresAt.getTime() - right.expiresAt.getTime())
+    async claimChecks({ limit, ttlMs, exceptProviders = [] }) {
+      return [...checks]
+        .filter(([, { at }]) => at <= now())
+        .sort(([, left], [, right]) => left.at - right.at)
+        .map(([id]) => payments.get(id) as Payment)
+        .filter(({ provider }) => !exceptProviders.includes(provider))
         .slice(0, limit)
-        .map(({ id }) => id);
+        .map((payment) => {
+          const claim = crypto.randomUUID();
+          checks.set(payment.id, { at: now() + ttlMs, claim });
+          const isOpen = payment.status === "pending" || payment.status === "processing";
+          return { payment, isOver: isOpen && payment.expiresAt.getTime() <= now(), claim };
+        });
+    },
+    async scheduleCheck(paymentId, { delayMs, claim }) {
+      const payment = payments.get(paymentId);
+      if (!payment || (claim !== undefined && checks.get(paymentId)?.claim !== claim)) return;
+      const isOpen = payment.status === "pending" || payment.status === "processing";
+      const expiresAt = payment.expiresAt.getTime();
+      const wanted = delayMs === undefined ? undefined : now() + delayMs;
+      const at =
+        wanted === undefined
+          ? isOpen
+            ? expiresAt
+            : undefined
+          : isOpen && expiresAt > now()
+            ? Math.min(wanted, expiresAt)
+            : wanted;
+      if (at === undefined) checks.delete(paymentId);
+      else checks.set(paymentId, { at, claim: undefined });
     },
     async getRefund(id) {
       return refunds.get(id);
     },
-    async openRefunds(olderThanMs, limit) {
-      return [...refunds.values()]
-        .filter(({ status, createdAt }) => status === "pending" && createdAt.getTime() <= now() - olderThanMs)
+    async claimRefunds({ limit, ttlMs }) {
+      const due = [...refunds.values()]
+        .filter(({ id, status }) => status === "pending" && (refundChecks.get(id) ?? 0) <= now())
+        .sort((left, right) => (refundChecks.get(left.id) ?? 0) - (refundChecks.get(right.id) ?? 0))
         .slice(0, limit);
+      for (const { id, createdAt } of due) {
+        refundChecks.set(id, now() + Math.max(ttlMs, Math.floor((now() - createdAt.getTime()) / 4)));
+      }
+      return due;
     },
     async eventsAfter(merchant, position, limit) {
       return events
-        .map((event, index) => ({ event, position: index + 1 }))
         .filter((entry) => entry.position > position && entry.event.merchant === merchant)
         .slice(0, limit)
         .map(({ event, position: at }) => ({ position: at, body: event.body }));
     },
     async getEvent(id) {
-      return events.find((event) => event.id === id);
+      return events.find(({ event }) => event.id === id)?.event;
     },
-    async claimDeliveries({ limit, ttlMs, receivers }) {
-      const hasRoom = createRoom(receivers);
+    async claimDeliveries({ limit, ttlMs, lane, receivers: share }) {
+      const hasRoom = createRoom(share);
       const claimed: ClaimedDelivery[] = [];
-      const candidates = deliveries.filter((row) => row.state === "pending" && row.dueAt <= now() && isFree(row));
+      const candidates = deliveries
+        .filter((row) => row.state === "pending" && row.isLate === (lane === "late"))
+        .filter((row) => row.dueAt <= now() && isFree(row));
       const taken = new Set<string>();
       for (const row of candidates) {
         if (claimed.length >= limit) break;
         const { event } = row;
-        const isBusy = deliveries.some((other) => other.event.paymentId === event.paymentId && !isFree(other));
-        if (taken.has(event.paymentId) || isBusy || isHeldBack(row) || !hasRoom(row.url)) continue;
-        taken.add(event.paymentId);
+        const target = rowKey(event.paymentId, row.endpointId);
+        const isBusy = deliveries.some(
+          (other) => other.event.paymentId === event.paymentId && other.endpointId === row.endpointId && !isFree(other),
+        );
+        const receiver = receiverOf(event.merchant, row.url);
+        if (receiver && receiver.openUntil > now()) continue;
+        if (taken.has(target) || isBusy || isHeldBack(row) || !hasRoom(row.url)) continue;
+        if (receiver && receiver.openUntil > 0) {
+          receiver.openUntil = now() + ttlMs; // one try tells whether the breaker may close
+          receiver.probe = row.id;
+        }
+        taken.add(target);
         row.attempts++;
         row.scheduleAttempts++;
         row.claim = crypto.randomUUID();
         row.claimEndsAt = now() + ttlMs;
-        const secret = payments.get(event.paymentId)?.webhookSecret ?? secrets.get(event.merchant);
+        const own = payments.get(event.paymentId)?.webhookSecret ?? secrets.get(event.merchant);
+        const inForce =
+          row.endpointId === ""
+            ? [own].filter((secret) => secret !== undefined)
+            : (endpoints.get(row.endpointId)?.secrets ?? [])
+                .filter(({ endsAt }) => endsAt > now())
+                .map(({ secret }) => secret);
         claimed.push({
           id: row.id,
           eventId: event.id,
@@ -263,44 +398,143 @@ export function createPaymentGatewayMemoryStorage({
           paymentId: event.paymentId,
           merchant: event.merchant,
           url: row.url,
+          endpointId: row.endpointId,
           body: event.body,
           attempt: row.attempts,
           scheduleAttempt: row.scheduleAttempts,
-          secrets: secret === undefined ? [] : [secret],
+          secrets: inForce,
           claim: row.claim,
         });
       }
       return claimed;
     },
-    async finishDelivery(delivery, attempt, verdict) {
-      const row = deliveries.find(({ id }) => id === delivery.id);
-      if (row?.claim !== delivery.claim) return false;
-      row.state = verdict.state;
-      row.claim = undefined;
-      row.log.push(attempt);
-      if (verdict.state === "pending") row.dueAt = now() + verdict.delayMs;
-      return true;
+    async finishDeliveries(finished, breaker) {
+      return finished.map((one) => {
+        const { delivery, attempt, verdict } = one;
+        const row = deliveries.find(({ id }) => id === delivery.id);
+        if (row?.claim !== delivery.claim) return false;
+        row.claim = undefined;
+        row.log.push(attempt);
+        if (row.state === "pending" || verdict.state === "delivered") row.state = verdict.state;
+        row.dueAt = now() + (verdict.state === "pending" ? verdict.delayMs : 0);
+        row.isLate = delivery.scheduleAttempt >= overtakenAfter;
+        const endpoint = endpoints.get(row.endpointId);
+        if (verdict.state === "exhausted" && verdict.gone && endpoint) {
+          endpoints.set(endpoint.id, { ...endpoint, state: "gone" });
+          giveUp(endpoint.id);
+        }
+        const { merchant } = delivery;
+        const origin = originOf(delivery.url);
+        if (verdict.state === "delivered") receivers.delete(rowKey(merchant, origin));
+        if (!isReceiversFault(one)) return true;
+        const known = receivers.get(rowKey(merchant, origin)) ?? {
+          merchant,
+          origin,
+          failures: 0,
+          openings: 0,
+          openUntil: 0,
+          probe: undefined,
+        };
+        receivers.set(rowKey(merchant, origin), known);
+        known.failures++;
+        const isProbe = known.probe === delivery.id;
+        if (known.failures >= breaker.failures && (isProbe || known.openUntil <= now())) {
+          known.openUntil = now() + pauseOf(breaker, known.openings++);
+          known.probe = undefined;
+        }
+        return true;
+      });
     },
     async redeliver(eventId) {
-      const rows = deliveries.filter(({ event }) => event.id === eventId);
+      const rows = deliveries.filter(
+        ({ event, endpointId }) =>
+          event.id === eventId && (endpointId === "" || endpoints.get(endpointId)?.state === "enabled"),
+      );
       for (const row of rows) {
         row.state = "pending";
         row.scheduleAttempts = 0;
+        row.isLate = false;
         row.dueAt = now();
+        const receiver = receiverOf(row.event.merchant, row.url);
+        if (receiver) receiver.openUntil = 0;
       }
       return rows.length;
     },
     async deliveriesOf(paymentId) {
       return deliveries
         .filter(({ event }) => event.paymentId === paymentId)
-        .map(({ id, event, state, attempts, dueAt, log }) => ({
+        .map(({ id, event, endpointId, state, attempts, dueAt, log }) => ({
           id,
           eventId: event.id,
+          endpointId,
           state,
           attempts,
           dueAt: new Date(dueAt),
           log: [...log],
         }));
+    },
+    async unblockReceiver(merchant, origin) {
+      return receivers.delete(rowKey(merchant, origin));
+    },
+    async addEndpoint(endpoint, secret) {
+      endpoints.set(endpoint.id, { ...endpoint, secrets: [{ secret, endsAt: Number.POSITIVE_INFINITY }] });
+    },
+    async listEndpoints(merchant) {
+      return [...endpoints.values()]
+        .filter((endpoint) => endpoint.merchant === merchant)
+        .map(({ secrets: _secrets, ...endpoint }) => endpoint);
+    },
+    async rotateEndpointSecret(merchant, id, { secret, overlapMs }) {
+      const endpoint = ownEndpoint(merchant, id);
+      if (!endpoint) return false;
+      const inForce = endpoint.secrets.filter(({ endsAt }) => endsAt > now());
+      if (overlapMs > 0 && inForce.length >= maxSecrets) return false;
+      const former = overlapMs > 0 ? inForce : [];
+      endpoints.set(id, {
+        ...endpoint,
+        secrets: [
+          { secret, endsAt: Number.POSITIVE_INFINITY },
+          ...former.map((one) => ({ ...one, endsAt: Math.min(one.endsAt, now() + overlapMs) })),
+        ],
+      });
+      return true;
+    },
+    async setEndpointState(merchant, id, state) {
+      const endpoint = ownEndpoint(merchant, id);
+      if (!endpoint) return false;
+      endpoints.set(id, { ...endpoint, state });
+      if (state === "disabled") giveUp(id);
+      return true;
+    },
+    async removeEndpoint(merchant, id) {
+      if (!ownEndpoint(merchant, id)) return false;
+      endpoints.delete(id);
+      giveUp(id);
+      return true;
+    },
+    async cleanUp({ expiredForMs, exhaustedForMs, keysForMs, limit }) {
+      const ended = [...payments.values()]
+        .filter(({ status, paidMinor, erasedAt }) => status === "expired" && paidMinor === 0n && !erasedAt)
+        .filter(({ id, updatedAt }) => updatedAt.getTime() <= now() - expiredForMs && !waits(id))
+        .filter(
+          ({ id }) =>
+            !deliveries.some(
+              ({ event, state, dueAt }) =>
+                event.paymentId === id && state === "exhausted" && dueAt > now() - exhaustedForMs,
+            ),
+        )
+        .slice(0, limit);
+      for (const payment of ended) leaveTombstone(payment);
+      const oldKeys = [...keys].filter(([, { createdAt }]) => createdAt <= now() - keysForMs).slice(0, limit);
+      for (const [id] of oldKeys) keys.delete(id);
+      return { payments: ended.length, keys: oldKeys.length };
+    },
+    async erasePayment(id) {
+      const payment = payments.get(id);
+      if (!payment) return "not_found";
+      if (waits(id)) return "waiting";
+      leaveTombstone(payment);
+      return "erased";
     },
     async merchantSecret(merchant, proposal) {
       const secret = secrets.get(merchant) ?? proposal;
@@ -315,6 +549,9 @@ export function createPaymentGatewayMemoryStorage({
       if (!found) return undefined;
       const { hash: _hash, ...record } = found;
       return record;
+    },
+    async listTokens() {
+      return [...tokens.values()].map(({ hash: _hash, ...record }) => record);
     },
     async removeToken(id) {
       return tokens.delete(id);

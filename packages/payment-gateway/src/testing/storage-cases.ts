@@ -1,7 +1,16 @@
 import { deepEqual, equal, rejects } from "node:assert/strict";
 import type { ConformanceCase, FakeClock } from "@orderbridge/core/testing";
 import type { Payment } from "../payment.ts";
-import type { ClaimedDelivery, GatewayStorage, IdempotencyKey, PaymentChange } from "../storage.ts";
+import type {
+  BreakerRule,
+  ClaimedDelivery,
+  DeliveryVerdict,
+  DueCheck,
+  GatewayStorage,
+  IdempotencyKey,
+  PaymentChange,
+  WebhookEndpoint,
+} from "../storage.ts";
 
 export interface GatewayStorageContext {
   /** Empty. */
@@ -73,7 +82,24 @@ const tried = (delivery: ClaimedDelivery, clock: GatewayStorageContext["clock"])
   answer: "сбой\0",
 });
 
-const claimOne = { limit: 10, ttlMs: 1_000 };
+const claimOne = { limit: 10, ttlMs: 1_000, lane: "prompt" } as const;
+const claimLate = { ...claimOne, lane: "late" } as const;
+
+const breaker = { failures: 10, pauseMs: 30_000, maxPauseMs: 300_000 };
+
+/** Ends one try. */
+const finish = async (
+  storage: GatewayStorage,
+  delivery: ClaimedDelivery,
+  clock: GatewayStorageContext["clock"],
+  verdict: DeliveryVerdict,
+  rule: BreakerRule = breaker,
+): Promise<boolean> => {
+  const [stored] = await storage.finishDeliveries([{ delivery, attempt: tried(delivery, clock), verdict }], rule);
+  return stored === true;
+};
+
+const checks = { limit: 10, ttlMs: 1_000 };
 
 /** What a storage of the gateway must do; run each case on an empty one. */
 export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext>[] = [
@@ -219,9 +245,16 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
         updatedAt: clock.now(),
       };
       await storage.change("p1", (current) => ({ payment: { ...current, refundingMinor: 500n }, refund }));
-      deepEqual(await storage.openRefunds(1, 10), []);
+      clock.advance(29_999);
+      deepEqual(await storage.claimRefunds(checks), []);
       clock.advance(1);
-      equal((await storage.openRefunds(1, 10)).length, 1);
+      const claims = await Promise.all(Array.from({ length: 5 }, () => storage.claimRefunds(checks)));
+      equal(claims.flat().length, 1);
+      // Asked again after a quarter of its age, which is longer than a second.
+      clock.advance(7_499);
+      deepEqual(await storage.claimRefunds(checks), []);
+      clock.advance(1);
+      equal((await storage.claimRefunds(checks)).length, 1);
       const settle = () =>
         storage.change("p1", (current) => ({
           payment: { ...current, refundingMinor: 0n, refundedMinor: current.refundedMinor + 500n },
@@ -231,22 +264,72 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       deepEqual(results.map(({ state }) => state).sort(), ["changed", "duplicate", "duplicate"]);
       equal((await storage.getPayment("p1"))?.refundedMinor, 500n);
       equal((await storage.getRefund("re_1"))?.status, "succeeded");
-      deepEqual(await storage.openRefunds(0, 10), []);
+      clock.advance(1_000_000);
+      deepEqual(await storage.claimRefunds(checks), []);
     },
   },
   {
-    name: "names payments whose life has ended, the oldest first, none with money",
+    name: "hands out payments whose life has ended, the oldest first, none that have ended otherwise",
     async run({ storage, clock }) {
       const expiresAt = (ms: number) => ({ expiresAt: new Date(clock.now().getTime() + ms) });
       await storage.createPayment(payment("p1", clock, expiresAt(2_000)));
       await storage.createPayment(payment("p2", clock, expiresAt(1_000)));
-      await storage.createPayment(
-        payment("p3", clock, { ...expiresAt(1_000), status: "partially_paid", paidMinor: 1n }),
-      );
+      await storage.createPayment(payment("p3", clock, expiresAt(1_000)));
       await storage.createPayment(payment("p4", clock, expiresAt(2_001)));
+      await storage.change("p3", (current) => pay(current, "t1", 10_000n));
       clock.advance(2_000);
-      deepEqual(await storage.dueForExpiry(10), ["p2", "p1"]);
-      deepEqual(await storage.dueForExpiry(1), ["p2"]);
+      const due = async (limit: number) =>
+        (await storage.claimChecks({ ...checks, limit })).map((check) => [check.payment.id, check.isOver]);
+      deepEqual(await due(1), [["p2", true]]);
+      deepEqual(await due(10), [["p1", true]]);
+      deepEqual(await due(10), []);
+      clock.advance(1_000);
+      deepEqual((await due(10)).map(([id]) => id).sort(), ["p1", "p2", "p4"]);
+    },
+  },
+  {
+    name: "hands a check to one of many callers, again once its claim has ended, and heeds only the present holder",
+    async run({ storage, clock }) {
+      await storage.createPayment(payment("p1", clock));
+      await storage.createPayment(payment("p2", clock, { provider: "other" }));
+      await storage.scheduleCheck("p1", { delayMs: 500 });
+      await storage.scheduleCheck("p2", { delayMs: 500 });
+      deepEqual(await storage.claimChecks(checks), []);
+      clock.advance(500);
+      const claims = await Promise.all(
+        Array.from({ length: 8 }, () => storage.claimChecks({ ...checks, exceptProviders: ["other"] })),
+      );
+      const [first] = claims.flat() as [DueCheck];
+      deepEqual([claims.flat().length, first.payment.id, first.isOver], [1, "p1", false]);
+      clock.advance(1_000);
+      const [second] = (await storage.claimChecks({ ...checks, exceptProviders: ["other"] })) as [DueCheck];
+      await storage.scheduleCheck("p1", { delayMs: 0, claim: first.claim });
+      deepEqual(await storage.claimChecks({ ...checks, exceptProviders: ["other"] }), []);
+      await storage.scheduleCheck("p1", { delayMs: 0, claim: second.claim });
+      equal((await storage.claimChecks({ ...checks, exceptProviders: ["other"] })).length, 1);
+    },
+  },
+  {
+    name: "checks a payment no later than it expires, and one that has ended only when its provider wants to",
+    async run({ storage, clock }) {
+      await storage.createPayment(payment("p1", clock)); // lives for an hour
+      await storage.createPayment(payment("p2", clock));
+      await storage.scheduleCheck("p1", { delayMs: 7_200_000 });
+      clock.advance(3_600_000);
+      const due = await storage.claimChecks(checks);
+      deepEqual(due.map((check) => check.payment.id).sort(), ["p1", "p2"]);
+      for (const id of ["p1", "p2"]) {
+        const [check] = due.filter(({ payment: { id: own } }) => own === id) as [DueCheck];
+        await storage.change(id, (current) => ({ payment: { ...current, status: "expired" } }));
+        await storage.scheduleCheck(id, { claim: check.claim, ...(id === "p2" ? { delayMs: 60_000 } : {}) });
+      }
+      clock.advance(59_999);
+      deepEqual(await storage.claimChecks(checks), []);
+      clock.advance(1);
+      deepEqual(
+        (await storage.claimChecks(checks)).map((check) => [check.payment.id, check.isOver]),
+        [["p2", false]],
+      );
     },
   },
   {
@@ -275,8 +358,8 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       clock.advance(1);
       const [second] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
       deepEqual([second.body, second.eventId, second.attempt], [body, first.eventId, 2]);
-      equal(await storage.finishDelivery(first, tried(first, clock), { state: "delivered" }), false);
-      equal(await storage.finishDelivery(second, tried(second, clock), { state: "pending", delayMs: 500 }), true);
+      equal(await finish(storage, first, clock, { state: "delivered" }), false);
+      equal(await finish(storage, second, clock, { state: "pending", delayMs: 500 }), true);
       const [record] = await storage.deliveriesOf("p1");
       deepEqual([record?.state, record?.attempts, record?.log.map(({ attempt }) => attempt)], ["pending", 2, [2]]);
       clock.advance(499);
@@ -298,15 +381,20 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
           ["evt_p1_1"],
         );
         const [head] = claimed as [ClaimedDelivery];
-        await storage.finishDelivery(head, tried(head, clock), { state: "pending", delayMs: attempt < 3 ? 0 : 60_000 });
+        await finish(storage, head, clock, { state: "pending", delayMs: attempt < 3 ? 0 : 60_000 });
       }
+      deepEqual(await storage.claimDeliveries(claimLate), []); // the head is not due
       const [later] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
       equal(later.eventId, "evt_p1_2");
-      await storage.finishDelivery(later, tried(later, clock), { state: "delivered" });
+      await finish(storage, later, clock, { state: "delivered" });
       deepEqual(await storage.claimDeliveries(claimOne), []);
       await storage.change("p1", (current) => pay(current, "t3", 1n));
       // The new event makes the head due at once.
-      equal((await storage.claimDeliveries(claimOne))[0]?.eventId, "evt_p1_1");
+      equal((await storage.claimDeliveries(claimLate))[0]?.eventId, "evt_p1_1");
+      deepEqual(
+        (await storage.claimDeliveries(claimOne)).map(({ eventId }) => eventId),
+        [],
+      ); // one at a time
     },
   },
   {
@@ -315,7 +403,7 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       await storage.createPayment(payment("p1", clock));
       await storage.change("p1", (current) => pay(current, "t1", 1n));
       const [first] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
-      await storage.finishDelivery(first, tried(first, clock), { state: "exhausted" });
+      await finish(storage, first, clock, { state: "exhausted" });
       deepEqual(await storage.claimDeliveries(claimOne), []);
       equal(await storage.redeliver("evt_none"), 0);
       equal(await storage.redeliver("evt_p1_1"), 1);
@@ -390,15 +478,16 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
         exhausted: 0,
         openRefunds: 0,
         failingReceivers: [],
+        pausedReceivers: [],
+        goneEndpoints: 0,
       });
       for (const id of ["p1", "p2", "p3"]) {
         await storage.createPayment(payment(id, clock));
         await storage.change(id, (current) => pay(current, `t-${id}`, 10_000n));
       }
-      const [first, second] = await storage.claimDeliveries({ limit: 2, ttlMs: 1_000 });
-      const attempt = { attempt: 1, startedAt: clock.now(), durationMs: 1, outcome: "http_500", status: 500 };
-      if (first) await storage.finishDelivery(first, attempt, { state: "pending", delayMs: 60_000 });
-      if (second) await storage.finishDelivery(second, attempt, { state: "exhausted" });
+      const [first, second] = await storage.claimDeliveries({ ...claimOne, limit: 2 });
+      if (first) await finish(storage, first, clock, { state: "pending", delayMs: 60_000 });
+      if (second) await finish(storage, second, clock, { state: "exhausted" });
       clock.advance(500);
       const { pending, due, lagMs, exhausted, failingReceivers } = await storage.health();
       deepEqual(
@@ -424,13 +513,334 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       }
       const claim = async (running: readonly (readonly [string, number])[]) => {
         const receivers = { limit: 3, running: new Map(running) };
-        const claimed = await storage.claimDeliveries({ limit: 2, ttlMs: 60_000, receivers });
+        const claimed = await storage.claimDeliveries({ limit: 2, ttlMs: 60_000, lane: "prompt", receivers });
         return claimed.map(({ paymentId }) => paymentId).sort();
       };
       deepEqual(await claim([]), ["p0", "p1"]);
       // Ten of the slow one stand before these, more than one look sees.
       deepEqual(await claim([["https://slow.example", 3]]), ["p10", "p11"]);
       deepEqual(await claim([["https://slow.example", 2]]), ["p2"]);
+    },
+  },
+  {
+    name: "stores tries that end together in one go, each by its own claim",
+    async run({ storage, clock }) {
+      for (const id of ["p1", "p2", "p3"]) {
+        await storage.createPayment(payment(id, clock));
+        await storage.change(id, (current) => pay(current, `t-${id}`, 10_000n));
+      }
+      const claimed = await storage.claimDeliveries(claimOne);
+      const [lost] = claimed as [ClaimedDelivery];
+      clock.advance(1_000);
+      const again = await storage.claimDeliveries(claimOne); // all three, after the first claims ended
+      const ended = (delivery: ClaimedDelivery, verdict: DeliveryVerdict) => ({
+        delivery,
+        attempt: tried(delivery, clock),
+        verdict,
+      });
+      const [first, second, third] = again as [ClaimedDelivery, ClaimedDelivery, ClaimedDelivery];
+      deepEqual(
+        await storage.finishDeliveries(
+          [
+            ended(first, { state: "delivered" }),
+            ended(lost, { state: "delivered" }),
+            ended(second, { state: "pending", delayMs: 1_000 }),
+            ended(third, { state: "exhausted" }),
+          ],
+          breaker,
+        ),
+        [true, false, true, true],
+      );
+      const states = await Promise.all(again.map(({ paymentId }) => storage.deliveriesOf(paymentId)));
+      deepEqual(
+        states.flat().map(({ state, log }) => [state, log.map(({ attempt }) => attempt)]),
+        [
+          ["delivered", [2]],
+          ["pending", [2]],
+          ["exhausted", [2]],
+        ],
+      );
+      deepEqual(await storage.finishDeliveries([], breaker), []);
+    },
+  },
+  {
+    name: "leaves a receiver alone after failures in a row, lets one try through when the pause is over, and heeds it",
+    async run({ storage, clock }) {
+      const rule = { failures: 3, pauseMs: 30_000, maxPauseMs: 100_000 };
+      for (let index = 0; index < 6; index++) {
+        const merchant = index === 5 ? "other" : "shop";
+        await storage.createPayment(payment(`p${index}`, clock, { merchant }));
+        await storage.change(`p${index}`, (current) => pay(current, `t${index}`, 10_000n));
+        clock.advance(1);
+      }
+      const claim = () => storage.claimDeliveries({ ...claimOne, ttlMs: 10_000 });
+      const all = await claim();
+      equal(all.length, 6);
+      const fail = (delivery: ClaimedDelivery | undefined) =>
+        finish(storage, delivery as ClaimedDelivery, clock, { state: "pending", delayMs: 0 }, rule);
+      await fail(all[0]);
+      await fail(all[1]);
+      equal((await claim()).length, 2); // not yet
+      await fail(all[2]);
+      await fail(all[3]); // it was under way and lengthens nothing
+      deepEqual(
+        (await storage.health()).pausedReceivers.map(({ until, ...receiver }) => [receiver, until.getTime()]),
+        [[{ merchant: "shop", origin: "https://shop.example", failures: 4 }, clock.now().getTime() + 30_000]],
+      );
+      await fail(all[5]); // another merchant's count is its own
+      deepEqual(
+        (await claim()).map(({ merchant }) => merchant),
+        ["other"],
+      );
+      clock.advance(30_000);
+      const probes = (await Promise.all(Array.from({ length: 5 }, claim))).flat();
+      deepEqual(
+        probes.filter(({ merchant }) => merchant === "shop").map(({ attempt }) => attempt > 0),
+        [true],
+      );
+      await fail(probes.find(({ merchant }) => merchant === "shop")); // twice as long now
+      clock.advance(59_999);
+      deepEqual(
+        (await claim()).filter(({ merchant }) => merchant === "shop"),
+        [],
+      );
+      clock.advance(1);
+      const [probe] = (await claim()).filter(({ merchant }) => merchant === "shop") as [ClaimedDelivery];
+      await finish(storage, probe, clock, { state: "delivered" }, rule);
+      deepEqual((await storage.health()).pausedReceivers, []);
+      equal((await claim()).filter(({ merchant }) => merchant === "shop").length > 1, true);
+    },
+  },
+  {
+    name: "closes a breaker when a person asks, by the receiver or by the event",
+    async run({ storage, clock }) {
+      const rule = { failures: 1, pauseMs: 30_000, maxPauseMs: 30_000 };
+      await storage.createPayment(payment("p1", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      const claim = () => storage.claimDeliveries(claimOne);
+      for (const ask of [
+        () => storage.redeliver("evt_p1_1"),
+        () => storage.unblockReceiver("shop", "https://shop.example"),
+      ]) {
+        const [delivery] = (await claim()) as [ClaimedDelivery];
+        await finish(storage, delivery, clock, { state: "pending", delayMs: 0 }, rule);
+        deepEqual(await claim(), []);
+        await ask();
+      }
+      equal((await claim()).length, 1);
+      equal(await storage.unblockReceiver("shop", "https://nobody.example"), false);
+    },
+  },
+  {
+    name: "tells every endpoint of the merchant, each in its own order and with its own secrets",
+    async run({ storage, clock }) {
+      const endpoint = (id: string, merchant = "shop"): WebhookEndpoint => ({
+        id,
+        merchant,
+        url: `https://${id}.example/hook`,
+        state: "enabled",
+        createdAt: clock.now(),
+      });
+      await storage.addEndpoint(endpoint("we1"), "secret-of-we1");
+      await storage.addEndpoint(endpoint("we2", "other"), "secret-of-we2");
+      deepEqual(await storage.listEndpoints("shop"), [endpoint("we1")]);
+      const { webhookUrl: _url, ...silent } = payment("p2", clock);
+      await storage.createPayment(payment("p1", clock));
+      await storage.createPayment(silent);
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      await storage.change("p2", (current) => pay(current, "t2", 1n));
+      const claimed = await storage.claimDeliveries(claimOne);
+      deepEqual(
+        claimed.map(({ paymentId, endpointId, url, secrets }) => [paymentId, endpointId, url, secrets]).sort(),
+        [
+          ["p1", "", "https://shop.example/hook", ["test_secret_key"]],
+          ["p1", "we1", "https://we1.example/hook", ["secret-of-we1"]],
+          ["p2", "we1", "https://we1.example/hook", ["secret-of-we1"]],
+        ],
+      );
+      // The payment's own address goes on while the endpoint fails.
+      await storage.change("p1", (current) => pay(current, "t3", 1n));
+      for (const delivery of claimed) {
+        const verdict: DeliveryVerdict =
+          delivery.endpointId === "" ? { state: "delivered" } : { state: "pending", delayMs: 60_000 };
+        await finish(storage, delivery, clock, verdict);
+      }
+      deepEqual(
+        (await storage.claimDeliveries(claimOne)).map(({ eventId, endpointId }) => [eventId, endpointId]),
+        [["evt_p1_2", ""]],
+      );
+    },
+  },
+  {
+    name: "signs with the new and the former secrets of an endpoint until the overlap ends, ten at most",
+    async run({ storage, clock }) {
+      const we1: WebhookEndpoint = {
+        id: "we1",
+        merchant: "shop",
+        url: "https://we1.example/",
+        state: "enabled",
+        createdAt: clock.now(),
+      };
+      await storage.addEndpoint(we1, "secret-0");
+      await storage.createPayment(payment("p1", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      const secrets = async () => {
+        const claimed = await storage.claimDeliveries({ ...claimOne, ttlMs: 1 });
+        clock.advance(1);
+        return claimed.find(({ endpointId }) => endpointId === "we1")?.secrets;
+      };
+      const rotate = (secret: string, overlapMs: number) =>
+        storage.rotateEndpointSecret("shop", "we1", { secret, overlapMs });
+      equal(await rotate("secret-1", 1_000), true);
+      deepEqual(await secrets(), ["secret-1", "secret-0"]);
+      clock.advance(500);
+      equal(await rotate("secret-2", 5_000), true);
+      clock.advance(498);
+      deepEqual(await secrets(), ["secret-2", "secret-1", "secret-0"]);
+      deepEqual(await secrets(), ["secret-2", "secret-1"]); // the first one's second has passed
+      equal(await rotate("secret-3", 0), true); // a leaked one ends at once, with all others
+      deepEqual(await secrets(), ["secret-3"]);
+      const many = await Promise.all(Array.from({ length: 12 }, (_, index) => rotate(`more-${index}`, 60_000)));
+      equal(many.filter(Boolean).length, 9);
+      equal((await secrets())?.length, 10);
+      equal(await storage.rotateEndpointSecret("other", "we1", { secret: "x", overlapMs: 0 }), false);
+      equal(await storage.rotateEndpointSecret("shop", "we9", { secret: "x", overlapMs: 0 }), false);
+    },
+  },
+  {
+    name: "switches an endpoint off after 410, or by hand: what waits is given up, nothing new is sent, and it may come back",
+    async run({ storage, clock }) {
+      for (const id of ["we1", "we2"]) {
+        await storage.addEndpoint(
+          { id, merchant: "shop", url: `https://${id}.example/`, state: "enabled", createdAt: clock.now() },
+          "secret-of-it",
+        );
+      }
+      for (const id of ["p1", "p2"]) await storage.createPayment(payment(id, clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      await storage.change("p2", (current) => pay(current, "t2", 1n));
+      const claimed = await storage.claimDeliveries(claimOne);
+      const [gone] = claimed.filter(({ endpointId }) => endpointId === "we1") as [ClaimedDelivery];
+      await finish(storage, gone, clock, { state: "exhausted", gone: true });
+      equal(await storage.setEndpointState("shop", "we2", "disabled"), true);
+      deepEqual(
+        (await storage.listEndpoints("shop")).map(({ id, state }) => [id, state]),
+        [
+          ["we1", "gone"],
+          ["we2", "disabled"],
+        ],
+      );
+      equal((await storage.health()).goneEndpoints, 1);
+      // A try that was under way when its endpoint was switched off brings nothing back.
+      for (const delivery of claimed) {
+        if (delivery !== gone) await finish(storage, delivery, clock, { state: "pending", delayMs: 0 });
+      }
+      clock.advance(10_000);
+      const waiting = await storage.claimDeliveries(claimOne);
+      deepEqual(
+        waiting.map(({ endpointId }) => endpointId),
+        ["", ""],
+      );
+      equal(await storage.redeliver(gone.eventId), 1); // the payment's own address only
+      equal(await storage.setEndpointState("shop", "we1", "enabled"), true);
+      await storage.change("p1", (current) => pay(current, "t3", 1n));
+      equal((await storage.deliveriesOf("p1")).filter(({ state }) => state === "pending").length, 3);
+      equal(await storage.removeEndpoint("other", "we1"), false);
+      equal(await storage.removeEndpoint("shop", "we1"), true);
+      equal(await storage.removeEndpoint("shop", "we1"), false);
+      equal(await storage.setEndpointState("shop", "we1", "enabled"), false);
+      equal((await storage.deliveriesOf("p1")).filter(({ state }) => state === "pending").length, 2);
+    },
+  },
+  {
+    name: "cleans up what expired long ago without money and was told, and leaves what books and tells late money",
+    async run({ storage, clock }) {
+      const expire = (id: string) =>
+        storage.change(id, (current) => ({
+          payment: { ...current, status: "expired", sequence: 1, updatedAt: clock.now() },
+          event: {
+            id: `evt_${id}`,
+            paymentId: id,
+            merchant: "shop",
+            sequence: 1,
+            name: "expired",
+            body: '{"metadata":{"имя":"Әлия"}}',
+            createdAt: clock.now(),
+          },
+        }));
+      const fields = { description: "для Әлии", metadata: '{"имя":"Әлия"}', returnUrl: "https://shop.example/aliya" };
+      for (const id of ["told", "waiting", "given_up", "with_money", "silent"]) {
+        const { webhookUrl: _url, ...silent } = payment(id, clock, { ...fields, account: id });
+        await storage.createPayment(
+          id === "silent" ? silent : payment(id, clock, { ...fields, account: id }),
+          key({ key: id }),
+        );
+        await expire(id);
+      }
+      const states: Readonly<Record<string, DeliveryVerdict>> = {
+        told: { state: "delivered" },
+        waiting: { state: "pending", delayMs: 0 },
+        given_up: { state: "exhausted" },
+        with_money: { state: "delivered" },
+      };
+      for (const delivery of await storage.claimDeliveries(claimOne)) {
+        await finish(storage, delivery, clock, states[delivery.paymentId] as DeliveryVerdict);
+      }
+      await storage.change("with_money", (current) => pay(current, "t1", 1n));
+      const days = 86_400_000;
+      const rule = { expiredForMs: 7 * days, exhaustedForMs: 30 * days, keysForMs: 30 * days, limit: 100 };
+      clock.advance(7 * days - 1);
+      deepEqual(await storage.cleanUp(rule), { payments: 0, keys: 0 });
+      clock.advance(1);
+      deepEqual(await storage.cleanUp({ ...rule, limit: 1 }), { payments: 1, keys: 0 });
+      deepEqual(await storage.cleanUp(rule), { payments: 1, keys: 0 });
+      deepEqual(await storage.cleanUp(rule), { payments: 0, keys: 0 });
+      const tombstone = await storage.getPayment("told");
+      deepEqual(
+        [tombstone?.description, tombstone?.metadata, tombstone?.returnUrl, tombstone?.erasedAt],
+        ["", "{}", undefined, clock.now()],
+      );
+      deepEqual(
+        [tombstone?.amountMinor, tombstone?.account, tombstone?.webhookUrl, tombstone?.webhookSecret],
+        [10_000n, "told", "https://shop.example/hook", "test_secret_key"],
+      );
+      deepEqual([await storage.deliveriesOf("told"), (await storage.historyOf("told")).events], [[], []]);
+      equal(await storage.getEvent("evt_told"), undefined);
+      deepEqual((await storage.listPayments({}, 10)).map(({ id }) => id).sort(), ["given_up", "waiting", "with_money"]);
+      // Late money: booked, told with the next number, to the same address with the same secret.
+      equal((await storage.change("told", (current) => pay(current, "late", 10_000n))).state, "changed");
+      const told = (await storage.claimDeliveries(claimOne)).find(({ paymentId }) => paymentId === "told");
+      deepEqual(
+        [told?.eventId, told?.url, told?.secrets],
+        ["evt_told_2", "https://shop.example/hook", ["test_secret_key"]],
+      );
+      equal((await storage.listPayments({ search: "told" }, 10)).length, 1);
+      clock.advance(23 * days);
+      deepEqual(await storage.cleanUp(rule), { payments: 1, keys: 5 });
+    },
+  },
+  {
+    name: "erases one payment in any state, unless a webhook of it waits; its money stays",
+    async run({ storage, clock }) {
+      await storage.createPayment(payment("p1", clock, { metadata: '{"phone":"+77011234567"}' }));
+      await storage.change("p1", (current) => pay(current, "t1", 10_000n));
+      equal(await storage.erasePayment("p1"), "waiting");
+      const [delivery] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
+      await finish(storage, delivery, clock, { state: "delivered" });
+      equal(await storage.erasePayment("p1"), "erased");
+      equal(await storage.erasePayment("nobody"), "not_found");
+      const { metadata, paidMinor } = (await storage.getPayment("p1")) as Payment;
+      deepEqual([metadata, paidMinor], ["{}", 10_000n]);
+      deepEqual(await storage.eventsAfter("shop", 0, 10), []);
+      equal((await storage.getBooking("sandbox", "t1"))?.amountMinor, 10_000n);
+    },
+  },
+  {
+    name: "lists tokens without their digests",
+    async run({ storage, clock }) {
+      const token = { id: "tok_1", merchant: "shop", scopes: ["read", "admin"], createdAt: clock.now() };
+      await storage.addToken({ ...token, hash: "abc" });
+      deepEqual(await storage.listTokens(), [token]);
     },
   },
 ];

@@ -1,0 +1,76 @@
+import type { Clock, Logger } from "@orderbridge/core";
+import { isId } from "./ids.ts";
+import type { Payment } from "./payment.ts";
+import type { PaymentProvider } from "./provider.ts";
+import { Refusal } from "./refusal.ts";
+import type { GatewayStorage, IdempotencyKey, UsedKey } from "./storage.ts";
+
+/** What the parts of a gateway share. */
+export interface Engine {
+  readonly storage: GatewayStorage;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly providers: ReadonlyMap<string, PaymentProvider>;
+  /** Tells the loop of this process that there is something to send. */
+  wake(): void;
+  findPayment(id: string): Promise<Payment | undefined>;
+  /** @throws {Refusal} `not_found`, also for payments of other merchants. */
+  ownPayment(merchant: string, id: string): Promise<Payment>;
+}
+
+/** A request that may be repeated: the same key gives the same result, another fingerprint is refused. */
+export interface RequestKey {
+  readonly key: string;
+  readonly fingerprint: string;
+}
+
+export function createEngine(shared: Pick<Engine, "storage" | "clock" | "logger" | "providers" | "wake">): Engine {
+  const findPayment = async (id: string): Promise<Payment | undefined> =>
+    isId(id) ? shared.storage.getPayment(id) : undefined;
+  return {
+    ...shared,
+    findPayment,
+    async ownPayment(merchant, id) {
+      const payment = await findPayment(id);
+      if (payment?.merchant !== merchant) throw new Refusal("not_found", "there is no such payment");
+      return payment;
+    },
+  };
+}
+
+export const toStorageKey = (
+  merchant: string,
+  key: RequestKey | undefined,
+  resourceId: string,
+  workMs: number,
+): IdempotencyKey | undefined => key && { merchant, ...key, resourceId, workMs };
+
+/** The payment or refund of a key that was used before; the other states are refusals. */
+export function resourceOf(key: UsedKey): string {
+  if (key.state === "mismatch") {
+    throw new Refusal("key_reused", "the Idempotency-Key was used with another request; make a new one");
+  }
+  if (key.state === "running") throw new Refusal("in_flight", "a request with this Idempotency-Key is at work; wait");
+  return key.resourceId;
+}
+
+/** Runs at most `limit` at the same time. One that fails is logged and does not hold up the others. */
+export async function forEachLimited<Item>(
+  { logger }: Pick<Engine, "logger">,
+  what: string,
+  items: readonly Item[],
+  limit: number,
+  job: (item: Item) => Promise<unknown>,
+): Promise<void> {
+  const waiting = [...items];
+  const worker = async (): Promise<void> => {
+    for (let item = waiting.shift(); item !== undefined; item = waiting.shift()) {
+      try {
+        await job(item);
+      } catch (error) {
+        logger.error(`${what} failed and will be repeated`, { error });
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, worker));
+}

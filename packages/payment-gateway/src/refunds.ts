@@ -1,0 +1,101 @@
+import { refundableMinor, reserveRefund, settleRefund } from "./decisions.ts";
+import { type Engine, forEachLimited, type RequestKey, resourceOf, toStorageKey } from "./engine.ts";
+import { randomId } from "./ids.ts";
+import { formatAmount } from "./money.ts";
+import type { Payment } from "./payment.ts";
+import type { PaymentProvider, ProviderContext } from "./provider.ts";
+import { Refusal } from "./refusal.ts";
+import { type Refund, refundPatienceMs } from "./storage.ts";
+
+/** Refunds that one process asks about at the same time. */
+const askedAtOnce = 8;
+
+export interface RefundRequest {
+  readonly merchant: string;
+  readonly id: string;
+  /** Left out: everything that is left. */
+  readonly amountMinor?: bigint | undefined;
+  readonly idempotency?: RequestKey | undefined;
+}
+
+export interface RefundResult {
+  readonly payment: Payment;
+  readonly refund: Refund;
+}
+
+export function createRefunds(
+  engine: Engine,
+  contextOf: (provider: PaymentProvider) => ProviderContext,
+): {
+  refund(request: RefundRequest): Promise<RefundResult>;
+  /** Asks about refunds whose outcome has been open for a while. Resolves to how many there were. */
+  settleDue(): Promise<number>;
+} {
+  const { storage, clock, logger, providers, wake, ownPayment } = engine;
+
+  /** Asks the provider about an open refund; its key makes a repeated question harmless. */
+  async function settle(open: Refund | undefined): Promise<Refund> {
+    if (!open) throw new Refusal("not_found", "there is no such refund");
+    const payment = await storage.getPayment(open.paymentId);
+    const provider = payment && providers.get(payment.provider);
+    if (!payment || !provider?.refund || open.status !== "pending") return open;
+    const status = await provider
+      .refund({ payment, amountMinor: open.amountMinor, key: open.id, context: contextOf(provider) })
+      .catch((error: unknown) => {
+        logger.warn("outcome of a refund is not known yet", { refund: open.id, provider: provider.name, error });
+        return "pending" as const;
+      });
+    if (status === "pending") return open;
+    // Two processes may have asked; the store keeps the first answer.
+    await storage.change(open.paymentId, (current) => settleRefund(current, open, status, clock.now()));
+    wake();
+    return (await storage.getRefund(open.id)) ?? open;
+  }
+
+  return {
+    async refund({ merchant, id, amountMinor, idempotency }) {
+      const payment = await ownPayment(merchant, id);
+      if (!providers.get(payment.provider)?.refund) {
+        throw new Refusal("conflict", `${payment.provider} cannot refund; do it in its own cabinet`);
+      }
+      if (amountMinor !== undefined && amountMinor <= 0n) {
+        throw new Refusal("invalid", "must be more than zero", "amount");
+      }
+      const now = clock.now();
+      const refundId = randomId("re_");
+      const result = await storage.change(
+        id,
+        (current) => {
+          const sumMinor = amountMinor ?? refundableMinor(current);
+          if (sumMinor <= 0n) return undefined;
+          return reserveRefund(current, {
+            id: refundId,
+            paymentId: id,
+            amountMinor: sumMinor,
+            status: "pending",
+            createdAt: now,
+            updatedAt: now,
+          });
+        },
+        toStorageKey(merchant, idempotency, refundId, 0),
+      );
+      if (result.state === "key_used") {
+        const stored = await storage.getRefund(resourceOf(result.key));
+        if (stored?.paymentId !== id) throw new Refusal("key_reused", "the key was used for another request");
+        return { payment: result.payment, refund: stored };
+      }
+      if (result.state !== "changed") {
+        const left = formatAmount(refundableMinor(await ownPayment(merchant, id)));
+        throw new Refusal("conflict", `no more than ${left} can be refunded`);
+      }
+      const settled = await settle(await storage.getRefund(refundId));
+      return { payment: await ownPayment(merchant, id), refund: settled };
+    },
+
+    async settleDue() {
+      const due = await storage.claimRefunds({ limit: 100, ttlMs: refundPatienceMs });
+      await forEachLimited(engine, "settling a refund", due, askedAtOnce, settle);
+      return due.length;
+    },
+  };
+}
