@@ -64,15 +64,18 @@ const metadata = v.pipe(
   ),
 );
 
-const seconds = v.pipe(
-  v.unknown(),
-  v.transform((value) => numberSource(value)),
-  v.string("must be a whole number of seconds"),
-  v.regex(/^[1-9]\d{0,7}$/, "must be a whole number of seconds from 60 to 2592000"),
-  v.transform(Number),
-  v.minValue(60, "must be a whole number of seconds from 60 to 2592000"),
-  v.maxValue(2_592_000, "must be a whole number of seconds from 60 to 2592000"),
-);
+const seconds = (min: number, max: number) => {
+  const message = `must be a whole number of seconds from ${min} to ${max}`;
+  return v.pipe(
+    v.unknown(),
+    v.transform((value) => numberSource(value)),
+    v.string("must be a whole number of seconds"),
+    v.regex(/^(0|[1-9]\d{0,7})$/, message),
+    v.transform(Number),
+    v.minValue(min, message),
+    v.maxValue(max, message),
+  );
+};
 
 export const initRequest = v.strictObject({
   amount,
@@ -82,8 +85,18 @@ export const initRequest = v.strictObject({
   webhook_secret: v.optional(v.string("must be text")),
   metadata: v.optional(metadata),
   return_url: v.optional(webAddress),
-  expires_in: v.optional(seconds),
+  expires_in: v.optional(seconds(60, 2_592_000)),
   provider: v.optional(text(50)),
 });
 
 export const refundRequest = v.strictObject({ amount: v.optional(amount) });
+
+export const endpointRequest = v.strictObject({
+  url: text(2_000),
+  secret: v.optional(v.string("must be text")),
+});
+
+export const rotateRequest = v.strictObject({
+  secret: v.optional(v.string("must be text")),
+  overlap: v.optional(seconds(0, 2_592_000)),
+});

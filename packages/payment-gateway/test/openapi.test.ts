@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
-import { initRequest, refundRequest } from "../src/schemas.ts";
+import { endpointRequest, initRequest, refundRequest, rotateRequest } from "../src/schemas.ts";
 import { callApi, createWorld, type World } from "./gateway-harness.ts";
 
 let world: World;
@@ -33,7 +33,9 @@ test("every reference leads somewhere", () => {
 });
 
 test("the documented requests are those that the schemas take", () => {
-  const { InitRequest, RefundRequest } = document.components.schemas;
+  const { InitRequest, RefundRequest, EndpointRequest, RotateRequest } = document.components.schemas;
+  expect(Object.keys(EndpointRequest.properties)).toEqual(Object.keys(endpointRequest.entries));
+  expect(Object.keys(RotateRequest.properties)).toEqual(Object.keys(rotateRequest.entries));
   expect(Object.keys(InitRequest.properties)).toEqual(Object.keys(initRequest.entries));
   expect(Object.keys(RefundRequest.properties)).toEqual(Object.keys(refundRequest.entries));
   const required = Object.entries(initRequest.entries).filter(([, entry]) => !("wrapped" in entry));
@@ -56,6 +58,11 @@ test("answers and webhooks have the documented fields", async () => {
   world.clock.advance(120_000);
   await world.gateway.work();
   const { events } = (await world.api("GET", "/api/events")).body.data;
+  const admin = { "x-api-token": (await world.gateway.tokens.create({ merchant: "shop", scopes: ["admin"] })).token };
+  const added = await world.api("POST", "/api/webhook-endpoints", { url: world.receiverUrl }, admin);
+  const { secret, ...endpoint } = added.body.data;
+  expect(secret).toMatch(/^whsec_/);
+  expectShape(endpoint, "Endpoint");
   for (const event of events) expectShape(event, `Webhook_${event.event}`);
   expect(new Set(events.map(({ event }: { event: string }) => event))).toEqual(new Set(Object.keys(document.webhooks)));
 });

@@ -2,13 +2,14 @@ import { createHash } from "node:crypto";
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import * as v from "valibot";
 import type { CreatedPayment } from "../creating.ts";
+import { defaultOverlapMs } from "../endpoints.ts";
 import type { RequestKey } from "../engine.ts";
 import { parseExactJson } from "../exact-json.ts";
 import { formatAmount } from "../money.ts";
 import { type Payment, type PaymentStatus, paymentMoves, sums } from "../payment.ts";
 import { Refusal } from "../refusal.ts";
-import { initRequest, refundRequest } from "../schemas.ts";
-import type { Refund } from "../storage.ts";
+import { endpointRequest, initRequest, refundRequest, rotateRequest } from "../schemas.ts";
+import type { Refund, WebhookEndpoint } from "../storage.ts";
 import type { ApiScope } from "../tokens.ts";
 import { readCursor, toCursor } from "./cursor.ts";
 import { problem } from "./problem.ts";
@@ -25,7 +26,11 @@ const statuses = Object.keys(paymentMoves) as readonly PaymentStatus[];
 const maxListed = 100;
 
 /** `/api`: for merchants, with `X-API-Token`. */
-export function createApi({ payments, tokens }: Pick<SurfaceOptions, "payments" | "tokens">): Hono<{
+export function createApi({
+  payments,
+  endpoints,
+  tokens,
+}: Pick<SurfaceOptions, "payments" | "endpoints" | "tokens">): Hono<{
   Variables: Variables;
 }> {
   const app = new Hono<{ Variables: Variables }>();
@@ -121,6 +126,44 @@ export function createApi({ payments, tokens }: Pick<SurfaceOptions, "payments" 
     return success({ id: context.req.param("id") });
   });
 
+  app.post("/webhook-endpoints", requires("admin"), async (context) => {
+    const { input } = await readRequest(context, endpointRequest);
+    const { endpoint, secret } = await endpoints.add({ merchant: context.get("merchant"), ...input });
+    return success({ ...endpointAnswer(endpoint), secret });
+  });
+
+  app.get("/webhook-endpoints", requires("admin"), async (context) => {
+    const found = await endpoints.list(context.get("merchant"));
+    return success({ endpoints: found.map(endpointAnswer) });
+  });
+
+  app.post("/webhook-endpoints/:id/rotate", requires("admin"), async (context) => {
+    const { input } = await readRequest(context, rotateRequest);
+    const id = context.req.param("id");
+    const overlapMs = input.overlap === undefined ? defaultOverlapMs : input.overlap * 1000;
+    const { secret } = await endpoints.rotate({
+      merchant: context.get("merchant"),
+      id,
+      secret: input.secret,
+      overlapMs,
+    });
+    return success({ id, secret, overlap: overlapMs / 1000 });
+  });
+
+  for (const action of ["enable", "disable"] as const) {
+    app.post(`/webhook-endpoints/:id/${action}`, requires("admin"), async (context) => {
+      const id = context.req.param("id");
+      await endpoints[action](context.get("merchant"), id);
+      return success({ id });
+    });
+  }
+
+  app.delete("/webhook-endpoints/:id", requires("admin"), async (context) => {
+    const id = context.req.param("id");
+    await endpoints.remove(context.get("merchant"), id);
+    return success({ id });
+  });
+
   const allowed: readonly (readonly [string, string])[] = [
     ["/payment/init", "POST"],
     ["/payments", "GET"],
@@ -129,6 +172,11 @@ export function createApi({ payments, tokens }: Pick<SurfaceOptions, "payments" 
     ["/payment/:id/refund", "POST"],
     ["/events", "GET"],
     ["/events/:id/resend", "POST"],
+    ["/webhook-endpoints", "GET, POST"],
+    ["/webhook-endpoints/:id", "DELETE"],
+    ["/webhook-endpoints/:id/rotate", "POST"],
+    ["/webhook-endpoints/:id/enable", "POST"],
+    ["/webhook-endpoints/:id/disable", "POST"],
   ];
   for (const [path, allow] of allowed) {
     app.all(path, () => problem(405, "method_not_allowed", `use ${allow}`, { headers: { allow } }));
@@ -221,6 +269,13 @@ function paymentAnswer(payment: Payment): object {
     ...(payment.account === undefined ? {} : { account: payment.account }),
   };
 }
+
+const endpointAnswer = ({ id, url, state, createdAt }: WebhookEndpoint): object => ({
+  id,
+  url,
+  state,
+  created_at: createdAt.toISOString(),
+});
 
 const refundAnswer = ({ id, amountMinor, status }: Refund): object => ({
   id,

@@ -90,6 +90,21 @@ const payment = {
   account: { type: "string" },
 };
 
+const endpointSecret: Schema = {
+  type: "string",
+  minLength: 8,
+  maxLength: 256,
+  description: "`whsec_…` is base64, any other text stands for its UTF-8 bytes. Left out: a random one.",
+};
+
+const endpoint = {
+  id: { type: "string" },
+  url: { type: "string", format: "uri" },
+  state: { enum: ["enabled", "disabled", "gone"], description: "`gone`: it answered 410 and is not called any more." },
+  created_at: instant,
+};
+const shownSecret = text("In the form that Standard Webhooks libraries take; shown here and never again.");
+
 const webhookBody = (event: string): Schema => {
   const properties = {
     event: { const: event },
@@ -283,6 +298,79 @@ export function createOpenApi({ publicUrl }: { readonly publicUrl: string }): Sc
           },
         },
       },
+      "/api/webhook-endpoints": {
+        get: {
+          operationId: "listWebhookEndpoints",
+          summary: "List the addresses that hear of all your payments",
+          responses: {
+            200: answer(
+              "Endpoints, the oldest first.",
+              object({ endpoints: { type: "array", items: reference("Endpoint") } }, ["endpoints"]),
+            ),
+            ...refusals(401, 403),
+          },
+        },
+        post: {
+          operationId: "addWebhookEndpoint",
+          summary: "Add an address that hears of all your payments from now on",
+          requestBody: { required: true, content: json(reference("EndpointRequest")) },
+          responses: {
+            200: answer("The endpoint.", {
+              allOf: [reference("Endpoint"), object({ secret: shownSecret }, ["secret"])],
+            }),
+            ...refusals(400, 401, 403, 409),
+          },
+        },
+      },
+      "/api/webhook-endpoints/{id}": {
+        delete: {
+          operationId: "removeWebhookEndpoint",
+          summary: "Remove an endpoint; what waits for it is given up",
+          parameters: [idParameter],
+          responses: {
+            200: answer("It is gone.", object({ id: { type: "string" } }, ["id"])),
+            ...refusals(401, 403, 404),
+          },
+        },
+      },
+      "/api/webhook-endpoints/{id}/rotate": {
+        post: {
+          operationId: "rotateWebhookSecret",
+          summary: "Sign with a new secret; the former ones sign beside it during the overlap",
+          parameters: [idParameter],
+          requestBody: { content: json(reference("RotateRequest")) },
+          responses: {
+            200: answer(
+              "The new secret, and the overlap in seconds.",
+              object({ id: { type: "string" }, secret: shownSecret, overlap: { type: "integer" } }, [
+                "id",
+                "secret",
+                "overlap",
+              ]),
+            ),
+            ...refusals(400, 401, 403, 404, 409),
+          },
+        },
+      },
+      ...Object.fromEntries(
+        (["enable", "disable"] as const).map((action) => [
+          `/api/webhook-endpoints/{id}/${action}`,
+          {
+            post: {
+              operationId: `${action}WebhookEndpoint`,
+              summary:
+                action === "enable"
+                  ? "Switch an endpoint on again; it hears of events from now on"
+                  : "Switch an endpoint off; what waits for it is given up",
+              parameters: [idParameter],
+              responses: {
+                200: answer("Done.", object({ id: { type: "string" } }, ["id"])),
+                ...refusals(401, 403, 404),
+              },
+            },
+          },
+        ]),
+      ),
     },
     webhooks: Object.fromEntries(
       Object.entries(events).map(([event, summary]) => [
@@ -296,7 +384,9 @@ export function createOpenApi({ publicUrl }: { readonly publicUrl: string }): Sc
             requestBody: { required: true, content: json(reference(schemaName(event))) },
             responses: {
               "2XX": { description: "Taken." },
-              410: { description: "Never call again." },
+              410: {
+                description: "Never call again: an endpoint is switched off, the address of a payment is given up.",
+              },
               default: { description: "Repeated by the schedule." },
             },
           },
@@ -308,6 +398,26 @@ export function createOpenApi({ publicUrl }: { readonly publicUrl: string }): Sc
       schemas: {
         InitRequest: object(initRequest, ["amount"], true),
         RefundRequest: object({ amount: { ...amountIn, description: "Left out: all that is left." } }, [], true),
+        Endpoint: object(endpoint, Object.keys(endpoint)),
+        EndpointRequest: object(
+          { url: { type: "string", format: "uri", description: "HTTPS." }, secret: endpointSecret },
+          ["url"],
+          true,
+        ),
+        RotateRequest: object(
+          {
+            secret: endpointSecret,
+            overlap: {
+              type: "integer",
+              minimum: 0,
+              maximum: 2_592_000,
+              default: 86_400,
+              description: "Seconds during which the former secrets sign too; 0 ends them at once.",
+            },
+          },
+          [],
+          true,
+        ),
         Created: object(
           created,
           Object.keys(created).filter((name) => name !== "webhook_secret" && name !== "account"),
