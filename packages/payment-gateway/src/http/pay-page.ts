@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { type Context, Hono } from "hono";
 import { html } from "hono/html";
 import { formatAmount } from "../money.ts";
@@ -26,6 +27,7 @@ button.quiet{background:transparent;color:#4338ca}
 label{display:block;margin-bottom:.25rem}
 input{width:100%;box-sizing:border-box;padding:.75rem;border:1px solid #9ca3af;border-radius:.75rem;font:inherit;margin-bottom:.5rem}
 :focus-visible{outline:3px solid #f59e0b;outline-offset:2px}
+.problem{background:#fee2e2;color:#7f1d1d;padding:.5rem 1rem;border-radius:.75rem}
 .test{background:#fef3c7;color:#713f12;padding:.5rem 1rem;border-radius:.75rem;margin-bottom:1rem}
 nav{display:flex;gap:1rem;justify-content:center;margin-top:1rem}
 .muted{color:#4b5563;font-size:.9rem}
@@ -35,27 +37,47 @@ nav{display:flex;gap:1rem;justify-content:center;margin-top:1rem}
 `,
 );
 
-/** Reads the state every two seconds and shows a change at once; without it the page reloads itself. */
+/**
+ * Reads the state every two seconds while the page is seen. A change is drawn in place, so that what a screen reader is at
+ * stays and the new state is announced. Counts the time down.
+ */
 const script = createAsset(
   "js",
   `
-const box = document.querySelector("[data-status]");
-const rest = document.querySelector("[data-expires]");
+const card = document.querySelector("[data-card]");
+const draw = async () => {
+  const page = await (await fetch(location.href)).text();
+  const next = new DOMParser().parseFromString(page, "text/html").querySelector("[data-card]");
+  if (!next) return;
+  for (const part of ["[data-status]", "[data-rest]"]) {
+    const [now, then] = [card.querySelector(part), next.querySelector(part)];
+    now.replaceChildren(...then.childNodes);
+    Object.assign(now.dataset, then.dataset);
+  }
+};
 const poll = async () => {
   if (document.visibilityState === "visible") {
     try {
-      const answer = await fetch(location.pathname + "/state", { headers: { accept: "application/json" } });
-      const state = await answer.json();
-      if (state.status !== box.dataset.status || state.paid !== box.dataset.paid) return location.reload();
+      const path = location.pathname + "/state";
+      const state = await (await fetch(path, { headers: { accept: "application/json" } })).json();
+      const { status, paid, step } = card.querySelector("[data-status]").dataset;
+      if (state.status !== status || state.paid !== paid || state.step !== step) await draw();
     } catch {}
   }
   setTimeout(poll, 2000);
 };
-if (box) setTimeout(poll, 2000);
-if (rest) setInterval(() => {
+const count = () => {
+  const rest = card.querySelector("[data-expires]");
+  if (!rest) return;
   const left = Math.max(0, Math.floor((Date.parse(rest.dataset.expires) - Date.now()) / 1000));
-  rest.textContent = Math.floor(left / 60) + ":" + String(left % 60).padStart(2, "0");
-}, 1000);
+  const parts = [Math.floor(left / 3600), Math.floor(left / 60) % 60, left % 60];
+  rest.textContent = parts.map((part) => String(part).padStart(2, "0")).join(":").replace(/^00:/, "");
+};
+if (card) {
+  setTimeout(poll, 2000);
+  setInterval(count, 1000);
+  count();
+}
 `,
 );
 
@@ -69,21 +91,26 @@ export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "pro
   app.get("/:id/state", async (context) => {
     const payment = await findPayment(context.req.param("id"));
     if (!payment) return context.json({ status: "not_found" }, 404, { "cache-control": "no-store" });
-    return context.json({ status: payment.status, paid: formatAmount(payment.paidMinor) }, 200, {
-      "cache-control": "no-store",
-    });
+    const step = providers.get(payment.provider)?.payerStep(payment);
+    const state = { status: payment.status, paid: formatAmount(payment.paidMinor), step: digest(step) };
+    return context.json(state, 200, { "cache-control": "no-store" });
   });
 
   app.get("/:id", async (context) => {
     const language = negotiateLanguage(context.req.query("lang"), context.req.header("accept-language"));
     const payment = await findPayment(context.req.param("id"));
     if (!payment)
-      return page(context, 404, language, texts[language].notFound, html`<p>${texts[language].notFound}</p>`);
+      return page(context, 404, language, texts[language].notFound, html`<p>${texts[language].notFound}</p>`, false);
     const step = providers.get(payment.provider)?.payerStep(payment);
-    return page(context, 200, language, payment.description || texts[language].title, card(payment, step, language));
+    const title = payment.description || texts[language].title;
+    // Without JavaScript the page asks again by itself, but never under the hands of somebody who types.
+    const types = step?.kind === "actions" && step.actions.some((action) => action.withAmount || action.withPhone);
+    const waits = !types && (isOpen(payment) || payment.status === "partially_paid");
+    const problem = context.req.query("problem");
+    return page(context, 200, language, title, card(payment, step, language, problem), waits);
   });
 
-  function page(context: Context, status: 200 | 404, language: Language, title: string, content: Html) {
+  function page(context: Context, status: 200 | 404, language: Language, title: string, content: Html, waits: boolean) {
     return context.html(
       html`<!doctype html>
 <html lang="${language}">
@@ -94,10 +121,11 @@ export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "pro
 <title>${title}</title>
 <link rel="stylesheet" href="${stylesheet.path}">
 <script type="module" src="${script.path}"></script>
+${waits ? html`<noscript><meta http-equiv="refresh" content="10"></noscript>` : ""}
 </head>
 <body>
 <main>
-<div class="card">${content}</div>
+<div class="card" data-card>${content}</div>
 <nav aria-label="${texts[language].language}">${languages.map(
         (other) => html`<a href="?lang=${other}" hreflang="${other}" lang="${other}">${texts[other].ownName}</a> `,
       )}</nav>
@@ -109,40 +137,62 @@ export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "pro
     );
   }
 
-  function card(payment: Payment, step: PayerStep | undefined, language: Language): Html {
+  function card(payment: Payment, step: PayerStep | undefined, language: Language, problem: string | undefined): Html {
     const words = texts[language];
-    const isOpen = payment.status === "pending" || payment.status === "processing";
+    const expires = payment.expiresAt.toISOString();
     return html`${payment.test ? html`<p class="test">${words.test}</p>` : ""}
 <h1>${payment.description || words.title}</h1>
 <p class="amount">${readableAmount(payment.amountMinor, payment.currency)}</p>
-<div class="state" role="status" aria-live="polite" data-status="${payment.status}" data-paid="${formatAmount(payment.paidMinor)}">
+<div class="state" role="status" aria-live="polite" data-status="${payment.status}" data-paid="${formatAmount(payment.paidMinor)}" data-step="${digest(step)}">
 ${words.status[payment.status]}${paidLine(payment, words)}
 </div>
-${isOpen ? html`<p class="muted">${words.expires} <time datetime="${payment.expiresAt.toISOString()}" data-expires="${payment.expiresAt.toISOString()}">${payment.expiresAt.toISOString().slice(11, 16)} UTC</time></p>` : ""}
-${isOpen || payment.status === "partially_paid" ? html`<noscript><p><a href="?lang=${language}">${words.refresh}</a></p></noscript>` : ""}
-${step ? drawStep(payment, step, words, isOpen) : ""}
-${payment.returnUrl === undefined ? "" : html`<p><a href="${payment.returnUrl}" rel="noreferrer">${words.back}</a></p>`}`;
+<div data-rest>
+${problem === "attempt" || problem === "phone" ? html`<p class="problem" role="alert">${words.problem[problem]}</p>` : ""}
+${isOpen(payment) ? html`<p class="muted">${words.expires} <time datetime="${expires}" data-expires="${expires}">${localTime(payment)}</time></p>` : ""}
+${isOpen(payment) || payment.status === "partially_paid" ? html`<noscript><p><a href="?lang=${language}">${words.refresh}</a></p></noscript>` : ""}
+${step ? drawStep(payment, step, words) : ""}
+${payment.returnUrl === undefined ? "" : html`<p><a href="${payment.returnUrl}" rel="noreferrer">${words.back}</a></p>`}
+</div>`;
   }
 
-  function drawStep(payment: Payment, step: PayerStep, words: Texts, isOpen: boolean): Html | string {
-    if (step.kind === "actions") {
-      const target = `../providers/${payment.provider}/${payment.id}`;
-      return html`${step.actions.map((action) => actionForm(action, target, words))}`;
+  function drawStep(payment: Payment, step: PayerStep, words: Texts): Html | string {
+    const target = `../providers/${payment.provider}/${payment.id}`;
+    if (step.kind === "actions") return html`${step.actions.map((action) => actionForm(action, target, words))}`;
+    if (step.kind === "notice") {
+      return html`<p>${words.notice[step.notice]}</p>${step.actions.map((action) => actionForm(action, target, words))}`;
     }
-    if (!isOpen && payment.status !== "partially_paid") return "";
+    if (!isOpen(payment) && payment.status !== "partially_paid") return "";
     return step.kind === "link"
-      ? html`<p><a class="button" href="${step.url}" rel="noreferrer">${words.action.pay}</a></p>`
+      ? html`<p><a class="button" href="${step.url}" rel="noreferrer">${words.open}</a></p>`
       : html`<p>${words.account} <strong>${step.account}</strong></p>`;
   }
 
   return app;
 }
 
-function actionForm({ action, withAmount }: PayerAction, target: string, words: Texts): Html {
-  const inputId = `amount-${action}`;
+const isOpen = ({ status }: Payment): boolean => status === "pending" || status === "processing";
+
+/** Tells two steps apart without telling what is in them. */
+const digest = (step: PayerStep | undefined): string =>
+  createHash("sha256")
+    .update(JSON.stringify(step ?? ""))
+    .digest("base64url")
+    .slice(0, 8);
+
+/** For those without JavaScript, in the time of the currency's country: `27.11.2026 14:30 UTC+5`. */
+function localTime({ expiresAt, currency }: Payment): string {
+  const hours = { KZT: 5, RUB: 3 }[currency as string] ?? 0;
+  const [date = "", time = ""] = new Date(expiresAt.getTime() + hours * 3_600_000).toISOString().split("T");
+  return `${date.split("-").reverse().join(".")} ${time.slice(0, 5)} UTC${hours === 0 ? "" : `+${hours}`}`;
+}
+
+function actionForm({ action, withAmount, withPhone }: PayerAction, target: string, words: Texts): Html {
+  const inputId = `input-${action}`;
+  const amount = html`<label for="${inputId}">${words.amount}</label><input id="${inputId}" name="amount" inputmode="decimal" required pattern="[0-9]+([.,][0-9]{1,2})?">`;
+  const phone = html`<label for="${inputId}">${words.phone}</label><input id="${inputId}" name="phone" type="tel" autocomplete="tel-national" required minlength="10" maxlength="20">`;
   return html`<form method="post" action="${target}">
 <input type="hidden" name="action" value="${action}">
-${withAmount ? html`<label for="${inputId}">${words.amount}</label><input id="${inputId}" name="amount" inputmode="decimal" required pattern="[0-9]+([.,][0-9]{1,2})?">` : ""}
+${withAmount ? amount : ""}${withPhone ? phone : ""}
 <button class="${action === "pay" ? "primary" : "quiet"}">${words.action[action]}</button>
 </form>`;
 }

@@ -1,5 +1,5 @@
 import type { PaymentStatus } from "../payment.ts";
-import type { PayerAction } from "../provider.ts";
+import type { PayerAction, PayerNotice } from "../provider.ts";
 
 export const languages = ["ru", "kk", "en"] as const;
 
@@ -18,6 +18,11 @@ export interface Texts {
   readonly back: string;
   readonly account: string;
   readonly amount: string;
+  readonly phone: string;
+  readonly open: string;
+  /** What went wrong with the button that was pressed. */
+  readonly problem: Readonly<Record<"attempt" | "phone", string>>;
+  readonly notice: Readonly<Record<PayerNotice, string>>;
   readonly status: Readonly<Record<PaymentStatus, string>>;
   readonly action: Readonly<Record<PayerAction["action"], string>>;
 }
@@ -36,6 +41,18 @@ export const texts: Readonly<Record<Language, Texts>> = {
     back: "Вернуться в магазин",
     account: "Введите в приложении номер:",
     amount: "Сумма",
+    phone: "Телефон, к которому привязан Kaspi.kz",
+    open: "Открыть страницу оплаты",
+    problem: {
+      attempt: "Не получилось начать оплату. Деньги не списаны, попробуйте ещё раз.",
+      phone: "Проверьте номер телефона: нужен номер Казахстана.",
+    },
+    notice: {
+      terminal: "Оплатите на терминале: приложите карту или отсканируйте QR на его экране.",
+      invoice: "Счёт отправлен. Откройте приложение Kaspi.kz и подтвердите его.",
+      unknown: "Мы выясняем, прошла ли оплата. Не платите второй раз: страница обновится, когда ответ придёт.",
+      delayed: "Деньги в пути.",
+    },
     status: {
       pending: "Ожидает оплаты",
       processing: "Платёж обрабатывается",
@@ -45,7 +62,15 @@ export const texts: Readonly<Record<Language, Texts>> = {
       expired: "Срок оплаты истёк",
       refunded: "Деньги возвращены",
     },
-    action: { pay: "Оплатить", pay_part: "Оплатить сумму", cancel: "Отменить", fail: "Сообщить о неудаче" },
+    action: {
+      pay: "Оплатить",
+      pay_part: "Оплатить сумму",
+      cancel: "Отменить",
+      fail: "Сообщить о неудаче",
+      delay: "Оплатить с задержкой",
+      invoice: "Прислать счёт на телефон",
+      check: "Проверить оплату",
+    },
   },
   kk: {
     ownName: "Қазақша",
@@ -60,6 +85,18 @@ export const texts: Readonly<Record<Language, Texts>> = {
     back: "Дүкенге оралу",
     account: "Қолданбада мына нөмірді енгізіңіз:",
     amount: "Сома",
+    phone: "Kaspi.kz тіркелген телефон",
+    open: "Төлем бетін ашу",
+    problem: {
+      attempt: "Төлемді бастау мүмкін болмады. Ақша алынған жоқ, қайталап көріңіз.",
+      phone: "Телефон нөмірін тексеріңіз: Қазақстан нөмірі керек.",
+    },
+    notice: {
+      terminal: "Терминалда төлеңіз: картаны жақындатыңыз немесе экрандағы QR кодты сканерлеңіз.",
+      invoice: "Шот жіберілді. Kaspi.kz қолданбасын ашып, оны растаңыз.",
+      unknown: "Төлем өткен-өтпегенін анықтап жатырмыз. Екінші рет төлемеңіз: жауап келгенде бет жаңарады.",
+      delayed: "Ақша жолда.",
+    },
     status: {
       pending: "Төлем күтілуде",
       processing: "Төлем өңделуде",
@@ -69,7 +106,15 @@ export const texts: Readonly<Record<Language, Texts>> = {
       expired: "Төлем мерзімі өтті",
       refunded: "Ақша қайтарылды",
     },
-    action: { pay: "Төлеу", pay_part: "Соманы төлеу", cancel: "Бас тарту", fail: "Сәтсіздік туралы хабарлау" },
+    action: {
+      pay: "Төлеу",
+      pay_part: "Соманы төлеу",
+      cancel: "Бас тарту",
+      fail: "Сәтсіздік туралы хабарлау",
+      delay: "Кідіріспен төлеу",
+      invoice: "Шотты телефонға жіберу",
+      check: "Төлемді тексеру",
+    },
   },
   en: {
     ownName: "English",
@@ -84,6 +129,18 @@ export const texts: Readonly<Record<Language, Texts>> = {
     back: "Back to the shop",
     account: "Type this number in the application:",
     amount: "Amount",
+    phone: "Phone that Kaspi.kz is registered on",
+    open: "Open the payment page",
+    problem: {
+      attempt: "The payment could not begin. No money was taken; try again.",
+      phone: "Check the phone: a number of Kazakhstan is needed.",
+    },
+    notice: {
+      terminal: "Pay at the terminal: hold your card to it, or scan the QR on its screen.",
+      invoice: "The invoice was sent. Open the Kaspi.kz application and confirm it.",
+      unknown: "We are finding out whether the payment went through. Do not pay again: this page changes once we know.",
+      delayed: "The money is on its way.",
+    },
     status: {
       pending: "Waiting for payment",
       processing: "The payment is being processed",
@@ -93,7 +150,15 @@ export const texts: Readonly<Record<Language, Texts>> = {
       expired: "The payment has expired",
       refunded: "The money was returned",
     },
-    action: { pay: "Pay", pay_part: "Pay this sum", cancel: "Cancel", fail: "Report a failure" },
+    action: {
+      pay: "Pay",
+      pay_part: "Pay this sum",
+      cancel: "Cancel",
+      fail: "Report a failure",
+      delay: "Pay with a delay",
+      invoice: "Send an invoice to my phone",
+      check: "Check the payment",
+    },
   },
 };
 

@@ -1,4 +1,4 @@
-import { deepEqual, equal, notEqual, ok } from "node:assert/strict";
+import { deepEqual, equal, notEqual, ok, rejects } from "node:assert/strict";
 import type { ConformanceCase } from "@orderbridge/core/testing";
 import type { PaymentGateway } from "../gateway.ts";
 import type { Payment } from "../payment.ts";
@@ -13,6 +13,18 @@ export interface ProviderCaseContext {
   pay(payment: Payment): Promise<Response>;
   /** The provider tells of the last `pay` again, with the same bytes. */
   repeat(): Promise<Response>;
+  /** The payer begins at a provider with attempts; `pay` goes on from there, or begins by itself. */
+  begin?(payment: Payment): Promise<unknown>;
+  /** Attempts of a payment that the provider's own side knows. */
+  begunAtProvider?(payment: Payment): number;
+  /** Time passes and people act until a pending refund has ended. */
+  settleRefunds?(): Promise<unknown>;
+  /** Minor units that the provider's own side has given back of a payment. */
+  refundedAtProvider?(payment: Payment): bigint;
+  /** The answer to the next request that gives money back is lost, after the provider has acted. */
+  loseRefundReply?(): void;
+  /** The provider ends its side when a payment is cancelled, or the payment cannot be cancelled: no money comes after. */
+  readonly neverLate?: boolean;
   /** Somebody else tells that the payment is paid. Left out: the provider has no secret, as a sandbox. */
   forge?(payment: Payment): Promise<Response>;
 }
@@ -101,7 +113,9 @@ export const providerCases: readonly ConformanceCase<ProviderCaseContext>[] = [
   {
     name: "books money that arrives after a payment was cancelled, as late",
     async run(context) {
+      if (context.neverLate) return;
       const payment = await create(context);
+      await context.begin?.(payment);
       await context.gateway.payments.cancel(context.merchant, payment.id);
       await context.pay(payment);
       const { status, late } = await current(context, payment);
@@ -109,22 +123,67 @@ export const providerCases: readonly ConformanceCase<ProviderCaseContext>[] = [
     },
   },
   {
-    name: "never says that an unpaid payment is paid",
+    name: "begins once when twenty ask at the same time, and not again while that is open",
     async run(context) {
+      if (!context.begin) return;
       const payment = await create(context);
-      const state = await context.provider.state?.(payment);
-      notEqual(state?.state, "paid");
+      await Promise.all(Array.from({ length: 20 }, () => context.begin?.(payment)));
+      await context.begin(payment);
+      equal(context.begunAtProvider?.(payment) ?? 1, 1);
+      deepEqual(context.provider.attempts?.(await current(context, payment)).length, 1);
     },
   },
   {
-    name: "refunds, or has no such ability",
+    name: "never takes an unpaid payment for paid",
     async run(context) {
-      if (!context.provider.refund) return;
+      const payment = await create(context);
+      await context.begin?.(payment);
+      await context.gateway.work();
+      const { paidMinor } = await current(context, payment);
+      equal(paidMinor, 0n);
+    },
+  },
+  {
+    name: "gives back what was asked for, once for one key, and never more than was paid",
+    async run(context) {
+      const { gateway, merchant, provider } = context;
+      if (!provider.refund) return;
       const payment = await create(context);
       await context.pay(payment);
-      const request = { payment: await current(context, payment), amountMinor: 100n, key: "re_conformance" };
-      const first = await context.provider.refund(request);
-      equal(await context.provider.refund(request), first);
+      const request = { merchant, id: payment.id, amountMinor: 1_000_000n };
+      const idempotency = { key: "re_conformance", fingerprint: "1" };
+      const first = await gateway.payments.refund({ ...request, idempotency });
+      const again = await gateway.payments.refund({ ...request, idempotency });
+      equal(again.refund.id, first.refund.id);
+      await rejects(gateway.payments.refund(request));
+      await context.settleRefunds?.();
+      const { status, refundedMinor, refundingMinor } = await current(context, payment);
+      deepEqual(
+        { status, refundedMinor, refundingMinor },
+        { status: "paid", refundedMinor: 1_000_000n, refundingMinor: 0n },
+      );
+      equal(context.refundedAtProvider?.(payment) ?? 1_000_000n, 1_000_000n);
+      await gateway.payments.refund({ merchant, id: payment.id });
+      await context.settleRefunds?.();
+      equal((await current(context, payment)).status, "refunded");
+      equal(context.refundedAtProvider?.(payment) ?? 1_598_000n, 1_598_000n);
+    },
+  },
+  {
+    name: "does not give money back twice when an answer is lost",
+    async run(context) {
+      if (!context.loseRefundReply) return;
+      const payment = await create(context);
+      await context.pay(payment);
+      context.loseRefundReply();
+      await context.gateway.payments.refund({ merchant: context.merchant, id: payment.id, amountMinor: 500_000n });
+      await context.settleRefunds?.();
+      const { refundedMinor, refundingMinor } = await current(context, payment);
+      const given = context.refundedAtProvider?.(payment) ?? 0n;
+      ok(given <= 500_000n);
+      // What nobody can know stays reserved for a person; what is known is booked.
+      if (refundingMinor === 0n) equal(refundedMinor, given);
+      else equal(refundingMinor, 500_000n);
     },
   },
 ];

@@ -1,0 +1,344 @@
+import { type Clock, SdkError, systemClock } from "@orderbridge/core";
+import { randomId } from "../ids.ts";
+import { type Payment, sums } from "../payment.ts";
+import type { PaymentProvider, ProviderAttempt, ProviderContext, ProviderState } from "../provider.ts";
+
+/** One try of a payer at a provider: a QR, an invoice, a run of a terminal. */
+export interface Attempt {
+  readonly id: string;
+  /** Milliseconds since 1970, as all instants here. */
+  readonly startedAt: number;
+  /** Minor units. */
+  readonly amountMinor: string;
+  readonly state: ProviderAttempt["state"];
+  /** The provider is not asked before this instant. */
+  readonly askAt: number;
+  /** Only a person's wish, and the end of the payment, lead to a question. */
+  readonly onDemand?: boolean;
+  readonly reason?: string;
+  /** Once it is paid. */
+  readonly transactionId?: string;
+  readonly paidMinor?: string;
+  /** The provider's own ids and times. */
+  readonly facts: Readonly<Record<string, string>>;
+}
+
+/** One refund at a provider that does not know our keys. */
+export interface RefundEntry {
+  /**
+   * `preparing`: nothing was sent that gives money back. `asking`: it was sent, or may have been. `open`: the provider
+   * is at it.
+   */
+  readonly state: "preparing" | "asking" | "open" | "succeeded" | "failed";
+  readonly attemptId: string;
+  readonly amountMinor: string;
+  readonly at: number;
+  readonly facts: Readonly<Record<string, string>>;
+}
+
+/** What is in `payment.session` of a provider with attempts. */
+export interface AttemptSession {
+  readonly attempts: readonly Attempt[];
+  readonly refunds: Readonly<Record<string, RefundEntry>>;
+}
+
+/** What was found out about an attempt. */
+export type Finding =
+  | {
+      readonly state: "open";
+      readonly askAgainMs: number;
+      readonly onDemand?: boolean;
+      readonly facts?: Attempt["facts"];
+    }
+  /** Final: no money of this attempt. The payer may try again. */
+  | { readonly state: "failed"; readonly reason: string }
+  /** Final: the remote invoice was cancelled, which ends the payment. */
+  | { readonly state: "cancelled"; readonly reason: string }
+  | {
+      readonly state: "paid";
+      readonly transactionId: string;
+      readonly amountMinor: bigint;
+      readonly facts?: Attempt["facts"];
+    }
+  /** Nobody can tell. `attention` is for a person; without one the provider only does not answer now. */
+  | {
+      readonly state: "unknown";
+      readonly askAgainMs: number;
+      readonly attention?: string;
+      readonly facts?: Attempt["facts"];
+    };
+
+export interface AttemptDriver {
+  readonly clock?: Pick<Clock, "now">;
+  /** What is known before `begin`, for {@link lost}. @defaultValue nothing */
+  plan?(form: URLSearchParams): Attempt["facts"];
+  /** Begins at the provider; called once for an attempt. What it throws with an unknown outcome goes to {@link lost}. */
+  begin(request: {
+    readonly payment: Payment;
+    readonly attempt: Attempt;
+    readonly form: URLSearchParams;
+  }): Promise<Finding>;
+  /** Nobody knows whether `begin` reached the provider: its answer was lost, or the process ended. */
+  lost(attempt: Attempt): Finding;
+  look(request: { readonly payment: Payment; readonly attempt: Attempt }): Promise<Finding>;
+  /** How to end it at the provider, and to find out whether that was in time; `undefined` where nothing does. */
+  cancel?(attempt: Attempt): (() => Promise<Finding>) | undefined;
+  /** Pause after a question, in milliseconds. */
+  intervalMs(attempt: Attempt): number;
+}
+
+export interface Attempts extends Required<Pick<PaymentProvider, "state" | "attempts" | "giveUpAttempt">> {
+  /** Begins an attempt unless one is open. `failed`: the provider said no. `busy`: one is open, or none may begin. */
+  begin(payment: Payment, context: ProviderContext, form: URLSearchParams): Promise<"begun" | "failed" | "busy">;
+  /** Asks now, also on an attempt that is asked on demand only, unless it was asked a moment ago. */
+  ask(payment: Payment, context: ProviderContext): Promise<ProviderState>;
+  /** The provider told that the open attempt failed. */
+  fail(payment: Payment, context: ProviderContext, reason: string): Promise<boolean>;
+  /** Ends the open attempt where the provider can, else only asks. */
+  cancel(payment: Payment, context: ProviderContext): Promise<ProviderState>;
+}
+
+/** After so long an attempt whose beginning was never heard of again counts as lost. Longer than any call may take. */
+const beginMs = 60_000;
+const maxAttempts = 50;
+/** Pause between questions that nobody wanted, on attempts that are asked on demand only. */
+const undemandedMs = 3_600_000;
+
+/** Attempts that are written down before the provider hears of them, so that no two are open and none is forgotten. */
+export function createAttempts(driver: AttemptDriver): Attempts {
+  const nowMs = (): number => (driver.clock ?? systemClock).now().getTime();
+
+  /** Stores what was found, and says it to the engine. */
+  async function conclude(
+    payment: Payment,
+    context: ProviderContext,
+    attempt: Attempt,
+    finding: Finding,
+  ): Promise<ProviderState> {
+    const next = after(attempt, finding, nowMs());
+    const isSame = JSON.stringify({ ...next, askAt: 0 }) === JSON.stringify({ ...attempt, askAt: 0 });
+    if (!isSame) {
+      const stored = await context.remember(payment, {
+        session: writeSession(withAttempt(readSession(payment), next)),
+        ...(next.state === "paid" ? {} : { processing: isOpen(next) }),
+        ...attentionOf(payment, attempt, finding),
+        ...(finding.state === "open" && finding.onDemand ? {} : { askAgainMs: Math.max(0, next.askAt - nowMs()) }),
+      });
+      // Somebody else wrote meanwhile; what was found will be found again.
+      if (!stored) return { state: "unknown", askAgainMs: 1_000 };
+    }
+    return say(next, payment, finding);
+  }
+
+  function say(attempt: Attempt, payment: Payment, finding?: Finding): ProviderState {
+    const pauseMs = Math.max(0, attempt.askAt - nowMs());
+    const again = attempt.onDemand && nowMs() < payment.expiresAt.getTime() ? {} : { askAgainMs: pauseMs };
+    switch (attempt.state) {
+      case "paid":
+        return {
+          state: "paid",
+          money: {
+            transactionId: attempt.transactionId ?? attempt.id,
+            amountMinor: BigInt(attempt.paidMinor ?? attempt.amountMinor),
+            currency: payment.currency,
+          },
+        };
+      case "failed":
+        return finding?.state === "cancelled" ? { state: "cancelled" } : { state: "ended" };
+      case "unknown":
+        return { state: "unknown", askAgainMs: pauseMs };
+      default:
+        return { state: "processing", ...again };
+    }
+  }
+
+  async function state(
+    payment: Payment,
+    context: ProviderContext,
+    why: "due" | "wanted" | "cancel",
+  ): Promise<ProviderState> {
+    const session = readSession(payment);
+    const attempt = session.attempts.at(-1);
+    if (!attempt) return { state: "waiting" };
+    if (attempt.state === "failed") return { state: "ended" };
+    if (attempt.state === "paid") {
+      // A process may have ended between writing this down and booking it.
+      const booked = await context.findBooking(attempt.transactionId ?? attempt.id);
+      return booked ? { state: "waiting" } : say(attempt, payment);
+    }
+    const isEnd = nowMs() >= payment.expiresAt.getTime();
+    const cancel = why === "cancel" && attempt.state !== "starting" ? driver.cancel?.(attempt) : undefined;
+    if (!cancel && (attempt.askAt > nowMs() || (attempt.onDemand && why !== "wanted" && !isEnd))) {
+      return say(attempt, payment);
+    }
+    if (attempt.state === "starting") return conclude(payment, context, attempt, driver.lost(attempt));
+    const pauseMs = attempt.onDemand && why === "due" ? undemandedMs : driver.intervalMs(attempt);
+    // Written down first: whoever comes meanwhile, from this process or another, does not ask as well.
+    const asked = { ...attempt, askAt: nowMs() + pauseMs };
+    const claimed = await context.remember(payment, { session: writeSession(withAttempt(session, asked)) });
+    if (!claimed) return { state: "unknown", askAgainMs: 1_000 };
+    let finding: Finding;
+    try {
+      finding = await (cancel ? cancel() : driver.look({ payment: claimed, attempt: asked }));
+    } catch (error) {
+      if (!SdkError.isInstance(error)) throw error;
+      return { state: "unknown", askAgainMs: pauseMs };
+    }
+    return conclude(claimed, context, asked, finding);
+  }
+
+  return {
+    async begin(payment, context, form) {
+      const session = readSession(payment);
+      const last = session.attempts.at(-1);
+      const isWaiting =
+        payment.status === "pending" || payment.status === "processing" || payment.status === "partially_paid";
+      if (!isWaiting || (last && isOpen(last)) || session.attempts.length >= maxAttempts) return "busy";
+      if (nowMs() >= payment.expiresAt.getTime() && payment.status !== "partially_paid") return "busy";
+      const { remainingMinor } = sums(payment);
+      const attempt: Attempt = {
+        id: randomId("att_"),
+        startedAt: nowMs(),
+        amountMinor: String(remainingMinor),
+        state: "starting",
+        askAt: nowMs() + beginMs,
+        facts: driver.plan?.(form) ?? {},
+      };
+      const begun = await context.remember(payment, {
+        session: writeSession({ ...session, attempts: [...session.attempts, attempt] }),
+        processing: true,
+        askAgainMs: beginMs,
+      });
+      if (!begun) return "busy";
+      let finding: Finding;
+      try {
+        finding = await driver.begin({ payment: begun, attempt, form });
+      } catch (error) {
+        if (!SdkError.isInstance(error)) throw error; // it stays `starting` and counts as lost in a minute
+        const happened = error.outcome === "unknown" || error.outcome === "executed";
+        finding = happened ? driver.lost(attempt) : { state: "failed", reason: error.message };
+      }
+      await conclude(begun, context, attempt, finding);
+      return finding.state === "failed" ? "failed" : "begun";
+    },
+
+    state: (payment, context) => state(payment, context, "due"),
+    ask: (payment, context) => state(payment, context, "wanted"),
+    cancel: (payment, context) => state(payment, context, "cancel"),
+
+    attempts: (payment) =>
+      readSession(payment).attempts.map((attempt) => ({
+        startedAt: new Date(attempt.startedAt),
+        state: attempt.state,
+        amountMinor: BigInt(attempt.amountMinor),
+        ids: [attempt.transactionId, ...Object.values(attempt.facts)].filter((id) => id !== undefined),
+        ...(attempt.reason === undefined ? {} : { reason: attempt.reason }),
+      })),
+
+    giveUpAttempt: async (payment, context) =>
+      openAttempt(payment)?.state === "unknown" && end(payment, context, "a person found no money"),
+
+    fail: (payment, context, reason) => end(payment, context, reason),
+  };
+
+  async function end(payment: Payment, context: ProviderContext, reason: string): Promise<boolean> {
+    const attempt = openAttempt(payment);
+    if (!attempt) return false;
+    const stored = await context.remember(payment, {
+      session: writeSession(withAttempt(readSession(payment), { ...attempt, state: "failed", reason })),
+      processing: false,
+      ...(payment.needsAttention === attempt.reason ? { attention: null } : {}),
+      askAgainMs: 0,
+    });
+    return stored !== undefined;
+  }
+}
+
+/** Says why a person must look, and takes back what was said of the same attempt before. */
+function attentionOf(payment: Payment, before: Attempt, finding: Finding): { readonly attention?: string | null } {
+  if (finding.state === "unknown") return finding.attention === undefined ? {} : { attention: finding.attention };
+  return payment.needsAttention !== undefined && payment.needsAttention === before.reason ? { attention: null } : {};
+}
+
+const isOpen = ({ state }: Attempt): boolean => state !== "paid" && state !== "failed";
+
+/** The attempt that the payer is at, if there is one. */
+export function openAttempt(payment: Payment): Attempt | undefined {
+  const attempt = readSession(payment).attempts.at(-1);
+  return attempt && isOpen(attempt) ? attempt : undefined;
+}
+
+/** What an attempt becomes by a finding. Money that was found stays found. */
+function after(attempt: Attempt, finding: Finding, nowMs: number): Attempt {
+  const { reason: _reason, ...rest } = attempt;
+  const facts = { ...attempt.facts, ...("facts" in finding ? finding.facts : {}) };
+  switch (finding.state) {
+    case "open":
+      return {
+        ...rest,
+        state: "open",
+        facts,
+        askAt: nowMs + finding.askAgainMs,
+        ...(finding.onDemand ? { onDemand: true } : {}),
+      };
+    case "paid":
+      return {
+        ...rest,
+        state: "paid",
+        facts,
+        transactionId: finding.transactionId,
+        paidMinor: String(finding.amountMinor),
+      };
+    case "unknown":
+      return {
+        ...rest,
+        state: finding.attention === undefined ? attempt.state : "unknown",
+        facts,
+        askAt: nowMs + finding.askAgainMs,
+        ...(finding.attention === undefined ? {} : { reason: finding.attention }),
+      };
+    default:
+      return { ...rest, state: "failed", reason: finding.reason };
+  }
+}
+
+/** Reads `payment.session`; a payment without one has had no attempt. */
+export function readSession({ session }: Pick<Payment, "session">): AttemptSession {
+  return session === undefined ? { attempts: [], refunds: {} } : (JSON.parse(session) as AttemptSession);
+}
+
+export const writeSession = (session: AttemptSession): string => JSON.stringify(session);
+
+export const withAttempt = (session: AttemptSession, changed: Attempt): AttemptSession => ({
+  ...session,
+  attempts: session.attempts.map((attempt) => (attempt.id === changed.id ? changed : attempt)),
+});
+
+/**
+ * The paid attempt that a refund is taken from: one whose money, less what its other refunds took or may take, is
+ * enough. Providers refund transactions, so a sum that only two of them hold together finds none.
+ */
+export function refundableAttempt(session: AttemptSession, amountMinor: bigint): Attempt | undefined {
+  return session.attempts.find((attempt) => {
+    if (attempt.state !== "paid") return false;
+    const taken = Object.values(session.refunds)
+      .filter(({ attemptId, state }) => attemptId === attempt.id && state !== "failed")
+      .reduce((sum, refund) => sum + BigInt(refund.amountMinor), 0n);
+    return BigInt(attempt.paidMinor ?? "0") - taken >= amountMinor;
+  });
+}
+
+/** Writes one refund down, provided that it still is as `payment` holds it. */
+export function rememberRefund(
+  payment: Payment,
+  context: ProviderContext,
+  key: string,
+  entry: RefundEntry,
+  attention?: string | null,
+): Promise<Payment | undefined> {
+  const session = readSession(payment);
+  return context.remember(payment, {
+    session: writeSession({ ...session, refunds: { ...session.refunds, [key]: entry } }),
+    ...(attention === undefined ? {} : { attention }),
+  });
+}
