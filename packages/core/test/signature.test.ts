@@ -78,3 +78,39 @@ test("any changed byte of a signed body is noticed", () => {
     options,
   );
 });
+
+test.each([4085, 4090, 4094, 4096, 5000])(
+  "signs the whole of an id of %i bytes, whatever its letters take",
+  (bytes) => {
+    const key = Buffer.from(secret.slice(6), "base64");
+    const timestamp = new Date("2026-11-01T10:00:00.000Z");
+    for (const filler of ["a", "ә", "₸", "😀"]) {
+      const id = filler.repeat(Math.floor(bytes / Buffer.byteLength(filler)));
+      for (const body of [Buffer.alloc(0), Buffer.from("ab"), Buffer.from("қ")]) {
+        const expected = createHmac("sha256", key).update(`${id}.1793527200.`).update(body).digest("base64");
+        const signed = createWebhookSigner({ secrets: [secret] })({ id, timestamp, body })["webhook-signature"];
+        expect(signed).toBe(`v1,${expected}`);
+      }
+    }
+  },
+);
+
+test("nothing that a genuine signature left behind helps a cut or widened one", () => {
+  const now = (): number => Date.parse("2026-11-01T10:00:00.000Z");
+  const verify = createWebhookVerifier({ secrets: [secret], now });
+  const body = Buffer.from("{}");
+  const headers = createWebhookSigner({ secrets: [secret] })({ id: "evt_1", timestamp: new Date(now()), body });
+  const genuine = headers["webhook-signature"];
+  for (const changed of [
+    genuine.slice(0, 46),
+    `${genuine.slice(0, 46)}ә`,
+    `${genuine.slice(0, 44)}😀 `,
+    `${genuine.slice(0, 44)}😀aaaa`,
+    `${genuine}=`,
+    genuine.replace("v1", "v\u0131"),
+    genuine.replace("v", "\u0176"), // its low byte is that of v
+  ]) {
+    expect(verify({ headers, body }).ok).toBe(true);
+    expect(verify({ headers: { ...headers, "webhook-signature": changed }, body }).ok).toBe(false);
+  }
+});
