@@ -5,8 +5,13 @@ import { join } from "node:path";
 import { type BenchResult, print } from "./harness.ts";
 import { benchSignatures } from "./p1-signatures.ts";
 import { benchRateLimit } from "./p3-rate-limit.ts";
+import { benchWeight } from "./p7-weight.ts";
 
-const benches: Readonly<Record<string, () => Promise<BenchResult>>> = { P1: benchSignatures, P3: benchRateLimit };
+const benches: Readonly<Record<string, () => Promise<BenchResult>>> = {
+  P1: benchSignatures,
+  P3: benchRateLimit,
+  P7: benchWeight,
+};
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((id) => !(id in benches));
