@@ -4,12 +4,10 @@ import type { Payment } from "./payment.ts";
 import type { PaymentProvider, ProviderContext, ProviderState } from "./provider.ts";
 import type { DueCheck, PaymentChange } from "./storage.ts";
 
-/** Payments that one process takes in one go. */
-const batch = 200;
+/** Payments that one process takes in one go; few, so that others get the rest when it ends. */
+const batch = 32;
 /** Questions that one provider gets at the same time. */
 const askedAtOnce = 8;
-/** How long nobody else takes a payment that is being asked about; longer than any question takes. */
-const claimMs = 60_000;
 /** After an answer that says nothing, and no wish of the provider's. */
 const unknownPauseMs = 30_000;
 /** A correction of the wall clock by more than this holds the expiry up, as a start does. */
@@ -25,13 +23,16 @@ export function createChecks({
   engine,
   contextOf,
   expiryHoldMs,
+  claimMs,
 }: {
   readonly engine: Engine;
   readonly contextOf: (provider: PaymentProvider) => ProviderContext;
   readonly expiryHoldMs: number;
+  /** How long nobody else takes a payment that is being asked about. */
+  readonly claimMs: number;
 }): {
-  /** Looks at what is due. Resolves to how many payments there were. */
-  checkDue(): Promise<number>;
+  /** Looks at everything that is due. */
+  checkDue(): Promise<void>;
 } {
   const { storage, clock, logger, providers, wake } = engine;
   const busy = new Set<string>();
@@ -98,22 +99,26 @@ export function createChecks({
     return later(remote?.askAgainMs);
   }
 
+  async function checkBatch(): Promise<number> {
+    // A provider that answers slowly is left alone until it is done; the others go on meanwhile.
+    const due = await storage.claimChecks({ limit: batch, ttlMs: claimMs, exceptProviders: [...busy] });
+    const byProvider = Map.groupBy(due, ({ payment }) => payment.provider);
+    await Promise.all(
+      [...byProvider].map(async ([name, checks]) => {
+        busy.add(name);
+        try {
+          await forEachLimited(engine, "checking a payment", checks, askedAtOnce, check);
+        } finally {
+          busy.delete(name);
+        }
+      }),
+    );
+    return due.length;
+  }
+
   return {
     async checkDue() {
-      // A provider that answers slowly is left alone until it is done; the others go on meanwhile.
-      const due = await storage.claimChecks({ limit: batch, ttlMs: claimMs, exceptProviders: [...busy] });
-      const byProvider = Map.groupBy(due, ({ payment }) => payment.provider);
-      await Promise.all(
-        [...byProvider].map(async ([name, checks]) => {
-          busy.add(name);
-          try {
-            await forEachLimited(engine, "checking a payment", checks, askedAtOnce, check);
-          } finally {
-            busy.delete(name);
-          }
-        }),
-      );
-      return due.length;
+      while ((await checkBatch()) === batch);
     },
   };
 }

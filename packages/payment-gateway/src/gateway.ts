@@ -69,6 +69,11 @@ export interface PaymentGatewayOptions {
   readonly pollIntervalMs?: number;
   /** After a start nothing expires for so long, in milliseconds: providers may have called while we were down. @defaultValue 120_000 */
   readonly expiryHoldMs?: number;
+  /**
+   * How long a question to a provider may take before another process asks it too, in milliseconds. After a crash payments
+   * that were being asked about wait so long. @defaultValue 20_000
+   */
+  readonly checkClaimMs?: number;
   /** Switches `/admin` on. */
   readonly admin?: AdminOptions;
   readonly clock?: Clock;
@@ -139,6 +144,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     concurrencyPerReceiver = 8,
     pollIntervalMs = 500,
     expiryHoldMs = 120_000,
+    checkClaimMs = 20_000,
     clock = systemClock,
     random = Math.random,
   } = options;
@@ -180,7 +186,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       seedHeaders,
       random,
     }),
-    checks: createChecks({ engine, contextOf, expiryHoldMs }),
+    checks: createChecks({ engine, contextOf, expiryHoldMs, claimMs: checkClaimMs }),
     refunds,
     pollIntervalMs,
     cleanUp:

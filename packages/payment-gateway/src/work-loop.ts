@@ -48,7 +48,7 @@ export function createWorkLoop({
 
   /** Each keeps its own pace, and may run in several processes: claims in the storage keep them apart. */
   const jobs: readonly Job[] = [
-    { name: "gateway checks", everyMs: pollIntervalMs, run: async () => void (await checks.checkDue()) },
+    { name: "gateway checks", everyMs: pollIntervalMs, run: () => checks.checkDue() },
     { name: "gateway refunds", everyMs: pollIntervalMs, run: async () => void (await refunds.settleDue()) },
     { name: "gateway clean-up", everyMs: dayMs, run: ({ signal }) => runCleanUp(signal) },
   ];

@@ -1,45 +1,7 @@
-import type { FakeClock } from "@orderbridge/core/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { type TestDatabase, testDatabases } from "../../core/test/databases.ts";
 import type { PaymentProvider } from "../src/index.ts";
-import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
-import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
-import type { GatewayStorage } from "../src/storage.ts";
 import { callApi, createWorld, otherToken, shopSecret, type World } from "./gateway-harness.ts";
-
-interface Store {
-  readonly name: string;
-  readonly skipped: boolean;
-  open(): Promise<{ storageFor(clock: FakeClock): Promise<GatewayStorage>; close(): Promise<void> }>;
-}
-
-const stores: readonly Store[] = [
-  {
-    name: "memory",
-    skipped: false,
-    open: async () => ({
-      storageFor: async (clock) => createPaymentGatewayMemoryStorage({ clock }),
-      close: async () => undefined,
-    }),
-  },
-  ...testDatabases().map(
-    ({ name, skipped, open }): Store => ({
-      name,
-      skipped,
-      async open() {
-        const database: TestDatabase = await open();
-        return {
-          async storageFor(clock) {
-            const storage = createPaymentGatewayStorage({ ...database, clock });
-            await storage.migrate();
-            return storage;
-          },
-          close: () => database.close(),
-        };
-      },
-    }),
-  ),
-];
+import { type Store, stores } from "./stores.ts";
 
 describe.each(stores)("the gateway on $name", ({ skipped, open }) => {
   describe.skipIf(skipped)("", () => {

@@ -1,16 +1,16 @@
-// Run by kill.test.ts in a process of its own: one payment from create to recorded delivery. The process kills itself at
-// the kill point whose number it is given; without one it prints how many there are.
+// Run by kill.test.ts in a process of its own: one payment from create to recorded delivery, with a provider session, two
+// transfers and a refund. The process kills itself at the kill point whose number it is given; without one it prints how
+// many there are.
 import { silentLogger } from "@orderbridge/core";
 import { openDatabase } from "@orderbridge/core/kysely";
 import type { KyselyPlugin } from "kysely";
 import { createPaymentGateway } from "../src/index.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
-import { createSandboxProvider } from "../src/providers/sandbox.ts";
+import { createBankProvider } from "./bank.ts";
 
-const [databaseUrl = "", receiverUrl = "", killAt = "0"] = process.argv.slice(2);
-const token = "shop-token-0123456789abcdef";
+const [databaseUrl = "", receiverUrl = "", bankUrl = "", merchant = "", killAt = "0"] = process.argv.slice(2);
+const token = `token-of-${merchant}-0123456789`;
 const database = await openDatabase(databaseUrl);
-await createPaymentGatewayStorage(database).migrate();
 
 let point = 0;
 const pass = (): void => {
@@ -28,15 +28,22 @@ const killPoints: KyselyPlugin = {
     return result;
   },
 };
+/** Before and after each request to the provider; those to receivers stand between the statements around them. */
+const call: typeof fetch = async (input, init) => {
+  pass();
+  const response = await fetch(input, init);
+  pass();
+  return response;
+};
 const gateway = createPaymentGateway({
   storage: createPaymentGatewayStorage({ ...database, db: database.db.withPlugin(killPoints) }),
-  providers: [createSandboxProvider()],
+  providers: [createBankProvider(bankUrl, { call })],
   publicUrl: "https://pay.example",
-  tokens: [{ merchant: "shop", token }],
+  tokens: [{ merchant, token }],
   webhooks: { allowAddresses: ["127.0.0.1"] },
   logger: silentLogger,
 });
-const post = (path: string, body: string | URLSearchParams) =>
+const post = (path: string, body: string) =>
   gateway.handle(
     new Request(`https://pay.example${path}`, {
       method: "POST",
@@ -50,8 +57,17 @@ const created = await post(
   JSON.stringify({ amount: 500, webhook_url: receiverUrl, webhook_secret: "test_secret_key" }),
 );
 const { data } = (await created.json()) as { readonly data: { readonly transaction_id: string } };
-await post(`/providers/sandbox/${data.transaction_id}`, new URLSearchParams({ action: "pay_part", amount: "200" }));
-await post(`/providers/sandbox/${data.transaction_id}`, new URLSearchParams({ action: "pay" }));
+const transfer = (number: number, amountMinor: number) =>
+  post(
+    "/providers/bank/",
+    JSON.stringify({
+      id: data.transaction_id,
+      transactionId: `${merchant}-${number}`,
+      amountMinor: String(amountMinor),
+    }),
+  );
+await transfer(1, 20_000);
+await transfer(2, 30_000);
 await gateway.work();
 await post(`/api/payment/${data.transaction_id}/refund`, "");
 await gateway.work();
