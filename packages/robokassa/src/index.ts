@@ -1,9 +1,17 @@
 export type { Booking, OnPaid } from "./booking.ts";
+export type { Catalog, Currency, CurrencyGroup } from "./catalog.ts";
 export { type DiagnoseOptions, type Diagnosis, type DiagnosisCode, diagnose } from "./diagnose.ts";
 export { InputError } from "./errors.ts";
 export type { SignatureFit } from "./explain.ts";
 export { type CaptureOrderOptions, captureOrder, type HeldPayment, type Holds } from "./holds.ts";
-export type { Invoice, InvoiceRequest, Invoices } from "./invoices.ts";
+export type {
+  Invoice,
+  InvoiceFilter,
+  InvoiceName,
+  InvoiceRequest,
+  Invoices,
+  ListedInvoice,
+} from "./invoices.ts";
 export type {
   Notification,
   NotificationFields,
@@ -36,7 +44,9 @@ export type { SecondReceipt, SecondReceiptRequest, SecondReceiptState } from "./
 export type { Hosts, Readings, RobokassaOptions } from "./shop.ts";
 export { type ShpOrder, type ShpPair, sortShp } from "./shp.ts";
 export { type Algorithm, algorithms, sign, signatureBase } from "./signature.ts";
+export type { Sms, SmsMessage } from "./sms.ts";
 export { robokassaAddresses, type SourceAddressOptions } from "./source-address.ts";
+export type { SplitPart, SplitRequest } from "./split.ts";
 export type { PaymentForm, PaymentRequest, ReturnAddress } from "./start.ts";
 export type {
   BookingResult,
@@ -54,3 +64,4 @@ export type {
   RefundStore,
   RobokassaStorage,
 } from "./storage.ts";
+export type { Widget, WidgetRequest } from "./widget.ts";

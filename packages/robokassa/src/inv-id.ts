@@ -8,17 +8,17 @@ export const maxInvId = 9_223_372_036_854_775_807n;
  *
  * @throws {InputError}
  */
-export function checkInvId(value: unknown): string {
+export function checkInvId(value: unknown, field = "invId"): string {
   const text = typeof value === "bigint" ? String(value) : value;
   if (typeof text !== "string" || !/^(|0|[1-9]\d{0,18})$/.test(text) || BigInt(text) > maxInvId) {
-    throw new InputError("invId", "must be digits as text, or a bigint, from 1 to 9223372036854775807");
+    throw new InputError(field, "must be digits as text, or a bigint, from 1 to 9223372036854775807");
   }
   return text;
 }
 
 /** An InvId that names a payment: not empty, not 0. */
-export function checkOwnInvId(value: unknown): string {
-  const text = checkInvId(value);
-  if (text === "" || text === "0") throw new InputError("invId", "must name a payment: it is empty or 0");
+export function checkOwnInvId(value: unknown, field = "invId"): string {
+  const text = checkInvId(value, field);
+  if (text === "" || text === "0") throw new InputError(field, "must name a payment: it is empty or 0");
   return text;
 }

@@ -1,5 +1,5 @@
 import { fromMinor, toMinor } from "./amount.ts";
-import { InputError } from "./errors.ts";
+import { checkObject, checkText, InputError } from "./errors.ts";
 import type { Shop } from "./shop.ts";
 
 export type Country = "ru" | "kz";
@@ -38,6 +38,10 @@ export interface ReceiptItem {
   readonly paymentObject?: string;
   /** Marking code as printed on the pack. */
   readonly nomenclatureCode?: string;
+  /** The seller acts for somebody else; e.g. `{ type: "commission_agent" }`. Russia only, as `supplierInfo`. */
+  readonly agentInfo?: { readonly type: string };
+  /** For whom an agent sells. Phones as digits with a plus sign. */
+  readonly supplierInfo?: { readonly name?: string; readonly inn?: string; readonly phones?: readonly string[] };
 }
 
 /** Fiscal data of a payment (Russia: 54-FZ). */
@@ -57,27 +61,84 @@ export interface Receipt {
  * @see docs.robokassa.ru, "Fiscal receipts" (read 2025-11)
  */
 export function receiptJson(receipt: Receipt, outSum: string, country: Country): string {
+  checkObject("receipt", receipt);
   if (receipt.sno !== undefined) {
     if (country === "kz") throw new InputError("receipt.sno", "does not exist in Kazakhstan; leave it out");
     if (!taxSystems.includes(receipt.sno)) {
       throw new InputError("receipt.sno", `must be one of ${taxSystems.join(", ")}`);
     }
   }
-  if (!Array.isArray(receipt.items) || receipt.items.length < 1 || receipt.items.length > 100) {
-    throw new InputError("receipt.items", "must hold 1 to 100 lines");
+  const sno = receipt.sno === undefined ? "" : `"sno":${JSON.stringify(receipt.sno)},`;
+  return `{${sno}"items":[${linesJson(receipt.items, { field: "receipt.items", outSum, country, names: receiptNames })}]}`;
+}
+
+/**
+ * The same lines as the services for invoices and refunds want them: capital names, and the price of a piece.
+ *
+ * @throws {InputError} naming the line and field; the lines must add up to `outSum`.
+ * @see docs.robokassa.ru, "API of invoices" (read 2025-11)
+ */
+export function invoiceItemsJson(items: readonly ReceiptItem[], outSum: string, country: Country): string {
+  return `[${linesJson(items, { field: "items", outSum, country, names: invoiceNames })}]`;
+}
+
+function linesJson(
+  items: readonly ReceiptItem[],
+  {
+    field,
+    outSum,
+    country,
+    names,
+  }: {
+    readonly field: string;
+    readonly outSum: string;
+    readonly country: Country;
+    readonly names: ItemNames;
+  },
+): string {
+  if (!Array.isArray(items) || items.length < 1 || items.length > 100) {
+    throw new InputError(field, "must hold 1 to 100 lines");
   }
   let total = 0n;
-  const lines = receipt.items.map((item, index) => {
-    const line = itemJson(item, `receipt.items[${index}]`, country);
+  const lines = items.map((item, index) => {
+    const line = itemJson(item, { field: `${field}[${index}]`, country, names });
     total += line.minor;
     return line.json;
   });
   if (total !== toMinor(outSum)) {
-    throw new InputError("receipt.items", `add up to ${fromMinor(total)}, but the payment is ${outSum}`);
+    throw new InputError(field, `add up to ${fromMinor(total)}, but the payment is ${outSum}`);
   }
-  const sno = receipt.sno === undefined ? "" : `"sno":${JSON.stringify(receipt.sno)},`;
-  return `{${sno}"items":[${lines.join(",")}]}`;
+  return lines.join(",");
 }
+
+/** Names of a line's fields on the wire; what is not there cannot be sent. */
+type ItemNames = Readonly<Partial<Record<keyof ReceiptItem, string>>>;
+
+const receiptNames: ItemNames = {
+  name: "name",
+  quantity: "quantity",
+  sum: "sum",
+  cost: "cost",
+  paymentMethod: "payment_method",
+  paymentObject: "payment_object",
+  tax: "tax",
+  nomenclatureCode: "nomenclature_code",
+  agentInfo: "agent_info",
+  supplierInfo: "supplier_info",
+};
+
+const invoiceNames: ItemNames = {
+  name: "Name",
+  quantity: "Quantity",
+  cost: "Cost",
+  paymentMethod: "PaymentMethod",
+  paymentObject: "PaymentObject",
+  tax: "Tax",
+  nomenclatureCode: "NomenclatureCode",
+};
+
+/** Amounts and quantities stand as the digits that were given. */
+const written: readonly (keyof ReceiptItem)[] = ["quantity", "sum", "cost"];
 
 /** The value of a `Receipt` field, as it is sent and hashed. @throws {InputError} */
 export function receiptField({ country, readings }: Shop, receipt: Receipt, outSum: string): string {
@@ -85,7 +146,11 @@ export function receiptField({ country, readings }: Shop, receipt: Receipt, outS
   return readings.receiptSigning === "raw" ? json : encodeURIComponent(json);
 }
 
-function itemJson(item: ReceiptItem, field: string, country: Country): { json: string; minor: bigint } {
+function itemJson(
+  item: ReceiptItem,
+  { field, country, names }: { readonly field: string; readonly country: Country; readonly names: ItemNames },
+): { json: string; minor: bigint } {
+  if (typeof item !== "object" || item === null) throw new InputError(field, "must be a line with a name and a sum");
   const money = /^(0|[1-9]\d{0,7})(\.\d{1,2})?$/;
   const refuse = (name: string, problem: string): never => {
     throw new InputError(`${field}.${name}`, problem);
@@ -93,9 +158,7 @@ function itemJson(item: ReceiptItem, field: string, country: Country): { json: s
   const oneOf = (name: string, value: string | undefined, allowed: readonly string[]): void => {
     if (value !== undefined && !allowed.includes(value)) refuse(name, `must be one of ${allowed.join(", ")}`);
   };
-  if (typeof item.name !== "string" || item.name === "" || [...item.name].length > 128) {
-    refuse("name", "must have 1 to 128 characters");
-  }
+  checkText(`${field}.name`, item.name, 128);
   if (typeof item.quantity !== "string" || !/^(0|[1-9]\d{0,4})(\.\d{1,3})?$/.test(item.quantity)) {
     refuse("quantity", 'must be decimal text such as "1" or "0.250"');
   }
@@ -112,23 +175,38 @@ function itemJson(item: ReceiptItem, field: string, country: Country): { json: s
   if (typeof item.tax !== "string") refuse("tax", "is missing");
   oneOf("tax", item.tax, taxes[country]);
   if (country === "kz") {
-    for (const name of ["cost", "paymentMethod", "paymentObject", "nomenclatureCode"] as const) {
-      if (item[name] !== undefined) refuse(name, "does not exist in Kazakhstan; leave it out");
+    for (const name of Object.keys(receiptNames) as (keyof ReceiptItem)[]) {
+      const exists = ["name", "quantity", "sum", "tax"].includes(name);
+      if (!exists && item[name] !== undefined) refuse(name, "does not exist in Kazakhstan; leave it out");
     }
   }
   oneOf("paymentMethod", item.paymentMethod, paymentMethods);
   oneOf("paymentObject", item.paymentObject, paymentObjects);
+  if (item.nomenclatureCode !== undefined) checkText(`${field}.nomenclatureCode`, item.nomenclatureCode, 255);
+  if (item.agentInfo !== undefined) checkText(`${field}.agentInfo.type`, item.agentInfo?.type, 100);
+  if (item.supplierInfo !== undefined) checkSupplier(`${field}.supplierInfo`, item.supplierInfo);
 
-  const parts = [
-    `"name":${JSON.stringify(item.name)}`,
-    `"quantity":${item.quantity}`,
-    item.sum === undefined ? `"cost":${item.cost}` : `"sum":${item.sum}`,
-  ];
-  if (item.paymentMethod !== undefined) parts.push(`"payment_method":${JSON.stringify(item.paymentMethod)}`);
-  if (item.paymentObject !== undefined) parts.push(`"payment_object":${JSON.stringify(item.paymentObject)}`);
-  parts.push(`"tax":${JSON.stringify(item.tax)}`);
-  if (item.nomenclatureCode !== undefined) parts.push(`"nomenclature_code":${JSON.stringify(item.nomenclatureCode)}`);
+  const parts: string[] = [];
+  for (const name of Object.keys(receiptNames) as (keyof ReceiptItem)[]) {
+    const value = item[name];
+    if (value === undefined) continue;
+    const wire = names[name];
+    if (wire === undefined)
+      return refuse(name, "does not exist in an invoice or refund; give the price of a piece as cost");
+    parts.push(`"${wire}":${written.includes(name) ? value : JSON.stringify(value)}`);
+  }
   const minor =
     item.sum !== undefined ? toMinor(item.sum) : (toMinor(item.cost as string) * quantityMillis + 500n) / 1000n;
   return { json: `{${parts.join(",")}}`, minor };
+}
+
+function checkSupplier(field: string, supplier: unknown): void {
+  if (typeof supplier !== "object" || supplier === null) throw new InputError(field, "must hold name, inn or phones");
+  const { name, inn, phones } = supplier as NonNullable<ReceiptItem["supplierInfo"]>;
+  if (name !== undefined) checkText(`${field}.name`, name, 256);
+  if (inn !== undefined && !(typeof inn === "string" && /^(\d{10}|\d{12})$/.test(inn))) {
+    throw new InputError(`${field}.inn`, "must be 10 or 12 digits");
+  }
+  const arePhones = Array.isArray(phones) && phones.every((phone) => /^\+?\d{5,15}$/.test(String(phone)));
+  if (phones !== undefined && !arePhones) throw new InputError(`${field}.phones`, "must be a list of digits");
 }

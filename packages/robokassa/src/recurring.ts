@@ -1,6 +1,6 @@
 import { ApiError, SdkError } from "@orderbridge/core";
 import { checkAmount } from "./amount.ts";
-import { InputError } from "./errors.ts";
+import { checkText, InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
 import { operationState } from "./operation-state.ts";
 import { type Receipt, receiptField } from "./receipt.ts";
@@ -41,7 +41,7 @@ export function createRecurring(shop: Shop): Recurring {
   return {
     async charge({ invId, previousInvId, outSum, description, receipt, shp = {} }) {
       const number = checkOwnInvId(invId);
-      const previous = checkOwnInvId(previousInvId);
+      const previous = checkOwnInvId(previousInvId, "previousInvId");
       if (number === previous) throw new InputError("invId", "must be a new number");
       const sum = checkAmount("outSum", outSum);
       const encoded = receipt && receiptField(shop, receipt, sum);
@@ -54,7 +54,7 @@ export function createRecurring(shop: Shop): Recurring {
         MerchantLogin: shop.login,
         InvoiceID: number,
         PreviousInvoiceID: previous,
-        Description: description,
+        Description: checkText("description", description, 100),
         OutSum: sum,
         ...(encoded === undefined ? {} : { Receipt: encoded }),
         SignatureValue: sign(base, shop.algorithm),

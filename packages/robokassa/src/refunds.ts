@@ -3,6 +3,7 @@ import * as v from "valibot";
 import { checkAmount, fromMinor, toMinor } from "./amount.ts";
 import { InputError } from "./errors.ts";
 import { encodeJwt } from "./jwt.ts";
+import { invoiceItemsJson, type ReceiptItem } from "./receipt.ts";
 import type { Robokassa } from "./robokassa.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
@@ -13,6 +14,8 @@ export interface RefundRequest {
   readonly opKey: string;
   /** Decimal text. Left out: all of it. */
   readonly amount?: string;
+  /** What is given back, for the receipt of the refund; lines with the price of a piece, which add up to `amount`. */
+  readonly items?: readonly ReceiptItem[];
 }
 
 /** Refunds need password 3 and are asynchronous. Prefer {@link refundOrder}: Robokassa has no idempotency key. */
@@ -43,11 +46,14 @@ export function createRefunds(shop: Shop): Refunds {
   const { refundBody = "json" } = shop.readings;
 
   return {
-    async create({ opKey, amount }) {
+    async create({ opKey, amount, items }) {
       if (shop.password3 === undefined) throw new ConfigError("robokassa: refunds need password3");
-      if (!/^[\w-]{1,100}$/.test(opKey)) throw new InputError("opKey", "must be the id of an operation");
+      if (typeof opKey !== "string" || !/^[\w-]{1,100}$/.test(opKey))
+        throw new InputError("opKey", "must be the id of an operation");
       const sum = amount === undefined ? "" : `,"RefundSum":${checkAmount("amount", amount)}`;
-      const token = encodeJwt(`{"OpKey":${JSON.stringify(opKey)}${sum}}`, {
+      if (items && amount === undefined) throw new InputError("amount", "is needed with items");
+      const lines = items ? `,"InvoiceItems":${invoiceItemsJson(items, amount as string, shop.country)}` : "";
+      const token = encodeJwt(`{"OpKey":${JSON.stringify(opKey)}${sum}${lines}}`, {
         alg: "HS256",
         algorithm: "sha256",
         key: shop.password3,
@@ -89,6 +95,8 @@ export interface RefundOrderOptions {
   readonly invId: string;
   /** Decimal text. @defaultValue what is left of the payment */
   readonly amount?: string;
+  /** Fiscal data of what is given back; see {@link RefundRequest}. */
+  readonly items?: readonly ReceiptItem[];
 }
 
 /**
@@ -98,7 +106,14 @@ export interface RefundOrderOptions {
  *
  * @throws {InputError} when there is nothing to refund, or less than `amount`; {@link ApiError} when Robokassa says no.
  */
-export async function refundOrder({ robokassa, storage, id, invId, amount }: RefundOrderOptions): Promise<Refund> {
+export async function refundOrder({
+  robokassa,
+  storage,
+  id,
+  invId,
+  amount,
+  items,
+}: RefundOrderOptions): Promise<Refund> {
   if (typeof id !== "string" || id === "" || id.length > 191)
     throw new InputError("id", "must have 1 to 191 characters");
   const known = await storage.refunds.get(id);
@@ -114,7 +129,7 @@ export async function refundOrder({ robokassa, storage, id, invId, amount }: Ref
   if (begun.state === "exceeds") throw new InputError("amount", `is more than what is left of the payment: ${left}`);
   if (begun.state !== "begun") throw new InputError("invId", "is the number of an order that is not paid");
   try {
-    const { requestId } = await robokassa.refunds.create({ opKey, amount: sum });
+    const { requestId } = await robokassa.refunds.create({ opKey, amount: sum, ...(items ? { items } : {}) });
     return (await storage.refunds.settle(id, { state: "processing", requestId })) ?? begun.refund;
   } catch (error) {
     const nothingHappened =

@@ -1,4 +1,5 @@
 import type { X509Certificate } from "node:crypto";
+import { type Catalog, createCatalog } from "./catalog.ts";
 import { explainResult, type SignatureFit } from "./explain.ts";
 import { createHolds, type Holds } from "./holds.ts";
 import { createInvoices, type Invoices } from "./invoices.ts";
@@ -10,7 +11,10 @@ import { createRefunds, type Refunds } from "./refunds.ts";
 import { type Verification2, verifyNotification2 } from "./result2.ts";
 import { createSecondReceipt, type SecondReceipt } from "./second-receipt.ts";
 import { createShop, type RobokassaOptions } from "./shop.ts";
+import { createSms, type Sms } from "./sms.ts";
+import { type SplitRequest, splitForm } from "./split.ts";
 import { type PaymentForm, type PaymentRequest, paymentForm, paymentUrl, traceLink } from "./start.ts";
+import { freeSumSignature, type Widget, type WidgetRequest, widget } from "./widget.ts";
 
 export interface Robokassa {
   readonly login: string;
@@ -44,6 +48,14 @@ export interface Robokassa {
   readonly recurring: Recurring;
   readonly invoices: Invoices;
   readonly secondReceipt: SecondReceipt;
+  readonly catalog: Catalog;
+  readonly sms: Sms;
+  /** A form that starts a payment divided between shops (by agreement). @throws {InputError} */
+  splitForm(request: SplitRequest): PaymentForm;
+  /** Signed parameters for the scripts that pay in a frame of the shop's own page. @throws {InputError} */
+  widget(request: WidgetRequest): Widget;
+  /** Signature of a form in which the buyer chooses the sum; live only. @throws {InputError} */
+  freeSumSignature(invId: string | bigint): string;
   /** Finds out how a refused ResultURL notification was signed; `undefined` when nothing fits. Never throws. */
   explainResult(fields: NotificationFields): SignatureFit | undefined;
   /** Checks a visit to SuccessURL. No proof of payment: it only says that the link is genuine. Never throws. */
@@ -68,6 +80,11 @@ export function createRobokassa(options: RobokassaOptions): Robokassa {
     recurring: createRecurring(shop),
     invoices: createInvoices(shop),
     secondReceipt: createSecondReceipt(shop),
+    catalog: createCatalog(shop),
+    sms: createSms(shop),
+    splitForm: (request) => splitForm(shop, request),
+    widget: (request) => widget(shop, request),
+    freeSumSignature: (invId) => freeSumSignature(shop, invId),
     explainResult: (fields) => explainResult(shop, fields),
     verifySuccess: (fields) => verifyNotification(shop, fields, "password1"),
   };

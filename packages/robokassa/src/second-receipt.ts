@@ -1,12 +1,13 @@
 import { parseJson } from "@orderbridge/core";
 import * as v from "valibot";
 import { checkAmount, toMinor } from "./amount.ts";
-import { InputError } from "./errors.ts";
+import { checkObject, InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
 import { type ReceiptItem, receiptJson } from "./receipt.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
 import { sign } from "./signature.ts";
+import { checkUrl } from "./start.ts";
 
 export interface SecondReceiptRequest {
   /** Number of this receipt; not the InvId. */
@@ -27,7 +28,15 @@ export interface SecondReceiptState {
   /** `accepted` 0, `waiting` 1, `registered` 2, `failed` 3, `internal` 1000 and any other. */
   readonly state: "accepted" | "waiting" | "registered" | "failed" | "internal";
   readonly code: string;
+  /** In Robokassa's words, Russian. */
+  readonly description: string | undefined;
+  /** What the tax office knows the receipt by, once it is registered. */
+  readonly fnNumber: string | undefined;
   readonly fiscalDocumentNumber: string | undefined;
+  readonly fiscalDocumentAttribute: string | undefined;
+  /** As sent. */
+  readonly fiscalDate: string | undefined;
+  readonly fiscalType: string | undefined;
 }
 
 /** The final receipt after a prepayment; a Russian duty. At most two receipts per payment. */
@@ -37,7 +46,15 @@ export interface SecondReceipt {
 }
 
 const digits = v.pipe(v.union([v.string(), v.number()]), v.transform(String));
-const answerSchema = v.object({ ResultCode: digits, FiscalDocumentNumber: v.nullish(digits) });
+const answerSchema = v.object({
+  ResultCode: digits,
+  ResultDescription: v.nullish(v.string()),
+  FnNumber: v.nullish(digits),
+  FiscalDocumentNumber: v.nullish(digits),
+  FiscalDocumentAttribute: v.nullish(digits),
+  FiscalDate: v.nullish(v.string()),
+  FiscalType: v.nullish(digits),
+});
 const states: Readonly<Record<string, SecondReceiptState["state"]>> = {
   0: "accepted",
   1: "waiting",
@@ -74,20 +91,32 @@ export function createSecondReceipt(shop: Shop): SecondReceipt {
     return {
       state: states[code] ?? "internal",
       code,
+      description: result?.ResultDescription || undefined,
+      fnNumber: result?.FnNumber ?? undefined,
       fiscalDocumentNumber: result?.FiscalDocumentNumber ?? undefined,
+      fiscalDocumentAttribute: result?.FiscalDocumentAttribute ?? undefined,
+      fiscalDate: result?.FiscalDate ?? undefined,
+      fiscalType: result?.FiscalType ?? undefined,
     };
   }
 
   return {
     async attach({ id, originId, sno, url, total, items, client: buyer, vats }) {
-      const [number, origin] = [checkOwnInvId(id), checkOwnInvId(originId)];
+      const [number, origin] = [checkOwnInvId(id, "id"), checkOwnInvId(originId, "originId")];
       if (number === origin) throw new InputError("id", "must not be the InvId of the payment");
       const sum = checkAmount("total", total);
-      const wrong = items.findIndex(({ paymentMethod = "full_payment" }) => paymentMethod !== "full_payment");
-      if (wrong >= 0) throw new InputError(`items[${wrong}].paymentMethod`, "must be full_payment in a second receipt");
-      const full = items.map((item) => ({ ...item, paymentMethod: "full_payment" }));
-      const taxes = vats.map(({ type, sum: tax }, index) => {
-        if (!/^\d{1,13}(\.\d{1,2})?$/.test(tax) || toMinor(tax) > toMinor(sum)) {
+      checkUrl("url", url);
+      checkObject("client", buyer);
+      if (!Array.isArray(vats)) throw new InputError("vats", "must be a list of sums by kind of tax");
+      if (!Array.isArray(items)) throw new InputError("items", "must hold 1 to 100 lines");
+      const full = items.map((item: ReceiptItem | undefined, index) => {
+        if ((item?.paymentMethod ?? "full_payment") !== "full_payment") {
+          throw new InputError(`items[${index}].paymentMethod`, "must be full_payment in a second receipt");
+        }
+        return { ...(item as ReceiptItem), paymentMethod: "full_payment" };
+      });
+      const taxes = (vats as SecondReceiptRequest["vats"]).map(({ type, sum: tax }, index) => {
+        if (typeof tax !== "string" || !/^\d{1,13}(\.\d{1,2})?$/.test(tax) || toMinor(tax) > toMinor(sum)) {
           throw new InputError(`vats[${index}].sum`, "must be decimal text, at most the total");
         }
         return `{"type":${JSON.stringify(type)},"sum":${tax}}`;
@@ -102,6 +131,7 @@ export function createSecondReceipt(shop: Shop): SecondReceipt {
       ].join(",");
       return send("Attach", json);
     },
-    status: async (id) => send("Status", `{"merchantId":${JSON.stringify(shop.login)},"id":${checkOwnInvId(id)}}`),
+    status: async (id) =>
+      send("Status", `{"merchantId":${JSON.stringify(shop.login)},"id":${checkOwnInvId(id, "id")}}`),
   };
 }

@@ -1,4 +1,4 @@
-import { InputError } from "./errors.ts";
+import { checkObject, InputError } from "./errors.ts";
 
 /** `[name, value]`, the value as it is hashed: encoded once when it needs encoding. */
 export type ShpPair = readonly [name: string, value: string];
@@ -29,6 +29,7 @@ export function sortShp(pairs: readonly ShpPair[], order: ShpOrder): readonly st
  * @throws {InputError}
  */
 export function prepareShp(shp: Readonly<Record<string, string>>, order: ShpOrder | undefined): readonly ShpPair[] {
+  checkObject("shp", shp);
   const pairs: ShpPair[] = [];
   const prefixes = new Set<string>();
   const seen = new Set<string>();

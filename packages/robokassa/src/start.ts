@@ -1,5 +1,6 @@
+import { isIP } from "node:net";
 import { checkAmount } from "./amount.ts";
-import { InputError } from "./errors.ts";
+import { checkObject, checkText, InputError } from "./errors.ts";
 import { checkInvId } from "./inv-id.ts";
 import { type Receipt, receiptField } from "./receipt.ts";
 import { passwordsFor, type Shop } from "./shop.ts";
@@ -84,7 +85,11 @@ export function traceLink(shop: Shop, request: PaymentRequest): string {
 }
 
 function prepareStart(shop: Shop, request: PaymentRequest): { readonly form: PaymentForm; readonly trace: string } {
+  checkObject("request", request);
   const { hold = false, recurring = false, test = shop.test } = request;
+  for (const [field, value] of Object.entries({ hold, recurring, test })) {
+    if (typeof value !== "boolean") throw new InputError(field, "must be true or false");
+  }
   const { url2Signing = "raw", shpOrder } = shop.readings;
 
   const outSum = checkAmount("outSum", request.outSum);
@@ -94,11 +99,12 @@ function prepareStart(shop: Shop, request: PaymentRequest): { readonly form: Pay
   if (!passwords) throw new InputError("test", "needs testPassword1 and testPassword2 of the shop");
   if (hold && test) throw new InputError("hold", "has no test mode; start it live or leave it out");
   const outSumCurrency = optional(request.outSumCurrency, (value) => {
-    if (!/^(USD|EUR|KZT|RUR)$/.test(value)) throw new InputError("outSumCurrency", "must be USD, EUR, KZT or RUR");
+    if (typeof value !== "string" || !/^(USD|EUR|KZT|RUR)$/.test(value))
+      throw new InputError("outSumCurrency", "must be USD, EUR, KZT or RUR");
     return value;
   });
   const userIp = optional(request.userIp, (value) => {
-    if (!/^[0-9A-Fa-f.:]{2,45}$/.test(value)) throw new InputError("userIp", "must be an IP address");
+    if (typeof value !== "string" || isIP(value) === 0) throw new InputError("userIp", "must be an IP address");
     return value;
   });
   const receipt = optional(request.receipt, (value) => receiptField(shop, value, outSum));
@@ -107,7 +113,11 @@ function prepareStart(shop: Shop, request: PaymentRequest): { readonly form: Pay
   const failUrl2 = optional(request.failUrl2, (value) => checkReturn("failUrl2", value));
   const token = optional(request.token, (value) => checkText("token", value, 100));
   const email = optional(request.email, (value) => checkText("email", value, 254));
-  const shp = prepareShp(request.shp ?? {}, shpOrder);
+  const incCurrLabel = optional(request.incCurrLabel, (value) => checkText("incCurrLabel", value, 100));
+  const paymentMethods = optional(request.paymentMethods, checkMethods) ?? [];
+  const culture = optional(request.culture, checkCulture);
+  const expiresAt = optional(request.expiresAt, (value) => checkInstant("expiresAt", value));
+  const shp = prepareShp(request.shp === undefined ? {} : request.shp, shpOrder);
   const hashedUrl = (url: string | undefined): string | undefined =>
     url === undefined || url2Signing === "raw" ? url : encodeURIComponent(url);
 
@@ -159,12 +169,12 @@ function prepareStart(shop: Shop, request: PaymentRequest): { readonly form: Pay
   add("Token", token);
   add("SignatureValue", sign(base, shop.algorithm));
   add("Recurring", recurring ? "true" : undefined);
-  add("IncCurrLabel", request.incCurrLabel);
-  for (const method of request.paymentMethods ?? []) add("PaymentMethods", method);
-  add("Culture", request.culture);
+  add("IncCurrLabel", incCurrLabel);
+  for (const method of paymentMethods) add("PaymentMethods", method);
+  add("Culture", culture);
   add("Encoding", "utf-8");
   add("Email", email);
-  add("ExpirationDate", optional(request.expiresAt, checkInstant));
+  add("ExpirationDate", expiresAt);
   for (const [name, value] of shp) add(name, value);
   add("IsTest", test ? "1" : undefined);
 
@@ -193,25 +203,15 @@ export function paymentUrl(shop: Shop, request: PaymentRequest): string {
 const optional = <Value, Result>(value: Value | undefined, read: (value: Value) => Result): Result | undefined =>
   value === undefined ? undefined : read(value);
 
-function checkText(field: string, value: unknown, maxLength: number): string {
-  if (typeof value !== "string" || value === "" || [...value].length > maxLength) {
-    throw new InputError(field, `must have 1 to ${maxLength} characters`);
-  }
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
-  if (/[\u0000-\u001f\u007f]/.test(value) || !value.isWellFormed()) {
-    throw new InputError(field, "must not hold control characters");
-  }
-  return value;
-}
-
-function checkUrl(field: string, value: string): string {
+export function checkUrl(field: string, value: string): string {
   if (typeof value !== "string" || !URL.canParse(value) || !/^https?:$/.test(new URL(value).protocol)) {
     throw new InputError(field, "must be an http(s) address");
   }
   return value;
 }
 
-function checkReturn(field: string, value: ReturnAddress): ReturnAddress {
+export function checkReturn(field: string, value: ReturnAddress): ReturnAddress {
+  checkObject(field, value);
   checkUrl(`${field}.url`, value.url);
   if (value.method !== "GET" && value.method !== "POST") {
     throw new InputError(`${field}.method`, 'must be "GET" or "POST"');
@@ -219,8 +219,18 @@ function checkReturn(field: string, value: ReturnAddress): ReturnAddress {
   return value;
 }
 
-function checkInstant(value: Date): string {
-  if (!(value instanceof Date) || Number.isNaN(value.getTime()))
-    throw new InputError("expiresAt", "must be a valid Date");
+/** ISO 8601 with a zone: without one it would be read as Moscow's time. */
+export function checkInstant(field: string, value: unknown): string {
+  if (!(value instanceof Date) || Number.isNaN(value.getTime())) throw new InputError(field, "must be a valid Date");
   return value.toISOString();
+}
+
+export function checkCulture(value: unknown): string {
+  if (value !== "ru" && value !== "en") throw new InputError("culture", 'must be "ru" or "en"');
+  return value;
+}
+
+function checkMethods(value: unknown): readonly string[] {
+  if (!Array.isArray(value)) throw new InputError("paymentMethods", 'must be a list such as ["BankCard", "SBP"]');
+  return value.map((method, index) => checkText(`paymentMethods[${index}]`, method, 100));
 }

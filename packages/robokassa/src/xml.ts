@@ -4,17 +4,19 @@ import * as v from "valibot";
 
 /** Namespaces differ between the documents and the official tests, so elements are matched by their local names. */
 const parser = new XMLParser({
-  ignoreAttributes: true,
+  ignoreAttributes: false,
+  attributeNamePrefix: "@",
+  parseAttributeValue: false,
   removeNSPrefix: true,
   parseTagValue: false,
   processEntities: false,
-  isArray: (name) => name === "Field",
+  isArray: (name) => ["Field", "Group", "Currency"].includes(name),
 });
 
 const rootSchema = v.record(v.string(), v.unknown());
 
 /**
- * Reads an XML answer whose root holds what `schema` describes. Entities and document types are not processed: an
+ * Reads an XML answer whose root holds what `schema` describes; attributes stand under `@` and their name. Entities and document types are not processed: an
  * answer that brings one is refused.
  *
  * @throws {ResponseShapeError}

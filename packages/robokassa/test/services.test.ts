@@ -161,7 +161,12 @@ describe("second receipts", () => {
     expect(await robokassa.secondReceipt.status("14")).toEqual({
       state: "registered",
       code: "2",
+      description: undefined,
+      fnNumber: "9960440300000001",
       fiscalDocumentNumber: "7",
+      fiscalDocumentAttribute: "3456789012",
+      fiscalDate: "2026-11-01T10:00:00+03:00",
+      fiscalType: "1",
     });
     expect((await robokassa.secondReceipt.status("15")).state).toBe("failed");
   });

@@ -26,6 +26,7 @@ export interface FakeShop {
   /** By agreement with Robokassa. @defaultValue false */
   readonly holdAllowed?: boolean;
   readonly recurringAllowed?: boolean;
+  readonly splitAllowed?: boolean;
 }
 
 /** Where sources disagree about the service; our code must pass under each. */
@@ -130,6 +131,10 @@ export interface FakeRobokassa {
   readonly receipts: ReadonlyMap<string, string>;
   /** Refunds that were asked for, the oldest first. */
   readonly refunds: readonly FakeRefund[];
+  /** Text messages that were sent, the oldest first. */
+  readonly messages: readonly { readonly phone: string; readonly message: string }[];
+  /** Payments divided between shops that were started, as their JSON. */
+  readonly splits: readonly string[];
   /** Sends ResultURL of a paid operation once more, as the cabinet's button does. */
   redeliver(invId: string): Promise<FakeDelivery | undefined>;
   /** Certificate for ResultUrl2 as PEM; also served where the documents name it. */
@@ -168,10 +173,40 @@ interface Session {
 /** A link of the invoice service. */
 interface Invoice {
   readonly id: string;
-  active: boolean;
-  readonly test: boolean;
+  readonly encodedId: string;
+  readonly invId: string;
+  readonly url: string;
+  /** The payload that made it. */
+  readonly payload: InvoicePayload;
   readonly outSum: string;
-  readonly shp: readonly (readonly [string, string])[];
+  readonly at: Date;
+  readonly test: boolean;
+  active: boolean;
+  paid: boolean;
+}
+
+interface InvoicePayload {
+  readonly MerchantLogin?: string;
+  readonly InvoiceType?: string;
+  readonly Description?: string;
+  readonly UserFields?: Readonly<Record<string, string>>;
+  readonly InvoiceItems?: readonly { readonly Quantity: number; readonly Cost: number }[];
+  readonly SuccessUrl2Data?: { readonly Url: string };
+  readonly FailUrl2Data?: { readonly Url: string };
+  readonly ExpirationDate?: string;
+  readonly AdditionalParameters?: Readonly<Record<string, string>>;
+  readonly Id?: string;
+  readonly EncodedId?: string;
+  readonly CurrentPage?: number;
+  readonly PageSize?: number;
+  readonly InvoiceStatuses?: readonly string[];
+  readonly InvoiceTypes?: readonly string[];
+  readonly DateFrom?: string;
+  readonly DateTo?: string;
+  readonly Keywords?: string;
+  readonly IsAscending?: boolean;
+  readonly SumFrom?: number;
+  readonly SumTo?: number;
 }
 
 interface Operation {
@@ -199,6 +234,10 @@ const errorTexts: Readonly<Record<number, string>> = {
   33: "The time of the link is up",
   34: "Recurring payments are not allowed",
   40: "This bill was paid already",
+  41: "The payment could not be started",
+  51: "The time of the link is up",
+  52: "This link was paid already",
+  53: "Link not found",
   64: "Holds are not allowed",
 };
 
@@ -222,6 +261,8 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   const letters: { invId: string; reason: "not_accepted" | "email_method" }[] = [];
   const refunds: { -readonly [Name in keyof FakeRefund]: FakeRefund[Name] }[] = [];
   const receipts = new Map<string, string>();
+  const messages: { phone: string; message: string }[] = [];
+  const splits: string[] = [];
   const invoices = new Map<string, Invoice>();
   const journal = createJournal();
   const faults = createFaults(clock);
@@ -474,6 +515,8 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   }
 
   async function payOpened(session: Session): Promise<PayResult> {
+    const invoice = invoices.get(session.invId);
+    if (invoice) invoice.paid = true;
     const operation = operate(session, session.hold ? 20 : 100);
     const delivery = session.hold ? undefined : await attempt(operation, 1, "result");
     const delivery2 = await attempt(operation, 1, "result2");
@@ -488,14 +531,44 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     redirectUrl: undefined,
   });
 
+  /** A buyer opens the link of an invoice. */
+  function openInvoice(encodedId: string): { error: number } | { session: Session } {
+    const invoice = [...invoices.values()].find((other) => other.encodedId === encodedId);
+    if (!invoice) return { error: 53 };
+    if (statusOf(invoice) === "expired") return { error: 51 };
+    const { payload, invId, outSum, test } = invoice;
+    const { Description, InvoiceType, UserFields, AdditionalParameters: more = {} } = payload;
+    if (invoice.paid && InvoiceType === "OneTime") return { error: 52 };
+    const session: Session = {
+      id: `invoice-${++serial}`,
+      invId,
+      outSum,
+      description: Description ?? "",
+      test,
+      hold: more.StepByStep === "true",
+      recurring: more.Recurring === "true",
+      email: more.Email ?? "",
+      shp: Object.entries(UserFields ?? {}),
+      successUrl: payload.SuccessUrl2Data?.Url ?? shop.successUrl,
+      failUrl: payload.FailUrl2Data?.Url ?? shop.failUrl,
+      resultUrl2: more.ResultURL2,
+      finished: false,
+    };
+    sessions.set(session.id, session);
+    return { session };
+  }
+
+  function statusOf({ active, paid, payload }: Invoice): "paid" | "expired" | "notpaid" {
+    const { ExpirationDate: end } = payload;
+    if (!active || (end !== undefined && Date.parse(end) <= clock.now().getTime())) return "expired";
+    return paid ? "paid" : "notpaid";
+  }
+
   const pay: FakeRobokassa["pay"] = async (payment) => {
-    const invoiceId = "url" in payment && /\/merchant\/Invoice\/([\w-]+)$/.exec(payment.url)?.[1];
-    if (invoiceId) {
-      const [invId, invoice] = [...invoices].find(([, { id }]) => id === invoiceId) ?? [];
-      if (!invId || !invoice) return failed(53);
-      if (!invoice.active) return failed(51);
-      const { outSum, test, shp } = invoice;
-      return pay({ invId, outSum, test, shp: Object.fromEntries(shp) });
+    const encodedId = "url" in payment && /\/merchant\/Invoice\/([\w-]+)$/.exec(payment.url)?.[1];
+    if (encodedId) {
+      const opened = openInvoice(encodedId);
+      return "error" in opened ? failed(opened.error) : payOpened(opened.session);
     }
     if ("url" in payment) {
       const opened = open(new URL(payment.url).searchParams);
@@ -544,10 +617,6 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     else if (hash(`${shop.login}:${invId}:${shop.password2}`) !== form.get("Signature")?.toLowerCase()) result = 1;
     else if (!live) result = 3;
     else if (own.some((operation) => operation.test)) result = 4;
-    const namespace =
-      readings.xmlNamespace === "tests"
-        ? "http://merchant.roboxchange.com/WebService/"
-        : "http://auth.robokassa.ru/Merchant/WebService/";
     const date = (at: Date): string => at.toISOString().replace("Z", "0000+00:00"); // seven fraction digits
     const body =
       result !== 0 || !live
@@ -557,11 +626,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
 <PaymentMethod><Code>BankCard</Code><Description>BankCard</Description></PaymentMethod>
 <OutCurrLabel>BANKR</OutCurrLabel><OutSum>${decimals(live.outSum, 6)}</OutSum><OpKey>${live.opKey}</OpKey><BankCardRRN></BankCardRRN></Info>
 <UserField>${live.session.shp.map(([name, value]) => `<Field><Name>${escapeHtml(name)}</Name><Value>${escapeHtml(value)}</Value></Field>`).join("")}</UserField>`;
-    return new Response(
-      `<?xml version="1.0" encoding="utf-8"?>
-<OperationStateResponse xmlns="${namespace}"><Result><Code>${result}</Code></Result>${body}</OperationStateResponse>`,
-      { headers: { "content-type": "text/xml; charset=utf-8" } },
-    );
+    return xml("OperationStateResponse", `<Result><Code>${result}</Code></Result>${body}`);
   }
 
   /** Capture and release of a hold; both answer a JSON text. */
@@ -634,44 +699,188 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
   }
 
   /** Invoice service: a JWT in quotes, signed with the algorithm that its header names. */
-  function invoice(body: string, create: boolean): Response {
+  async function invoiceService(request: Request): Promise<Response> {
+    const { pathname, hostname, origin } = new URL(request.url);
+    const method = pathname.split("/").at(-1);
     const refuse = (message: string): Response => Response.json({ isSuccess: false, message });
-    const token: unknown = JSON.parse(body);
+    if (!request.headers.get("content-type")?.startsWith("application/json"))
+      return new Response(null, { status: 415 });
+    const token: unknown = JSON.parse(await request.text());
     if (typeof token !== "string") return new Response(null, { status: 400 });
-    const [header = "", payload = "", signature = ""] = token.split(".");
-    const { alg } = JSON.parse(Buffer.from(header, "base64url").toString()) as { alg: string };
-    const digest = alg.toLowerCase().replace(/^hs(1|256|384|512)$/, "sha$1");
+    const [header = "", content = "", signature = ""] = token.split(".");
+    const { alg, typ } = JSON.parse(Buffer.from(header, "base64url").toString()) as { alg?: string; typ: string };
+    const digest = {
+      MD5: "md5",
+      RIPEMD160: "ripemd160",
+      SHA1: "sha1",
+      HS1: "sha1",
+      SHA256: "sha256",
+      HS256: "sha256",
+      SHA384: "sha384",
+      HS384: "sha384",
+      SHA512: "sha512",
+      HS512: "sha512",
+    }[alg ?? (shop.algorithm ?? "md5").toUpperCase()];
+    if (digest === undefined || typ !== "JWT") return refuse("Неизвестный алгоритм");
     const isSignedBy = (password: string | undefined): boolean =>
       password !== undefined &&
-      createHmac(digest, `${shop.login}:${password}`).update(`${header}.${payload}`).digest("base64url") === signature;
-    const json = Buffer.from(payload, "base64url").toString();
-    const { AdditionalParameters } = JSON.parse(json) as { AdditionalParameters?: { IsTest?: string } };
+      createHmac(digest, `${shop.login}:${password}`).update(`${header}.${content}`).digest("base64url") === signature;
+    const json = Buffer.from(content, "base64url").toString();
+    const payload = JSON.parse(json) as InvoicePayload;
     const mayTest = readings.invoiceTest === "test-pair";
-    const test = create ? AdditionalParameters?.IsTest === "1" : mayTest && isSignedBy(shop.testPassword1);
+    const isCreate = method === "CreateInvoice";
+    const test = isCreate ? payload.AdditionalParameters?.IsTest === "1" : mayTest && isSignedBy(shop.testPassword1);
     if (!isSignedBy(test && mayTest ? shop.testPassword1 : shop.password1)) return refuse("Подпись неверна");
+    if (payload.MerchantLogin !== shop.login) return refuse("Магазин не найден");
+    if (method === "GetInvoiceInformationList") return listInvoices(payload);
     // The digits as they stand: 64-bit numbers do not fit JSON.parse.
     const invId = /"InvId":(\d+)/.exec(json)?.[1] ?? "0";
-    const number = invId === "0" ? String(++assignedInvId) : invId;
-    const known = invoices.get(number);
-    if (!create) {
-      if (known) known.active = false;
-      return known ? Response.json({ isSuccess: true, message: "" }) : refuse("Счёт не найден");
+    if (!isCreate) {
+      const named = [...invoices.values()].find(
+        (other) => other.invId === invId || other.id === payload.Id || other.encodedId === payload.EncodedId,
+      );
+      if (named) named.active = false;
+      return named ? Response.json({ isSuccess: true, message: "" }) : refuse("Счёт не найден");
     }
-    if (known) return refuse("Заказ с таким Id уже существует");
+    const { InvoiceItems: items, InvoiceType: type, AdditionalParameters: more = {} } = payload;
+    const outSum = /"OutSum":([\d.]+)/.exec(json)?.[1] ?? "0";
+    if (type !== "OneTime" && type !== "Reusable") return refuse("Неизвестный тип счёта");
+    if (Object.values(more).some((value) => typeof value !== "string")) return refuse("Неверные параметры");
+    const kinds = [more.StepByStep, more.Recurring, more.Token].filter((value) => value !== undefined).length;
+    if (kinds > 1 || (more.StepByStep && type !== "OneTime") || (more.Split && test))
+      return refuse("Неверные параметры");
+    if (more.StepByStep && !shop.holdAllowed) return refuse("Холдирование недоступно");
+    if (more.Recurring && !shop.recurringAllowed) return refuse("Рекуррентные платежи недоступны");
+    const kopecks = (items ?? []).reduce((sum, { Quantity, Cost }) => sum + Math.round(Quantity * Cost * 100), 0);
+    if (items && BigInt(kopecks) !== BigInt(decimals(outSum, 2).replace(".", "")))
+      return refuse("Сумма позиций неверна");
+    const number = invId === "0" ? String(++assignedInvId) : invId;
+    if (invoices.has(number)) return refuse("Заказ с таким Id уже существует");
     const id = `${hash(`invoice ${++serial}`).slice(0, 8)}-0000-4000-8000-${String(serial).padStart(12, "0")}`;
+    const encodedId = Buffer.from(`link ${serial}`).toString("base64url");
+    // A fake on a port keeps its buyers; under the vendor's name it answers as the vendor.
+    const host = /\.robokassa\.(ru|kz)$/.test(hostname) ? "https://auth.robokassa.ru" : origin;
+    const url = `${host}/merchant/Invoice/${encodedId}`;
     invoices.set(number, {
       id,
-      active: true,
-      test,
-      outSum: /"OutSum":([\d.]+)/.exec(json)?.[1] ?? "0",
-      shp: Object.entries((JSON.parse(json) as { UserFields?: Record<string, string> }).UserFields ?? {}),
-    });
-    return Response.json({
-      isSuccess: true,
-      url: `https://auth.robokassa.ru/merchant/Invoice/${id}`,
-      id,
+      encodedId,
       invId: number,
+      url,
+      payload,
+      outSum,
+      at: clock.now(),
+      test,
+      active: true,
+      paid: false,
     });
+    // The number as a JSON number, with all its digits.
+    const answer = JSON.stringify({ isSuccess: true, url, id, encodedId, message: "", invId: 0 });
+    return new Response(answer.replace('"invId":0', `"invId":${number}`), {
+      headers: { "content-type": "application/json; charset=utf-8" },
+    });
+  }
+
+  function listInvoices(filter: InvoicePayload): Response {
+    const { CurrentPage = 0, PageSize = 0, InvoiceStatuses, InvoiceTypes, DateFrom, DateTo } = filter;
+    if (CurrentPage < 1 || PageSize < 1 || !InvoiceStatuses || !InvoiceTypes || !DateFrom || !DateTo) {
+      return Response.json({ isSuccess: false, message: "Неверные параметры" });
+    }
+    const found = [...invoices.values()].filter((invoice) => {
+      const { payload, at, outSum } = invoice;
+      return (
+        InvoiceStatuses.includes(statusOf(invoice)) &&
+        InvoiceTypes.includes((payload.InvoiceType ?? "").toLowerCase()) &&
+        at.getTime() >= Date.parse(DateFrom) &&
+        at.getTime() <= Date.parse(DateTo) &&
+        (payload.Description ?? "").includes(filter.Keywords ?? "") &&
+        Number(outSum) >= (filter.SumFrom ?? 0) &&
+        Number(outSum) <= (filter.SumTo ?? Number.POSITIVE_INFINITY)
+      );
+    });
+    if (filter.IsAscending === false) found.reverse();
+    const page = found.slice((CurrentPage - 1) * PageSize, CurrentPage * PageSize).map((invoice) => {
+      const { payload, id, at, url, invId, outSum } = invoice;
+      const text = JSON.stringify({
+        id,
+        invId: 0,
+        invoiceType: payload.InvoiceType?.toLowerCase(),
+        created: at.toISOString(),
+        modified: at.toISOString(),
+        outSum: 0,
+        description: payload.Description,
+        invoiceStatus: statusOf(invoice),
+        invoicePaymentUrl: url,
+        aliases: null,
+        invoiceItems: payload.InvoiceItems ?? [],
+        userFields: payload.UserFields ?? {},
+        payments: [],
+      });
+      return text.replace('"invId":0', `"invId":${invId}`).replace('"outSum":0', `"outSum":${outSum}`);
+    });
+    return new Response(
+      `{"invoiceInformationList":[${page.join(",")}],"total":${found.length},"isSuccess":true,"message":null}`,
+      { headers: { "content-type": "application/json; charset=utf-8" } },
+    );
+  }
+
+  const xml = (root: string, content: string): Response =>
+    new Response(
+      `<?xml version="1.0" encoding="utf-8"?>
+<${root} xmlns="${readings.xmlNamespace === "tests" ? "http://merchant.roboxchange.com/WebService/" : "http://auth.robokassa.ru/Merchant/WebService/"}">${content}</${root}>`,
+      { headers: { "content-type": "text/xml; charset=utf-8" } },
+    );
+
+  /** GetCurrencies and CalcOutSumm, both unsigned. */
+  function catalog(form: URLSearchParams, method: string): Response {
+    const isKnown = form.get("MerchantLogin") === shop.login && shop.active !== false;
+    const code = `<Result><Code>${isKnown ? 0 : 2}</Code></Result>`;
+    if (method === "CalcOutSumm") {
+      // 3.9 % stay with the service.
+      const [whole = "0", fraction = ""] = decimals(form.get("IncSum") ?? "0", 2).split(".");
+      const kopecks = ((BigInt(whole) * 100n + BigInt(fraction)) * 961n) / 1000n;
+      const sum = `${kopecks / 100n}.${String(kopecks % 100n).padStart(2, "0")}`;
+      return xml("CalcSummsResponseData", `${code}${isKnown ? `<OutSum>${sum}</OutSum>` : ""}`);
+    }
+    const isEnglish = form.get("Language") !== "ru";
+    const cards = isEnglish ? "Bank card" : "Банковская карта";
+    const groups = `<Groups><Group Code="BankCard" Description="${cards}"><Items>
+<Currency Label="BankCardPSR" Alias="BankCard" Name="${cards} &amp; Apple Pay" MinValue="1" MaxValue="600000"><Rate IncSum="0"/></Currency>
+</Items></Group><Group Code="SBP" Description="${isEnglish ? "Fast payments" : "СБП"}"><Items>
+<Currency Label="SBPPSR" Name="SBP"/></Items></Group><Group Code="EWallet" Description=""><Items/></Group></Groups>`;
+    return xml("CurrenciesList", `${code}${isKnown ? groups : ""}`);
+  }
+
+  /** A payment divided between shops: the hash is over the raw JSON and the password, without a colon between. */
+  function startSplit(form: URLSearchParams): Response {
+    const json = form.get("Invoice") ?? form.get("invoice") ?? "";
+    if (hash(json + shop.password1) !== (form.get("Signature") ?? form.get("signature") ?? "").toLowerCase()) {
+      return errorPage(29, errorTexts[29] as string);
+    }
+    const { merchant, isTest, splitMerchants } = JSON.parse(json) as {
+      merchant?: { id?: string };
+      isTest?: boolean;
+      splitMerchants?: readonly { amount: number }[];
+    };
+    if (merchant?.id !== shop.login) return errorPage(26, errorTexts[26] as string);
+    if (!shop.splitAllowed || isTest || !splitMerchants?.length) return errorPage(41, errorTexts[41] as string);
+    splits.push(json);
+    return donePage("Started");
+  }
+
+  function sendMessage(form: URLSearchParams): Response {
+    const [login = "", phone = "", message = "", signature = ""] = ["login", "phone", "message", "signature"].map(
+      (name) => form.get(name) ?? "",
+    );
+    // Numbers of the fake's own: the documents name none.
+    const refuse = (errorCode: number, errorMessage: string): Response =>
+      Response.json({ result: false, errorCode, errorMessage, count: 0 });
+    if (login !== shop.login) return refuse(2, "Shop not found");
+    if (hash([login, phone, message, shop.password1].join(":")) !== signature.toLowerCase()) {
+      return refuse(1, "Wrong signature");
+    }
+    if (message.length > 128) return refuse(3, "The message is too long");
+    messages.push({ phone, message });
+    return Response.json({ result: true, errorCode: 0, errorMessage: "", count: 1 });
   }
 
   /** Second receipts: base64 of JSON, a dot, base64 of the digest's text; both without padding. */
@@ -684,7 +893,16 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     if (signature !== expected) return answer(1000);
     const json = Buffer.from(content, "base64").toString();
     const { id } = JSON.parse(json) as { id: number };
-    if (!attach) return receipts.has(String(id)) ? answer(2, { FiscalDocumentNumber: 7 }) : answer(3);
+    if (!attach)
+      return receipts.has(String(id))
+        ? answer(2, {
+            FnNumber: "9960440300000001",
+            FiscalDocumentNumber: 7,
+            FiscalDocumentAttribute: 3456789012,
+            FiscalDate: "2026-11-01T10:00:00+03:00",
+            FiscalType: 1,
+          })
+        : answer(3);
     receipts.set(String(id), json);
     return answer(0, { OpKey: "RECEIPT" });
   }
@@ -730,6 +948,12 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       const { session } = opened;
       return paymentPage({ ...session, shop: shop.login, action: `/Merchant/Index/${session.id}` });
     }
+    const encodedId = /^\/merchant\/Invoice\/([\w-]+)$/.exec(path)?.[1];
+    if (encodedId) {
+      const opened = openInvoice(encodedId);
+      if ("error" in opened) return errorPage(opened.error, errorTexts[opened.error] as string);
+      return paymentPage({ ...opened.session, shop: shop.login, action: `/Merchant/Index/${opened.session.id}` });
+    }
     const session = sessions.get(/^\/Merchant\/Index\/([\w-]+)$/.exec(path)?.[1] ?? "");
     if (session && request.method === "POST") {
       if (session.finished) return errorPage(40, errorTexts[40] as string);
@@ -756,8 +980,13 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
       return createRefund(await request.text(), isJson);
     }
     if (path === "/Merchant/Recurring") return charge(await readForm());
-    if (path === "/InvoiceServiceWebApi/api/CreateInvoice") return invoice(await request.text(), true);
-    if (path === "/InvoiceServiceWebApi/api/DeactivateInvoice") return invoice(await request.text(), false);
+    const method = /^\/Merchant\/WebService\/Service\.asmx\/(GetCurrencies|CalcOutSumm)$/.exec(path)?.[1];
+    if (method) return catalog(await readForm(), method);
+    if (path === "/Merchant/Payment/CreateV2") return startSplit(await readForm());
+    if (path === "/SMS/") return sendMessage(url.searchParams);
+    if (/^\/InvoiceServiceWebApi\/api\/(CreateInvoice|DeactivateInvoice|GetInvoiceInformationList)$/.test(path)) {
+      return invoiceService(request);
+    }
     if (path === "/RoboFiscal/Receipt/Attach") return receipt(await request.text(), true);
     if (path === "/RoboFiscal/Receipt/Status") return receipt(await request.text(), false);
     if (path === "/RefundService/Refund/GetState") return refundState(url.searchParams.get("id"));
@@ -785,6 +1014,8 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     endRefund,
     receipts,
     refunds,
+    messages,
+    splits,
     redeliver,
     get certificate() {
       return certificate().certificate;
