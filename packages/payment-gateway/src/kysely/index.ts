@@ -98,11 +98,14 @@ export function createPaymentGatewayStorage(
     const row = await trx
       .selectFrom("gateway_idempotency")
       .select(["fingerprint", "resource_id", "work_ends_at"])
+      .select(sql<unknown>`case when work_ends_at > ${now()} then 1 else 0 end`.as("is_running"))
       .where("merchant", "=", key.merchant)
       .where("idempotency_key", "=", key.key)
       .executeTakeFirstOrThrow();
     if (row.fingerprint !== key.fingerprint) return { state: "mismatch" };
     if (integer(row.work_ends_at) === 0) return { state: "done", resourceId: text(row.resource_id) };
+    // Told before the update: on MariaDB the refused insert holds a shared lock, and many that want the row would deadlock.
+    if (integer(row.is_running) === 1) return { state: "running" };
     const { numUpdatedRows } = await trx
       .updateTable("gateway_idempotency")
       .set({ work_ends_at: later(key.workMs) })

@@ -1,0 +1,322 @@
+// What the engine must hold whatever comes in between, on fake time and on every storage.
+import { silentLogger } from "@orderbridge/core";
+import { createWebhookVerifier } from "@orderbridge/core/signature";
+import { createFakeClock, type FakeClock, type Listening, listen } from "@orderbridge/core/testing";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { recordProof } from "../../../test/proof-report.ts";
+import { createPaymentGateway, type PaymentGateway, type PaymentGatewayOptions } from "../src/index.ts";
+import type { GatewayStorage } from "../src/storage.ts";
+import { createFakeReceiver, type FakeReceiver } from "../src/testing/index.ts";
+import { type Bank, createBank, createBankProvider } from "./bank.ts";
+import { type Store, stores } from "./stores.ts";
+
+const isProof = process.env.PROOF === "1";
+const day = 86_400_000;
+
+describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
+  describe.skipIf(skipped)("", () => {
+    let store: Awaited<ReturnType<Store["open"]>>;
+    let clock: FakeClock;
+    let storage: GatewayStorage;
+    let bank: Bank;
+    let banking: Listening;
+    let receiver: FakeReceiver;
+    let receiving: Listening;
+    const gateways: PaymentGateway[] = [];
+    beforeEach(async () => {
+      store = await open();
+      clock = createFakeClock();
+      storage = await store.storageFor(clock);
+      bank = createBank();
+      receiver = createFakeReceiver({ secrets: ["test_secret_key"], now: () => clock.now().getTime() });
+      [banking, receiving] = await Promise.all([listen((r) => bank.handle(r)), listen((r) => receiver.handle(r))]);
+    });
+    afterEach(async () => {
+      await Promise.all(gateways.splice(0).map((gateway) => gateway.close()));
+      await Promise.all([banking.close(), receiving.close()]);
+      await store.close();
+    });
+
+    /** A process of the fleet. */
+    function start(options: Partial<PaymentGatewayOptions> = {}): PaymentGateway {
+      const gateway = createPaymentGateway({
+        storage,
+        providers: [createBankProvider(banking.url)],
+        publicUrl: "https://pay.example",
+        webhooks: { allowAddresses: ["127.0.0.1"] },
+        expiryHoldMs: 0,
+        clock,
+        logger: silentLogger,
+        random: () => 0.5,
+        ...options,
+      });
+      gateways.push(gateway);
+      return gateway;
+    }
+    const create = async (gateway: PaymentGateway, amountMinor = 10_000n): Promise<string> => {
+      const { payment } = await gateway.payments.create({
+        merchant: "shop",
+        amountMinor,
+        webhookUrl: `${receiving.url}/hook`,
+        webhookSecret: "test_secret_key",
+        metadata: '{"имя":"Әлия"}',
+        description: "Шай",
+      });
+      return payment.id;
+    };
+    const transfer = (gateway: PaymentGateway, id: string, transactionId = `t-${id}`, amountMinor = 10_000n) =>
+      gateway.handle(
+        new Request("https://pay.example/providers/bank/", {
+          method: "POST",
+          body: JSON.stringify({ id, transactionId, amountMinor: String(amountMinor) }),
+        }),
+      );
+    const told = (id: string) =>
+      receiver.accepted
+        .map(({ body }) => JSON.parse(body))
+        .filter(({ transaction_id }) => transaction_id === id)
+        .map(({ event, late }) => (late ? `late ${event}` : event));
+    /** Runs `interrupt` before the n-th call of the storage, counted over all its methods. */
+    function interrupted(
+      at: number,
+      interrupt: () => Promise<unknown>,
+    ): { storage: GatewayStorage; calls: () => number } {
+      let calls = 0;
+      const wrapped = new Proxy(storage, {
+        get(target, property) {
+          const value = Reflect.get(target, property);
+          if (typeof value !== "function") return value;
+          return async (...args: unknown[]) => {
+            if (++calls === at) await interrupt();
+            return value.apply(target, args);
+          };
+        },
+      });
+      return { storage: wrapped, calls: () => calls };
+    }
+
+    test("money that arrives at any point of an expiry is never called expired without being told late", async () => {
+      const other = start();
+      let points = 1;
+      for (let point = 0; point <= points; point++) {
+        const id = await create(other);
+        clock.advance(3_600_000);
+        const between = interrupted(point, () => transfer(other, id));
+        const expiring = start({ storage: between.storage });
+        await expiring.work();
+        if (point === 0) points = between.calls();
+        else if (point <= between.calls()) {
+          await other.work();
+          const payment = await storage.getPayment(id);
+          expect([payment?.status, payment?.paidMinor], `point ${point}`).toEqual(["paid", 10_000n]);
+          expect([["paid"], ["expired", "late paid"]], `point ${point}`).toContainEqual(told(id));
+        }
+      }
+      expect(points).toBeGreaterThan(5);
+    });
+
+    test("money that the bank has when it is asked a last time is booked, and a bank that cannot tell lets nothing expire", async () => {
+      const gateway = start();
+      const [paid, unpaid] = [await create(gateway), await create(gateway)];
+      bank.transfers.set(paid, { transactionId: "t1", amountMinor: 10_000n });
+      clock.advance(3_600_000);
+      const blind = start({ providers: [createBankProvider("http://127.0.0.1:9")] });
+      await blind.work();
+      expect((await storage.getPayment(unpaid))?.status).toBe("pending");
+      clock.advance(30_000);
+      await gateway.work();
+      expect([told(paid), told(unpaid)]).toEqual([["paid"], ["expired"]]);
+    });
+
+    test("a holder that stopped for three leases and resumes has no double effect", async () => {
+      const { promise: resumed, resolve: resume } = Promise.withResolvers<void>();
+      const provider = createBankProvider(banking.url);
+      const first = start({
+        providers: [
+          {
+            ...provider,
+            async state(payment, context) {
+              const seen = await (provider.state as NonNullable<typeof provider.state>)(payment, context);
+              await resumed; // frozen with the answer "not paid" in its hands
+              return seen;
+            },
+          },
+        ],
+      });
+      const ids = [await create(first), await create(first)] as [string, string];
+      clock.advance(3_600_000);
+      let asked = 0;
+      bank.onStateAsked = () => asked++;
+      const frozen = first.work();
+      await expect.poll(() => asked).toBe(2);
+      clock.advance(60_001);
+      bank.transfers.set(ids[0], { transactionId: "t1", amountMinor: 10_000n });
+      const second = start();
+      await second.work();
+      expect([told(ids[0]), told(ids[1])]).toEqual([["paid"], ["expired"]]);
+      resume();
+      await frozen;
+      clock.advance(60_001);
+      await second.work();
+      expect([told(ids[0]), told(ids[1])]).toEqual([["paid"], ["expired"]]);
+      expect((await storage.historyOf(ids[0])).bookings).toHaveLength(1);
+    });
+
+    test("a correction of the wall clock lets nothing expire for a while, and no webhook say another time than it was sent at", async () => {
+      const gateway = start({ expiryHoldMs: 120_000 });
+      clock.advance(120_000);
+      const id = await create(gateway);
+      clock.jump(day);
+      await gateway.work();
+      expect((await storage.getPayment(id))?.status).toBe("pending");
+      clock.jump(-day); // put right again within the two minutes
+      clock.advance(119_000);
+      await gateway.work();
+      await transfer(gateway, id);
+      await gateway.work();
+      expect(told(id)).toEqual(["paid"]);
+      clock.jump(-2 * day); // claims and due times lie in the future now, and the past comes first
+      const second = await create(gateway);
+      await transfer(gateway, second);
+      await gateway.work();
+      expect(told(second)).toEqual(["paid"]);
+      const payment = await storage.getPayment(second);
+      expect(payment && payment.updatedAt >= payment.createdAt).toBe(true);
+    });
+
+    const refundCount = isProof ? 1_000 : 40;
+    test(`a bank that times out on half of ${refundCount} partial refunds: never above what was paid, and all are resolved`, {
+      timeout: 120_000,
+    }, async () => {
+      const gateways = [start(), start()] as const;
+      const paidMinor = BigInt(refundCount) * 60n;
+      const id = await create(gateways[0], paidMinor);
+      await transfer(gateways[0], id, "t1", paidMinor);
+      let asked = 0;
+      bank.loseRefundAnswer = () => ++asked % 2 === 0;
+      let accepted = 0;
+      const waiting = Array.from({ length: refundCount }, (_, index) => index);
+      const worker = async () => {
+        for (let index = waiting.shift(); index !== undefined; index = waiting.shift()) {
+          const gateway = gateways[index % 2] as PaymentGateway;
+          try {
+            await gateway.payments.refund({ merchant: "shop", id, amountMinor: 100n });
+            accepted++;
+          } catch (error) {
+            expect((error as Error).message).toMatch(/^no more than \d+\.\d\d can be refunded$/);
+          }
+          const { paidMinor: paid, refundedMinor, refundingMinor } = (await storage.getPayment(id)) ?? {};
+          expect((refundedMinor ?? 0n) + (refundingMinor ?? 0n) <= (paid ?? -1n)).toBe(true);
+        }
+      };
+      await Promise.all([worker(), worker(), worker(), worker()]);
+      expect(accepted).toBe(Math.floor((refundCount * 60) / 100));
+      for (let round = 0; round < 40 && (await storage.health()).openRefunds > 0; round++) {
+        clock.advance(30_000 * 2 ** Math.min(round, 6));
+        await Promise.all(gateways.map((gateway) => gateway.work()));
+      }
+      const given = [...bank.refunds.values()].reduce((sum, amount) => sum + amount, 0n);
+      const payment = await storage.getPayment(id);
+      expect([payment?.refundingMinor, payment?.refundedMinor]).toEqual([0n, given]);
+      expect(bank.refunds.size).toBe(accepted);
+      recordProof(`gateway-refunds-${name.toLowerCase()}`, { requests: refundCount, accepted, openAfterwards: 0 });
+    });
+
+    test("money on a tombstone is booked and told to the same address; metadata stays gone", async () => {
+      const gateway = start();
+      const id = await create(gateway);
+      clock.advance(3_600_000);
+      await gateway.work();
+      clock.advance(7 * day);
+      await gateway.work();
+      expect(await storage.getPayment(id)).toMatchObject({ status: "expired", metadata: "{}", description: "" });
+      await transfer(gateway, id);
+      await gateway.work();
+      expect(told(id)).toEqual(["expired", "late paid"]);
+      const { body } = receiver.accepted.at(-1) ?? {};
+      expect(JSON.parse(body ?? "{}")).toMatchObject({ sequence: 2, paid_amount: "100.00", metadata: {}, late: true });
+    });
+
+    test("money that arrives at any point of the clean-up finds the payment whole or its tombstone", async () => {
+      const other = start();
+      for (let point = 1; point <= 4; point++) {
+        const id = await create(other);
+        clock.advance(3_600_000);
+        await other.work();
+        clock.advance(7 * day - 1);
+        const between = interrupted(point, () => transfer(other, id));
+        clock.advance(1);
+        await start({ storage: between.storage }).work();
+        if (between.calls() < point) await transfer(other, id);
+        await other.work();
+        expect(told(id), `point ${point}`).toEqual(["expired", "late paid"]);
+        expect((await storage.getPayment(id))?.paidMinor).toBe(10_000n);
+      }
+    });
+
+    test("a receiver that fails again and again is left alone, and gets everything once it answers", async () => {
+      const gateway = start({ breaker: { failures: 3, pauseMs: 60_000 }, retryDelaysMs: Array(20).fill(1_000) });
+      receiver.failNext(100);
+      const ids: string[] = [];
+      for (let index = 0; index < 6; index++) {
+        ids.push(await create(gateway));
+        await transfer(gateway, ids[index] as string);
+      }
+      await gateway.work();
+      const before = receiver.requests.length;
+      for (let second = 0; second < 59; second++) {
+        clock.advance(1_000);
+        await gateway.work();
+      }
+      expect(receiver.requests.length).toBe(before);
+      expect((await storage.health()).pausedReceivers).toHaveLength(1);
+      receiver.failNext(0);
+      clock.advance(1_000);
+      await gateway.work();
+      await gateway.work();
+      expect(ids.map(told)).toEqual(ids.map(() => ["paid"]));
+      expect((await storage.health()).pausedReceivers).toEqual([]);
+    });
+
+    test("an endpoint that answers 410 is switched off, a payment's own address is given up for that event only", async () => {
+      const gateway = start();
+      await gateway.endpoints.add({ merchant: "shop", url: `${receiving.url}/all`, secret: "test_secret_key" });
+      const id = await create(gateway);
+      receiver.failNext(2, 410);
+      await transfer(gateway, id, "t1", 4_000n);
+      await gateway.work();
+      expect((await gateway.endpoints.list("shop")).map(({ state }) => state)).toEqual(["gone"]);
+      await transfer(gateway, id, "t2", 6_000n);
+      await gateway.work();
+      expect(told(id)).toEqual(["paid"]); // at its own address
+      expect(receiver.requests).toHaveLength(3);
+    });
+
+    test("during the overlap a webhook carries signatures of both secrets, afterwards only of the new one", async () => {
+      const gateway = start();
+      const { endpoint } = await gateway.endpoints.add({
+        merchant: "shop",
+        url: `${receiving.url}/all`,
+        secret: "old_secret_key",
+      });
+      await gateway.endpoints.rotate({ merchant: "shop", id: endpoint.id, secret: "test_secret_key", overlapMs: day });
+      const id = await create(gateway);
+      await transfer(gateway, id, "t1", 4_000n);
+      await gateway.work();
+      clock.advance(day);
+      await transfer(gateway, id, "t2", 6_000n);
+      await gateway.work();
+      const verify = createWebhookVerifier({
+        secrets: ["old_secret_key"],
+        toleranceMs: 10 * day,
+        bodySignature: false,
+        now: () => clock.now().getTime(),
+      });
+      const all = receiver.requests.filter(({ headers }) => headers["webhook-signature"] !== undefined);
+      const byOld = all.map(({ headers, body }) => verify({ headers, body }).ok);
+      expect(all.every(({ verification }) => verification.ok)).toBe(true);
+      expect(all.map(({ headers }) => headers["webhook-signature"]?.split(" ").length).sort()).toEqual([1, 1, 1, 2]);
+      expect(byOld.filter(Boolean)).toHaveLength(1);
+    });
+  });
+});
