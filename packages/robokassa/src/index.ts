@@ -38,7 +38,7 @@ export {
 } from "./refunds.ts";
 export { createResultHandler, type ResultHandlerOptions } from "./result-handler.ts";
 export { type Notification2, type Refusal2, readCertificates, type Verification2 } from "./result2.ts";
-export { createResult2Handler, type Result2HandlerOptions } from "./result2-handler.ts";
+export { type Certificates, createResult2Handler, type Result2HandlerOptions } from "./result2-handler.ts";
 export { createRobokassa, type Robokassa } from "./robokassa.ts";
 export type { SecondReceipt, SecondReceiptRequest, SecondReceiptState } from "./second-receipt.ts";
 export type { Hosts, Readings, RobokassaOptions } from "./shop.ts";

@@ -16,6 +16,8 @@ export interface Notification {
   readonly test: boolean;
   /** `Shp_` fields by their names as received, decoded. */
   readonly shp: Readonly<Record<string, string>>;
+  /** In which order the `Shp_` fields were hashed, where the two orders differ: worth telling Robokassa's support. */
+  readonly shpOrder: ShpOrder | undefined;
   /** Currency of `outSum`, where Robokassa names it. */
   readonly outSumCurrency: string | undefined;
   readonly paymentMethod: string | undefined;
@@ -125,7 +127,8 @@ export function verifyNotification(shop: Shop, input: NotificationFields, passwo
   for (const test of [false, true]) {
     const secret = (test ? shop.try : shop.live)?.[password];
     if (secret === undefined) continue;
-    for (const order of shpOrders(shop.readings.shpOrder, shp)) {
+    const orders = shpOrders(shop.readings.shpOrder, shp);
+    for (const order of orders) {
       const text = signatureBase([outSum, invId, secret], sortShp(shp, order));
       if (!verifyDigest({ algorithm: shop.algorithm, text, digest }).ok) continue;
       return {
@@ -135,6 +138,7 @@ export function verifyNotification(shop: Shop, input: NotificationFields, passwo
           outSum,
           test,
           shp: Object.fromEntries(shp.map(([name, value]) => [name, decodeShpValue(value)])),
+          shpOrder: orders.length > 1 ? order : undefined,
           outSumCurrency: values.get("OutSumCurrency") || undefined,
           paymentMethod: values.get("PaymentMethod"),
           incCurrLabel: values.get("IncCurrLabel"),
@@ -148,9 +152,9 @@ export function verifyNotification(shop: Shop, input: NotificationFields, passwo
   return { ok: false, reason: "bad_signature" };
 }
 
-/** Both orders are tried where they differ, unless one is configured. */
-function shpOrders(configured: ShpOrder | undefined, shp: readonly ShpPair[]): readonly ShpOrder[] {
-  if (configured) return [configured];
+/** Both orders are tried where they differ, the configured one first: each covers the same fields and the same secret. */
+function shpOrders(configured: ShpOrder = "name", shp: readonly ShpPair[]): readonly ShpOrder[] {
   const same = sortShp(shp, "name").join(":") === sortShp(shp, "pair").join(":");
-  return same ? ["name"] : ["name", "pair"];
+  if (same) return [configured];
+  return configured === "name" ? ["name", "pair"] : ["pair", "name"];
 }

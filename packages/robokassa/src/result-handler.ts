@@ -63,7 +63,8 @@ export function createResultHandler<Transaction>(options: ResultHandlerOptions<T
   async function judge(fields: NotificationFields): Promise<Verdict> {
     const verification = robokassa.verifyResult(fields);
     if (!verification.ok) return verification.reason === "bad_signature" ? "bad_signature" : "malformed";
-    const { invId, outSum, outSumCurrency, test } = verification.notification;
+    const { invId, outSum, outSumCurrency, test, shpOrder } = verification.notification;
+    if (shpOrder) logger.info(`robokassa: the Shp_ fields were sorted by ${shpOrder}`, { invId });
     if (isProbe(verification.notification)) return "probe";
     const booking = await bookPayment(
       { storage, onPaid, clock, logger },

@@ -1,3 +1,4 @@
+import type { X509Certificate } from "node:crypto";
 import {
   type Clock,
   defineHandler,
@@ -15,8 +16,11 @@ import type { RobokassaStorage } from "./storage.ts";
 export interface Result2HandlerOptions<Transaction> extends SourceAddressOptions {
   readonly robokassa: Pick<Robokassa, "verifyResult2">;
   readonly storage: RobokassaStorage<Transaction>;
-  /** Robokassa's certificates as PEM or DER; give the old and the new one while they change. */
-  readonly certificates: string | readonly (string | Uint8Array)[];
+  /**
+   * Robokassa's certificates as PEM or DER; give the old and the new one while they change, about once a year. A function
+   * is asked at the first message and then once a day; when it fails, those of before stay in force.
+   */
+  readonly certificates: Certificates | (() => Promise<Certificates>);
   /** The same as for the result handler: whichever notification comes first runs it. @defaultValue nothing */
   readonly onPaid?: OnPaid<Transaction>;
   readonly clock?: Clock;
@@ -24,6 +28,42 @@ export interface Result2HandlerOptions<Transaction> extends SourceAddressOptions
   readonly logger?: Logger;
   /** Largest body that is read, in bytes. @defaultValue 65_536 */
   readonly maxBodyBytes?: number;
+}
+
+export type Certificates = string | readonly (string | Uint8Array)[];
+
+const dayMs = 86_400_000;
+
+/** Certificates in force: read anew and looked at for their end once a day. */
+function keepCertificates(
+  source: Result2HandlerOptions<unknown>["certificates"],
+  { clock, logger }: { readonly clock: Clock; readonly logger: Logger },
+): () => Promise<readonly X509Certificate[]> {
+  let known: readonly X509Certificate[] | undefined;
+  let lookedAt: number | undefined;
+  const look = (given: Certificates): void => {
+    known = readCertificates(given);
+    for (const warning of certificateWarnings(known, clock.now())) {
+      logger.warn(`robokassa: ${warning}; get the new one from docs.robokassa.ru and add it to the list`);
+    }
+  };
+  if (typeof source !== "function") look(source);
+  return async () => {
+    const now = clock.now().getTime();
+    if (lookedAt === undefined || now - lookedAt >= dayMs) {
+      const isFirst = lookedAt === undefined;
+      lookedAt = now;
+      try {
+        if (typeof source === "function") look(await source());
+        else if (!isFirst) look(source);
+      } catch (error) {
+        lookedAt = known && now; // without any, the next message asks again
+        logger.error("robokassa: certificates for ResultUrl2 could not be read", { error: String(error) });
+        if (!known) throw error;
+      }
+    }
+    return known ?? [];
+  };
 }
 
 type Verdict = "paid" | "held" | "repeated" | Extract<Booking, { state: "refused" }>["reason"] | Refusal2;
@@ -51,16 +91,14 @@ const statusOf = (verdict: Verdict): number => {
  *
  * `OK` books the payment as ResultURL does; `HOLD` marks the order as held, which is not paid.
  *
- * @throws {ConfigError} at creation, for certificates that cannot be read.
+ * @throws {ConfigError} at creation, for certificates that cannot be read; those of a function are told in the log, and
+ *   messages are answered 500 until there are some.
  */
 export function createResult2Handler<Transaction>(options: Result2HandlerOptions<Transaction>): FetchHandler {
   const { robokassa, storage, onPaid, clock = systemClock, maxBodyBytes = 65_536 } = options;
   const logger = redactingLogger(options.logger ?? console);
   const isAllowed = createSourceCheck(options);
-  const certificates = readCertificates(options.certificates);
-  for (const warning of certificateWarnings(certificates, clock.now())) {
-    logger.warn(`robokassa: ${warning}; get the new one from docs.robokassa.ru and add it to the list`);
-  }
+  const currentCertificates = keepCertificates(options.certificates, { clock, logger });
 
   return defineHandler(
     async (request, body) => {
@@ -68,6 +106,7 @@ export function createResult2Handler<Transaction>(options: Result2HandlerOptions
         logger.warn("robokassa: a call from an address that is not allowed");
         return new Response(null, { status: 403 });
       }
+      const certificates = await currentCertificates();
       const verification = robokassa.verifyResult2(body, { certificates, now: clock.now() });
       const notification = verification.ok ? verification.notification : undefined;
       let verdict: Verdict;

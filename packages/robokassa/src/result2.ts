@@ -1,7 +1,7 @@
 import { verify, X509Certificate } from "node:crypto";
 import { ConfigError } from "@orderbridge/core";
 import * as v from "valibot";
-import type { Shop } from "./shop.ts";
+import type { Readings, Shop } from "./shop.ts";
 
 /** What ResultUrl2 said, after its signature fitted one of the certificates. Never sent in test mode. */
 export interface Notification2 {
@@ -99,12 +99,13 @@ export function certificateWarnings(certificates: readonly X509Certificate[], no
  * @see docs.robokassa.ru, "Notifications"; checks as in the official WordPress plugin of summer 2026
  */
 export function verifyNotification2(
-  shop: Pick<Shop, "login">,
+  shop: Pick<Shop, "login" | "readings">,
   body: string | Uint8Array,
   { certificates, now }: { readonly certificates: readonly X509Certificate[]; readonly now: Date },
 ): Verification2 {
   const refuse = (reason: Refusal2): Verification2 => ({ ok: false, reason });
-  const segments = unwrap(typeof body === "string" ? body : new TextDecoder().decode(body)).split(".");
+  const message = typeof body === "string" ? body : new TextDecoder().decode(body);
+  const segments = unwrap(message, shop.readings.result2Body).split(".");
   const [header = "", payload = "", signature = ""] = segments;
   if (segments.length !== 3 || !segments.every((segment) => /^[\w-]+$/.test(segment))) return refuse("malformed");
   if (!v.is(headerSchema, readSegment(header))) return refuse("wrong_algorithm");
@@ -115,9 +116,9 @@ export function verifyNotification2(
   const bytes = Buffer.from(signature, "base64url");
   if (!valid.some(({ publicKey }) => verify("sha256", text, publicKey, bytes))) return refuse("bad_signature");
 
-  const message = readSegment(payload);
-  if (!v.is(typeSchema, message)) return refuse("wrong_type");
-  const parsed = v.safeParse(payloadSchema, message);
+  const content = readSegment(payload);
+  if (!v.is(typeSchema, content)) return refuse("wrong_type");
+  const parsed = v.safeParse(payloadSchema, content);
   if (!parsed.success) return refuse("malformed");
   const { data } = parsed.output;
   if (data.shop !== shop.login) return refuse("wrong_shop");
@@ -129,9 +130,10 @@ export function verifyNotification2(
 }
 
 /** The JWS itself: some messages came in quotes, and the documents speak of base64 around it. */
-function unwrap(body: string): string {
+function unwrap(body: string, reading: Readings["result2Body"]): string {
   const text = body.trim().replace(/^"([\s\S]*)"$/, "$1");
-  return text.includes(".") ? text : Buffer.from(text, "base64").toString("latin1");
+  const isBare = reading === undefined ? text.includes(".") : reading === "bare";
+  return isBare ? text : Buffer.from(text, "base64").toString("latin1");
 }
 
 function readSegment(segment: string): unknown {

@@ -5,7 +5,7 @@ import { type Algorithm, checkAlgorithm } from "./signature.ts";
 
 /** Places where Robokassa's documents, its own software and its support disagree. Change one only when the live shop proves it. */
 export interface Readings {
-  /** Order of `Shp_` fields. Left out: sets on which the orders differ are refused; received ones may have either. */
+  /** Order of `Shp_` fields of a link. Left out: sets on which the orders differ are refused. Received ones may have either. */
   readonly shpOrder?: ShpOrder;
   /** How `ResultUrl2`, `SuccessUrl2`, `FailUrl2` stand in the hash. Encoded is refused (error 29) since 30 June 2025. @defaultValue "raw" */
   readonly url2Signing?: "raw" | "encoded";
@@ -13,6 +13,8 @@ export interface Readings {
   readonly receiptSigning?: "encoded" | "raw";
   /** Links of the invoice service in test mode: there are none (integrators' reports), or `IsTest` signed by test password 1 (later official SDK). @defaultValue "refused" */
   readonly invoiceTest?: "refused" | "test-pair";
+  /** Body of a ResultUrl2 message: bare (official plugin), in base64 (one support answer). Left out: either; quotes around it never matter. */
+  readonly result2Body?: "bare" | "base64";
   /** Body of a refund request: the JWT as a JSON string (official plugin) or bare (documents). @defaultValue "json" */
   readonly refundBody?: "json" | "bare";
 }
@@ -146,6 +148,7 @@ export function createShop(options: RobokassaOptions): Shop {
   reading("shpOrder", ["name", "pair"]);
   reading("url2Signing", ["raw", "encoded"]);
   reading("receiptSigning", ["encoded", "raw"]);
+  reading("result2Body", ["bare", "base64"]);
   reading("refundBody", ["json", "bare"]);
   reading("invoiceTest", ["refused", "test-pair"]);
 

@@ -12,6 +12,7 @@ test("takes a production notification, with its fields under both names", () => 
       outSum: "1000.000000",
       test: false,
       shp: {},
+      shpOrder: undefined,
       outSumCurrency: undefined,
       paymentMethod: "BankCard",
       incCurrLabel: "BankCardPSR",

@@ -241,4 +241,63 @@ describe("the handler", () => {
     const late = await shop({ at: "2027-05-18T00:00:00.000Z" });
     expect(late.warnings[0]).toContain("ends on 2027-06-16");
   });
+
+  test("looks at its certificates again each day, and warns when the end comes near", async () => {
+    const { clock, deliver, warnings } = await shop({ at: "2027-05-16T00:00:00.000Z" });
+    await deliver(post(message()));
+    clock.advance(86_400_000);
+    expect(warnings.filter((text) => text.includes("certificate"))).toEqual([]);
+    clock.advance(86_400_000);
+    await deliver(post(message()));
+    await deliver(post(message()));
+    const [warning, ...others] = warnings.filter((text) => text.includes("certificate"));
+    expect([warning, others]).toEqual([expect.stringContaining("ends on 2027-06-16"), []]);
+  });
+
+  test("asks a function for certificates once a day, and keeps those of before when it fails", async () => {
+    const clock = createFakeClock(now);
+    const storage = createRobokassaMemoryStorage({ clock });
+    const answers: (() => Promise<string>)[] = [
+      async () => Promise.reject(new Error("the disk is full")),
+      async () => stranger.certificate,
+      async () => "no certificate",
+      async () => key.certificate,
+    ];
+    let asked = 0;
+    const errors: string[] = [];
+    const deliver = createResult2Handler({
+      robokassa,
+      storage,
+      clock,
+      certificates: async () => (answers[asked++] as () => Promise<string>)(),
+      logger: { ...silentLogger, error: (text) => errors.push(text) },
+    });
+    const status = async (by: FakeCertificate) => (await deliver(post(message({ by })))).status;
+    expect([await status(key), asked]).toEqual([500, 1]); // none yet: Robokassa calls again
+    expect([await status(stranger), await status(key), asked]).toEqual([404, 400, 2]);
+    clock.advance(86_400_000);
+    expect([await status(stranger), asked]).toEqual([404, 3]); // those of before
+    clock.advance(86_400_000);
+    expect([await status(key), await status(stranger), asked]).toEqual([404, 400, 4]);
+    expect(errors.filter((text) => text.includes("could not be read"))).toHaveLength(2);
+  });
+});
+
+describe.each([
+  ["bare", "base64"],
+  ["base64", "bare"],
+] as const)("a shop whose readings say that messages are %s", (result2Body, other) => {
+  const set = createRobokassa({ ...demoShop, readings: { result2Body } });
+  const wrap = { bare: (text: string) => text, base64: (text: string) => Buffer.from(text).toString("base64") };
+  const verify = (body: string): Verification2 =>
+    set.verifyResult2(body, { certificates: readCertificates(key.certificate), now });
+
+  test("takes them so, in quotes or not", () => {
+    expect(verify(wrap[result2Body](message())).ok).toBe(true);
+    expect(verify(`"${wrap[result2Body](message())}"`).ok).toBe(true);
+  });
+
+  test("refuses the other form", () => {
+    expect(verify(wrap[other](message()))).toEqual({ ok: false, reason: "malformed" });
+  });
 });
