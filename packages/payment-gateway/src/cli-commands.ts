@@ -1,0 +1,382 @@
+import { parseArgs } from "node:util";
+import { ConfigError, type FetchHandler, redactText, silentLogger, systemClock } from "@orderbridge/core";
+import { createCipher, openDatabase } from "@orderbridge/core/kysely";
+import { listen } from "@orderbridge/core/testing";
+import { createWebhookEndpoints } from "./endpoints.ts";
+import { createEngine } from "./engine.ts";
+import { createPaymentGatewayStorage } from "./kysely/index.ts";
+import { formatAmount } from "./money.ts";
+import type { Payment } from "./payment.ts";
+import { Refusal } from "./refusal.ts";
+import { createSender } from "./sender.ts";
+import type { GatewayStorage } from "./storage.ts";
+import { createFakeKaspiQr, createFakeKaspiSmartpos, createFakeReceiver } from "./testing/index.ts";
+import { type ApiScope, apiScopes, createTokenRegistry } from "./tokens.ts";
+
+const help = `usage: payment-gateway <command> [options]
+
+  doctor                                  what waits, what was given up, which receivers fail; 1 when a person must act
+  migrate                                 brings the tables up to date
+  payment <id>                            one payment: money, events, every try of every webhook
+  resend <event id>                       sends a webhook again, same id and bytes
+  unblock --merchant <name> --origin <https://…>   closes the breaker of a receiver
+  token create --merchant <name> [--scopes create,read,refund,admin]   shows the token once
+  token list | token revoke <id>
+  endpoint add --merchant <name> --url <https://…>                      shows the secret once
+  endpoint list --merchant <name>
+  endpoint rotate <id> --merchant <name> [--overlap-hours 24]           shows the new secret once
+  endpoint enable|disable|remove <id> --merchant <name>
+  prune [--days 7] [--keys-days 30]       what the daily clean-up does, now
+  erase --payment <id>                    deletes description, metadata, events and answers; money records stay
+  erase --phone <phone>                   the same for every payment whose metadata or description holds the phone
+  receive --secret <text> [--port 4300]   a receiver on this machine that verifies webhooks and prints them
+  fake kaspi-qr|kaspi-smartpos [--port 4200]   the provider's side on this machine
+
+Variables: DATABASE_URL, ENCRYPTION_KEYS, WEBHOOK_ALLOW_ADDRESSES: those of the server.
+
+Exit codes: 0 done, 1 something must be done or there is none of that name, 2 the command could not run.
+`;
+
+/** Wrong arguments or variables. */
+class UsageError extends Error {}
+
+export interface CommandLine {
+  readonly variables: Readonly<Record<string, string | undefined>>;
+  /** Takes one line, or several. */
+  readonly out: (text: string) => void;
+  readonly err: (text: string) => void;
+  /** Ends `receive` and `fake`. */
+  readonly signal: AbortSignal;
+}
+
+const options = {
+  merchant: { type: "string" },
+  scopes: { type: "string" },
+  origin: { type: "string" },
+  url: { type: "string" },
+  "overlap-hours": { type: "string", default: "24" },
+  days: { type: "string", default: "7" },
+  "keys-days": { type: "string", default: "30" },
+  payment: { type: "string" },
+  phone: { type: "string" },
+  secret: { type: "string" },
+  port: { type: "string" },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+interface Input {
+  readonly words: readonly string[];
+  readonly values: ReturnType<typeof read>["values"];
+  readonly line: CommandLine;
+}
+
+const dayMs = 86_400_000;
+
+function read(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], allowPositionals: true, options });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+function required(value: string | undefined, what: string): string {
+  if (value === undefined || value === "") throw new UsageError(`${what} is needed`);
+  return value;
+}
+
+function wholeNumber(value: string, name: string): number {
+  if (!/^\d{1,5}$/.test(value)) throw new UsageError(`--${name} must be a whole number`);
+  return Number(value);
+}
+
+type Command = (input: Input, storage: Opened) => Promise<number>;
+type Opened = Awaited<ReturnType<typeof openStorage>>["storage"];
+
+async function openStorage({ variables }: CommandLine) {
+  const { DATABASE_URL: url, ENCRYPTION_KEYS: keys } = variables;
+  if (!url) throw new UsageError("DATABASE_URL is missing; set it to the database of the server");
+  const database = await openDatabase(url);
+  const storage = createPaymentGatewayStorage({
+    ...database,
+    ...(keys?.trim() ? { cipher: createCipher({ keys: keys.trim() }) } : {}),
+  });
+  return { storage, close: () => database.close() };
+}
+
+const instant = (date: Date): string => date.toISOString();
+
+const doctor: Command = async ({ line: { out } }, storage) => {
+  await storage.ping();
+  const health = await storage.health();
+  const problems: string[] = [];
+  out(`webhooks that wait: ${health.pending}, of these due now: ${health.due}`);
+  out(`the oldest one that is due has waited: ${Math.round(health.lagMs / 1000)} s`);
+  out(`refunds without an outcome: ${health.openRefunds}`);
+  if (health.lagMs > 60_000) problems.push("webhooks are late: does a server run with this database?");
+  if (health.exhausted > 0) {
+    problems.push(`${health.exhausted} webhooks were given up: find them in /admin, mend the receiver, then resend`);
+  }
+  for (const { merchant, origin, failures, until } of health.pausedReceivers) {
+    problems.push(
+      `${origin} of ${merchant} failed ${failures} times in a row and is left alone until ${instant(until)}; once it is mended: unblock --merchant ${merchant} --origin ${origin}`,
+    );
+  }
+  if (health.goneEndpoints > 0) {
+    problems.push(`${health.goneEndpoints} endpoints answered 410 and are switched off: endpoint enable, or remove`);
+  }
+  for (const { url, deliveries } of health.failingReceivers) {
+    out(`to be repeated: ${deliveries} at ${URL.canParse(url) ? new URL(url).host : "an address that cannot be read"}`);
+  }
+  for await (const { id, needsAttention } of everyPayment(storage)) {
+    if (needsAttention !== undefined) problems.push(`payment ${id}: ${needsAttention}`);
+  }
+  for (const problem of problems) out(`! ${problem}`);
+  if (problems.length === 0) out("nothing needs a person");
+  return problems.length === 0 ? 0 : 1;
+};
+
+/** All payments that are more than a tombstone, the newest first. */
+async function* everyPayment(storage: Pick<GatewayStorage, "listPayments">): AsyncGenerator<Payment> {
+  let after: Payment | undefined;
+  for (;;) {
+    const page = await storage.listPayments(after ? { after } : {}, 500);
+    yield* page;
+    after = page.at(-1);
+    if (after === undefined) return;
+  }
+}
+
+const showPayment: Command = async ({ words: [, id], line: { out } }, storage) => {
+  const payment = await storage.getPayment(required(id, "the id of a payment"));
+  if (!payment) {
+    out("there is no such payment");
+    return 1;
+  }
+  const { events, bookings, refunds } = await storage.historyOf(payment.id);
+  out(`${payment.id}: ${payment.status}${payment.late ? ", late" : ""}${payment.test ? ", test" : ""}`);
+  out(
+    `${formatAmount(payment.paidMinor)} of ${formatAmount(payment.amountMinor)} ${payment.currency} by ${payment.provider}, given back ${formatAmount(payment.refundedMinor)}`,
+  );
+  out(`created ${instant(payment.createdAt)}, expires ${instant(payment.expiresAt)}`);
+  if (payment.needsAttention !== undefined) out(`! ${payment.needsAttention}`);
+  for (const { transactionId, amountMinor, paidAt } of bookings) {
+    out(`money ${formatAmount(amountMinor)} as ${transactionId} at ${instant(paidAt)}`);
+  }
+  for (const { id: refundId, amountMinor, status } of refunds) {
+    out(`refund ${refundId}: ${formatAmount(amountMinor)} ${status}`);
+  }
+  const deliveries = await storage.deliveriesOf(payment.id);
+  for (const event of events) {
+    out(`event ${event.id}: ${event.name} at ${instant(event.createdAt)}`);
+    for (const { eventId, endpointId, state, log, dueAt } of deliveries) {
+      if (eventId !== event.id) continue;
+      const target = endpointId === "" ? "its own address" : endpointId;
+      out(`  to ${target}: ${state}${state === "pending" ? `, next try ${instant(dueAt)}` : ""}`);
+      for (const { attempt, startedAt, outcome } of log) out(`    try ${attempt} at ${instant(startedAt)}: ${outcome}`);
+    }
+  }
+  return 0;
+};
+
+const token: Command = async ({ words: [, action, id], values, line: { out } }, storage) => {
+  const tokens = createTokenRegistry({ storage, clock: systemClock, tokens: [] });
+  switch (action) {
+    case "create": {
+      const merchant = required(values.merchant, "--merchant");
+      const scopes = (values.scopes ?? "create,read,refund").split(",").map((scope) => scope.trim());
+      const unknown = scopes.filter((scope) => !apiScopes.includes(scope as ApiScope));
+      if (unknown.length > 0)
+        throw new UsageError(`--scopes: there is no "${unknown[0]}"; use ${apiScopes.join(", ")}`);
+      const created = await tokens.create({ merchant, scopes: scopes as ApiScope[] });
+      out(`${created.id}: ${created.token}`);
+      return 0;
+    }
+    case "list":
+      for (const { id: known, merchant, scopes, createdAt } of await tokens.list()) {
+        out(`${known} of ${merchant}, ${scopes.join(" ")}, made ${instant(createdAt)}`);
+      }
+      return 0;
+    case "revoke":
+      return (await tokens.revoke(required(id, "the id of a token"))) ? 0 : 1;
+    default:
+      throw new UsageError("token create, list or revoke");
+  }
+};
+
+const endpoint: Command = async ({ words: [, action, id], values, line: { out, variables } }, storage) => {
+  const merchant = required(values.merchant, "--merchant");
+  const allowAddresses = (variables.WEBHOOK_ALLOW_ADDRESSES ?? "")
+    .split(",")
+    .map((address) => address.trim())
+    .filter((address) => address !== "");
+  const engine = createEngine({
+    storage,
+    clock: systemClock,
+    logger: silentLogger,
+    providers: new Map(),
+    wake: () => undefined,
+  });
+  const sender = createSender({ allowAddresses });
+  const endpoints = createWebhookEndpoints(engine, sender);
+  const known = () => required(id, "the id of an endpoint");
+  try {
+    switch (action) {
+      case "add": {
+        const added = await endpoints.add({ merchant, url: required(values.url, "--url") });
+        out(`${added.endpoint.id}: ${added.secret}`);
+        return 0;
+      }
+      case "list":
+        for (const one of await endpoints.list(merchant)) out(`${one.id}: ${one.state}, ${one.url}`);
+        return 0;
+      case "rotate": {
+        const overlapMs = wholeNumber(values["overlap-hours"], "overlap-hours") * 3_600_000;
+        out((await endpoints.rotate({ merchant, id: known(), overlapMs })).secret);
+        return 0;
+      }
+      case "enable":
+      case "disable":
+      case "remove":
+        await endpoints[action](merchant, known());
+        return 0;
+      default:
+        throw new UsageError("endpoint add, list, rotate, enable, disable or remove");
+    }
+  } finally {
+    await sender.close();
+  }
+};
+
+const prune: Command = async ({ values, line: { out } }, storage) => {
+  const days = wholeNumber(values.days, "days");
+  const keysForMs = wholeNumber(values["keys-days"], "keys-days") * dayMs;
+  const limit = 500;
+  let [payments, keys] = [0, 0];
+  for (;;) {
+    const done = await storage.cleanUp({ expiredForMs: days * dayMs, exhaustedForMs: 30 * dayMs, keysForMs, limit });
+    payments += done.payments;
+    keys += done.keys;
+    if (done.payments < limit && done.keys < limit) break;
+  }
+  out(`payments of which a tombstone is left: ${payments}, idempotency keys deleted: ${keys}`);
+  return 0;
+};
+
+const erase: Command = async ({ values, line: { out } }, storage) => {
+  const ids: string[] = [];
+  if (values.payment !== undefined) ids.push(values.payment);
+  else {
+    // However it is written: 8 701…, +7 (701)…, 7701…
+    const digits = required(values.phone, "--payment or --phone").replace(/\D/g, "").slice(-10);
+    if (digits.length < 10) throw new UsageError("--phone must have at least ten digits");
+    for await (const { id, description, metadata } of everyPayment(storage)) {
+      const isHis = [description, ...textsOf(JSON.parse(metadata))].some((text) =>
+        text.replace(/[\s()+.-]/g, "").includes(digits),
+      );
+      if (isHis) ids.push(id);
+    }
+  }
+  let waiting = 0;
+  for (const id of ids) {
+    const state = await storage.erasePayment(id);
+    if (state === "waiting") waiting++;
+    out(
+      state === "waiting"
+        ? `payment ${id}: a webhook of it waits; come back when it was taken or given up`
+        : `payment ${id}: ${state === "erased" ? "erased" : "there is none of that id"}`,
+    );
+    if (state === "not_found") return 1;
+  }
+  if (ids.length === 0) out("no payment holds this phone");
+  return waiting > 0 || ids.length === 0 ? 1 : 0;
+};
+
+/** Every text and number of a JSON value. */
+function textsOf(value: unknown): readonly string[] {
+  if (typeof value === "string" || typeof value === "number") return [String(value)];
+  if (typeof value !== "object" || value === null) return [];
+  return Object.entries(value).flatMap(([key, inner]) => [key, ...textsOf(inner)]);
+}
+
+const commands: Readonly<Record<string, Command>> = {
+  doctor,
+  payment: showPayment,
+  token,
+  endpoint,
+  prune,
+  erase,
+  async migrate(_input, storage) {
+    await storage.migrate();
+    return 0;
+  },
+  async resend({ words: [, id], line: { out } }, storage) {
+    const count = await storage.redeliver(required(id, "the id of an event"));
+    out(count === 0 ? "there is no such event, or nobody to send it to" : `due at once: ${count}`);
+    return count === 0 ? 1 : 0;
+  },
+  async unblock({ values, line: { out } }, storage) {
+    const merchant = required(values.merchant, "--merchant");
+    const isDone = await storage.unblockReceiver(merchant, required(values.origin, "--origin").replace(/\/$/, ""));
+    out(isDone ? "unblocked" : "no breaker of that receiver has counted anything");
+    return isDone ? 0 : 1;
+  },
+};
+
+async function serve(handle: FetchHandler, port: number, { out, signal }: CommandLine): Promise<number> {
+  const listening = await listen(handle, { port });
+  out(`listening on ${listening.url}`);
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+  await listening.close();
+  return 0;
+}
+
+function receive({ values, line }: Input): Promise<number> {
+  const receiver = createFakeReceiver({ secrets: [required(values.secret, "--secret")] });
+  const handle: FetchHandler = async (request) => {
+    const response = await receiver.handle(request);
+    const last = receiver.requests.at(-1);
+    const verdict = last?.verification.ok ? "verified" : `refused, ${last?.verification.reason}`;
+    line.out(`${verdict}: ${last?.body}`);
+    return response;
+  };
+  return serve(handle, wholeNumber(values.port ?? "4300", "port"), line);
+}
+
+function fake({ words: [, name], values, line }: Input): Promise<number> {
+  const port = wholeNumber(values.port ?? "4200", "port");
+  if (name === "kaspi-qr") return serve(createFakeKaspiQr({ scheme: "r1", apiKey: "fake" }).handle, port, line);
+  if (name === "kaspi-smartpos") return serve(createFakeKaspiSmartpos().handle, port, line);
+  throw new UsageError("fake kaspi-qr or kaspi-smartpos; the sandbox provider needs no fake");
+}
+
+/** Runs one command and resolves to its exit code. */
+export async function runCommandLine(args: readonly string[], line: CommandLine): Promise<number> {
+  try {
+    const { values, positionals: words } = read(args);
+    const [name = ""] = words;
+    if (values.help) {
+      line.out(help);
+      return 0;
+    }
+    const input: Input = { words, values, line };
+    if (name === "receive") return await receive(input);
+    if (name === "fake") return await fake(input);
+    const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+    if (!command) throw new UsageError(name === "" ? "a command is needed" : `there is no command ${name}`);
+    const { storage, close } = await openStorage(line);
+    try {
+      return await command(input, storage);
+    } finally {
+      await close();
+    }
+  } catch (error) {
+    if (error instanceof UsageError) line.err(`${error.message}\n\n${help}`);
+    else {
+      const { message, code } = error as { readonly message?: string; readonly code?: string };
+      const isOurs = error instanceof Refusal || ConfigError.isInstance(error);
+      line.err(`cannot run: ${isOurs ? message : redactText(message || code || String(error))}`);
+    }
+    return error instanceof Refusal ? 1 : 2;
+  }
+}

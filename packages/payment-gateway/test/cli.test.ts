@@ -1,0 +1,204 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { silentLogger } from "@orderbridge/core";
+import { openDatabase } from "@orderbridge/core/kysely";
+import { listen } from "@orderbridge/core/testing";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { runCommandLine } from "../src/cli-commands.ts";
+import { createPaymentGateway } from "../src/index.ts";
+import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
+import { createSandboxProvider } from "../src/providers/sandbox.ts";
+import { createFakeReceiver, type FakeReceiver } from "../src/testing/index.ts";
+import { signTestWebhook } from "../src/webhooks/index.ts";
+
+let folder: string;
+let url: string;
+let receiver: FakeReceiver;
+const closing: (() => Promise<void>)[] = [];
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), "orderbridge-gateway-cli-"));
+  url = `sqlite:${join(folder, "gateway.db")}`;
+  receiver = createFakeReceiver({ secrets: ["test_secret_key"] });
+});
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+async function run(...args: readonly string[]) {
+  const out: string[] = [];
+  const err: string[] = [];
+  const code = await runCommandLine(args, {
+    variables: { DATABASE_URL: url, WEBHOOK_ALLOW_ADDRESSES: "127.0.0.1" },
+    out: (text) => out.push(text),
+    err: (text) => err.push(text),
+    signal: AbortSignal.abort(),
+  });
+  return { code, out: out.join("\n"), err: err.join("\n") };
+}
+
+async function open() {
+  await run("migrate");
+  const database = await openDatabase(url);
+  const listening = await listen(receiver.handle);
+  const storage = createPaymentGatewayStorage(database);
+  const gateway = createPaymentGateway({
+    storage,
+    providers: [createSandboxProvider()],
+    publicUrl: "https://pay.example",
+    webhooks: { allowAddresses: ["127.0.0.1"] },
+    retryDelaysMs: [],
+    breaker: { failures: 1 },
+    logger: silentLogger,
+  });
+  closing.push(database.close, () => listening.close(), gateway.close);
+  return { gateway, storage, receiverUrl: listening.url };
+}
+
+test("migrate makes the tables, doctor finds nothing in an empty database, and the help names every command", async () => {
+  expect((await run("migrate")).code).toBe(0);
+  expect(await run("doctor")).toMatchObject({ code: 0, out: expect.stringContaining("nothing needs a person") });
+  const { out } = await run("--help");
+  for (const command of ["doctor", "migrate", "payment", "resend", "unblock", "token", "endpoint", "prune", "erase"]) {
+    expect(out).toContain(`\n  ${command}`);
+  }
+});
+
+test("a wrong command, option or variable is named, with exit code 2 and without a stack", async () => {
+  expect(await run("refund")).toMatchObject({ code: 2, err: expect.stringContaining("there is no command refund") });
+  expect(await run("prune", "--days", "soon")).toMatchObject({
+    code: 2,
+    err: expect.stringContaining("--days must be"),
+  });
+  expect((await run("doctor", "--what")).err).toContain("--what");
+  const code = await runCommandLine(["doctor"], {
+    variables: {},
+    out: () => undefined,
+    err: (text) => expect(text).toMatch(/^DATABASE_URL is missing/),
+    signal: AbortSignal.abort(),
+  });
+  expect(code).toBe(2);
+});
+
+test("a token that was made works with its scopes until it is revoked", async () => {
+  const { gateway } = await open();
+  const { out } = await run("token", "create", "--merchant", "shop", "--scopes", "read");
+  const [, id = "", token = ""] = /^(tok_\S+): (obk_\S+)$/.exec(out) ?? [];
+  const ask = async (path: string, method = "GET") =>
+    (await gateway.handle(new Request(`https://pay.example${path}`, { method, headers: { "x-api-token": token } })))
+      .status;
+  expect([await ask("/api/payments"), await ask("/api/payment/init", "POST")]).toEqual([200, 403]);
+  expect((await run("token", "list")).out).toMatch(new RegExp(`^${id} of shop, read, made 20`));
+  expect((await run("token", "revoke", id)).code).toBe(0);
+  expect(await ask("/api/payments")).toBe(401);
+  expect((await run("token", "revoke", id)).code).toBe(1);
+  expect(await run("token", "create", "--merchant", "shop", "--scopes", "all")).toMatchObject({ code: 2 });
+});
+
+test("a receiver that failed is told by doctor, unblocked, and gets the webhook again", async () => {
+  const { gateway, receiverUrl } = await open();
+  const { payment } = await gateway.payments.create({
+    merchant: "shop",
+    amountMinor: 50_000n,
+    webhookUrl: `${receiverUrl}/hook`,
+    webhookSecret: "test_secret_key",
+  });
+  receiver.failNext(1);
+  await gateway.payments.cancel("shop", payment.id);
+  await gateway.work();
+  const told = await run("doctor");
+  expect(told.code).toBe(1);
+  expect(told.out).toContain("! 1 webhooks were given up");
+  expect(told.out).toContain(`unblock --merchant shop --origin ${receiverUrl}`);
+  expect(await run("unblock", "--merchant", "shop", "--origin", receiverUrl)).toMatchObject({ code: 0 });
+  expect(await run("unblock", "--merchant", "shop", "--origin", receiverUrl)).toMatchObject({ code: 1 });
+  const shown = await run("payment", payment.id);
+  const [, eventId = ""] = /event (evt_\S+): cancelled/.exec(shown.out) ?? [];
+  expect(shown.out).toContain("to its own address: exhausted");
+  expect(shown.out).toContain("try 1 at");
+  expect(await run("resend", eventId)).toMatchObject({ code: 0, out: "due at once: 1" });
+  await gateway.work();
+  expect(receiver.accepted).toHaveLength(1);
+  expect(await run("resend", "evt_none")).toMatchObject({ code: 1 });
+  expect(await run("payment", "nobody")).toMatchObject({ code: 1 });
+});
+
+test("endpoints are added, rotated and switched off; an address inside the network is refused", async () => {
+  const { gateway, receiverUrl } = await open();
+  const added = await run("endpoint", "add", "--merchant", "shop", "--url", `${receiverUrl}/all`);
+  const [, id = ""] = /^(we_\S+): whsec_\S+$/.exec(added.out) ?? [];
+  expect((await run("endpoint", "rotate", id, "--merchant", "shop")).out).toMatch(/^whsec_\S+$/);
+  expect((await run("endpoint", "disable", id, "--merchant", "shop")).code).toBe(0);
+  expect((await run("endpoint", "list", "--merchant", "shop")).out).toBe(`${id}: disabled, ${receiverUrl}/all`);
+  expect((await gateway.endpoints.list("shop")).length).toBe(1);
+  expect((await run("endpoint", "remove", id, "--merchant", "other")).code).toBe(1);
+  expect((await run("endpoint", "remove", id, "--merchant", "shop")).code).toBe(0);
+  expect(await run("endpoint", "add", "--merchant", "shop", "--url", "https://10.0.0.1/")).toMatchObject({
+    code: 1,
+    err: "cannot run: url names an address that is not allowed",
+  });
+});
+
+test("erase --phone finds a phone however it is written, and leaves other payments and the money alone", async () => {
+  const { gateway, storage } = await open();
+  const create = async (metadata: object, description = "") =>
+    (
+      await gateway.payments.create({
+        merchant: "shop",
+        amountMinor: 100n,
+        metadata: JSON.stringify(metadata),
+        description,
+      })
+    ).payment.id;
+  const his = [
+    await create({ buyer: { phone: "+7 (701) 123-45-67", name: "Әлия" } }),
+    await create({ phone: 87011234567 }),
+    await create({}, "Звонить 8 701 123 45 67"),
+  ];
+  const other = await create({ phone: "+7 701 123 45 68" });
+  const { code, out } = await run("erase", "--phone", "8-701-123-45-67");
+  expect(code).toBe(0);
+  expect(out.split("\n").sort()).toEqual(his.map((id) => `payment ${id}: erased`).sort());
+  for (const id of his)
+    expect(await storage.getPayment(id)).toMatchObject({ metadata: "{}", description: "", amountMinor: 100n });
+  expect((await storage.getPayment(other))?.metadata).toContain("+7 701 123 45 68");
+  expect(await run("erase", "--phone", "8-701-123-45-67")).toMatchObject({
+    code: 1,
+    out: "no payment holds this phone",
+  });
+  expect(await run("erase", "--payment", other)).toMatchObject({ code: 0 });
+  expect(await run("erase", "--payment", "nobody")).toMatchObject({ code: 1 });
+});
+
+test("prune leaves what is not old enough", async () => {
+  await open();
+  expect(await run("prune")).toMatchObject({
+    code: 0,
+    out: "payments of which a tombstone is left: 0, idempotency keys deleted: 0",
+  });
+});
+
+test("receive verifies what arrives and prints it; fake serves a provider", async () => {
+  const lines: string[] = [];
+  const stopping = new AbortController();
+  const ended = runCommandLine(["receive", "--secret", "test_secret_key", "--port", "0"], {
+    variables: {},
+    out: (text) => lines.push(text),
+    err: (text) => lines.push(text),
+    signal: stopping.signal,
+  });
+  await expect.poll(() => lines.length).toBe(1);
+  const address = lines[0]?.replace("listening on ", "") ?? "";
+  const { headers, body } = signTestWebhook({ secret: "test_secret_key" });
+  expect((await fetch(address, { method: "POST", headers, body })).status).toBe(204);
+  expect((await fetch(address, { method: "POST", headers, body: `${body} ` })).status).toBe(400);
+  expect(lines.slice(1)).toEqual([`verified: ${body}`, `refused, mismatch: ${body} `]);
+  stopping.abort();
+  expect(await ended).toBe(0);
+  expect(await run("fake", "kaspi-qr", "--port", "0")).toMatchObject({
+    code: 0,
+    out: expect.stringMatching(/^listening on/),
+  });
+  expect(await run("fake", "bank")).toMatchObject({ code: 2 });
+});
