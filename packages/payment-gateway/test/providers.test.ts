@@ -1,16 +1,19 @@
 import type { Clock } from "@orderbridge/core";
 import { createClientAddress, remoteAddressHeader } from "@orderbridge/core/node";
-import { fetchFrom } from "@orderbridge/core/testing";
+import { type FakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { createRobokassa } from "@orderbridge/robokassa";
 import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { type TestDatabase, testDatabases } from "../../core/test/databases.ts";
 import type { PaymentProvider } from "../src/index.ts";
+import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createKaspiBillerProvider } from "../src/providers/kaspi-biller.ts";
 import { createRobokassaProvider } from "../src/providers/robokassa.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import { type ProviderCaseContext, providerCases } from "../src/testing/index.ts";
 import { createWorld, type World } from "./gateway-harness.ts";
+import { openQr, openSmartpos } from "./provider-worlds.ts";
 
 let world: World;
 afterEach(() => world.close());
@@ -118,6 +121,64 @@ describe.each([
   ["robokassa in test mode", () => openRobokassa({ test: true })],
 ])("%s", (_name, setUp) => {
   test.each(providerCases)("$name", async ({ run }) => run(await setUp()));
+});
+
+const opened = async <Opened extends { readonly world: World; readonly context: ProviderCaseContext }>(
+  opening: Promise<Opened>,
+): Promise<ProviderCaseContext> => {
+  const result = await opening;
+  world = result.world;
+  return result.context;
+};
+
+describe.each<readonly [string, Parameters<typeof openQr>[0]]>([
+  ["r1, with a key", { scheme: "r1" }],
+  ["r2, refunds with the buyer", { scheme: "r2" }],
+  ["r3", {}],
+  ["r3, QR instead of a link", { options: { show: "qr" } }],
+  ["newer answers", { readings: { status: "long" } }],
+  ["ids as text", { readings: { ids: "text" } }],
+  ["refusals by HTTP 400", { readings: { refusals: "400" } }],
+  ["dates without an offset", { readings: { dates: "lenient" } }],
+  ["Error after its timeouts", { readings: { afterTimeout: "error" } }],
+  ["Error after Processed", { readings: { afterProcessed: "error" } }],
+])("kaspi-qr: %s", (_name, options) => {
+  test.each(providerCases)("$name", async ({ run }) => run(await opened(openQr(options))));
+});
+
+describe.each<readonly [string, Parameters<typeof openSmartpos>[0]]>([
+  ["QR", {}],
+  ["a card", { method: "card" }],
+  ["alaqan", { method: "alaqan" }],
+  ["the sum in data", { readings: { amount: "data" } }],
+  ["the sum in both places", { readings: { amount: "both" } }],
+  ["no-break spaces", { readings: { spaces: "no-break" } }],
+  ["narrow spaces", { readings: { spaces: "narrow" } }],
+  ["plain spaces", { readings: { spaces: "plain" } }],
+  ["no remote cancel", { readings: { cancel: "absent" } }],
+  ["a cancel that lies", { readings: { cancel: "lies" } }],
+  ["codes as text", { readings: { codes: "text" } }],
+  ["a refused token by 403", { readings: { token: "403" } }],
+  ["a refused token by code", { readings: { token: "code" } }],
+])("kaspi-smartpos: %s", (_name, options) => {
+  test.each(providerCases)("$name", async ({ run }) => run(await opened(openSmartpos(options))));
+});
+
+describe.each(testDatabases())("providers with attempts on $name", ({ skipped, open: openDatabase }) => {
+  let database: TestDatabase;
+  beforeAll(async () => {
+    if (skipped) return;
+    database = await openDatabase();
+    await createPaymentGatewayStorage(database).migrate();
+  });
+  afterAll(() => database?.close());
+  const storageFor = async (clock: FakeClock) => createPaymentGatewayStorage({ ...database, clock });
+  test.skipIf(skipped).each(providerCases)("kaspi-qr: $name", async ({ run }) =>
+    run(await opened(openQr({ storageFor }))),
+  );
+  test.skipIf(skipped).each(providerCases)("kaspi-smartpos: $name", async ({ run }) =>
+    run(await opened(openSmartpos({ storageFor }))),
+  );
 });
 
 const create = (merchant = "shop") =>

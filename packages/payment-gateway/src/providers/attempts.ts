@@ -113,8 +113,9 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     payment: Payment,
     context: ProviderContext,
     attempt: Attempt,
-    finding: Finding,
+    found: Finding,
   ): Promise<ProviderState> {
+    const finding = found.state === "paid" ? await checkOwner(payment, context, found) : found;
     const next = after(attempt, finding, nowMs());
     const isSame = JSON.stringify({ ...next, askAt: 0 }) === JSON.stringify({ ...attempt, askAt: 0 });
     if (!isSame) {
@@ -128,6 +129,18 @@ export function createAttempts(driver: AttemptDriver): Attempts {
       if (!stored) return { state: "unknown", askAgainMs: 1_000 };
     }
     return say(next, payment, finding);
+  }
+
+  /** Money that another payment has already is no money of this one, and a person must see how that could be. */
+  async function checkOwner(
+    payment: Payment,
+    context: ProviderContext,
+    finding: Extract<Finding, { readonly state: "paid" }>,
+  ): Promise<Finding> {
+    const booked = await context.findBooking(finding.transactionId);
+    if (!booked || booked.paymentId === payment.id) return finding;
+    const attention = `transaction ${finding.transactionId} was booked for the payment ${booked.paymentId}`;
+    return { state: "unknown", askAgainMs: undemandedMs, attention };
   }
 
   function say(attempt: Attempt, payment: Payment, finding?: Finding): ProviderState {
@@ -318,12 +331,12 @@ export const withAttempt = (session: AttemptSession, changed: Attempt): AttemptS
  * The paid attempt that a refund is taken from: one whose money, less what its other refunds took or may take, is
  * enough. Providers refund transactions, so a sum that only two of them hold together finds none.
  */
-export function refundableAttempt(session: AttemptSession, amountMinor: bigint): Attempt | undefined {
+export function refundableAttempt(session: AttemptSession, key: string, amountMinor: bigint): Attempt | undefined {
   return session.attempts.find((attempt) => {
     if (attempt.state !== "paid") return false;
-    const taken = Object.values(session.refunds)
-      .filter(({ attemptId, state }) => attemptId === attempt.id && state !== "failed")
-      .reduce((sum, refund) => sum + BigInt(refund.amountMinor), 0n);
+    const taken = Object.entries(session.refunds)
+      .filter(([other, { attemptId, state }]) => other !== key && attemptId === attempt.id && state !== "failed")
+      .reduce((sum, [, refund]) => sum + BigInt(refund.amountMinor), 0n);
     return BigInt(attempt.paidMinor ?? "0") - taken >= amountMinor;
   });
 }

@@ -164,8 +164,11 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
   }
 
   async function look(payment: Payment, attempt: Attempt): Promise<Finding> {
-    // The payment ends: an invoice would live on for a day.
-    if (attempt.facts.kind === "invoice" && nowMs() >= payment.expiresAt.getTime()) return cancelInvoice(attempt);
+    if (attempt.facts.kind === "invoice" && nowMs() >= payment.expiresAt.getTime()) {
+      // The payment ends: an invoice would live on for a day.
+      const finding = await cancelInvoice(attempt);
+      return finding.state === "cancelled" ? { state: "failed", reason: finding.reason } : finding;
+    }
     const askAgainMs = intervalOf(attempt);
     let data: Data;
     try {
@@ -276,7 +279,7 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
     if (entry?.state === "succeeded" || entry?.state === "failed") return entry.state;
     const attempt =
       entry === undefined
-        ? refundableAttempt(session, amountMinor)
+        ? refundableAttempt(session, key, amountMinor)
         : session.attempts.find(({ id }) => id === entry.attemptId);
     const write = (next: RefundEntry, attention?: string | null) =>
       rememberRefund(payment, context, key, next, attention);

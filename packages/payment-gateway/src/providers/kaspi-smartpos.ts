@@ -110,7 +110,7 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
 
   async function look(attempt: Attempt): Promise<Finding> {
     const processId = attempt.facts.process ?? "";
-    if (attempt.state !== "unknown") {
+    if (attempt.facts.terminal !== "unknown") {
       try {
         return judge(attempt, await call("status", { processId }));
       } catch (error) {
@@ -198,7 +198,7 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
         return "pending";
       }
       if (entry?.state === "open") return followRefund(entry, write);
-      const attempt = refundableAttempt(session, amountMinor);
+      const attempt = refundableAttempt(session, key, amountMinor);
       const method = attempt?.facts.method ?? "";
       const base = { attemptId: attempt?.id ?? "", amountMinor: String(amountMinor), at: nowMs(), facts: {} };
       if (!attempt || amountMinor % 100n !== 0n || !refundMethods.includes(method)) {
@@ -265,7 +265,7 @@ function judge(attempt: Attempt, data: Data): Finding {
   const subStatus = textOf(data, "subStatus") ?? "";
   switch (status) {
     case "wait":
-      return attempt.state === "unknown"
+      return attempt.facts.terminal === "unknown"
         ? { state: "unknown", askAgainMs: actualizeMs }
         : { state: "open", askAgainMs: intervalMs };
     case "fail":
@@ -276,6 +276,7 @@ function judge(attempt: Attempt, data: Data): Finding {
       return {
         state: "unknown",
         askAgainMs: actualizeMs,
+        facts: { terminal: "unknown" },
         attention: `kaspi-smartpos: the terminal answers ${JSON.stringify(status.slice(0, 60))}: money may have been taken`,
       };
   }

@@ -48,10 +48,12 @@ export interface FakeKaspiQr {
   /** `Error`: cancelled by the buyer, or failed. */
   fail(id: string): void;
   setStatus(id: string, status: string): void;
-  /** r2: the buyer scans the refund QR. */
-  scanReturn(returnId: string): void;
+  /** r2: buyers scan every refund QR that waits for one. */
+  scanReturns(): void;
   /** Somebody refunds by hand in the application. */
   refundByHand(id: string, amountMinor: bigint): void;
+  /** The next call whose path ends so is answered with this `StatusCode` and does nothing. */
+  refuseNext(path: string, code: number): void;
   /** The vendor forgets the device: it must be registered again. */
   forgetDevice(): void;
 }
@@ -66,6 +68,8 @@ interface Entry {
   opens: string;
   phone: string | undefined;
   tradePointId: string;
+  /** Money was taken, whatever the status says now. */
+  isPaid: boolean;
   createdAt: number;
   scannedAt: number;
   askedAt: number;
@@ -80,9 +84,6 @@ class No extends Error {
   }
 }
 
-const scanWaitMs = 180_000;
-const confirmationMs = 65_000;
-const intervalMs = 5_000;
 const dayMs = 24 * 3_600_000;
 
 /**
@@ -97,6 +98,9 @@ export function createFakeKaspiQr({
   hasCertificate = () => true,
   clock = systemClock,
   readings = {},
+  // The first number that a double cannot hold.
+  firstId = 9_007_199_254_740_993n,
+  seconds = {},
 }: {
   readonly scheme: "r1" | "r2" | "r3";
   /** r1. */
@@ -108,7 +112,15 @@ export function createFakeKaspiQr({
   readonly hasCertificate?: (request: Request) => boolean;
   readonly clock?: Clock;
   readonly readings?: FakeKaspiQrReadings;
+  /** Ids grow from here. @defaultValue 9_007_199_254_740_993n */
+  readonly firstId?: bigint;
+  /** What the answers say. @defaultValue those of the document's samples: 5, 180, 65 */
+  readonly seconds?: { readonly polling?: number; readonly scanWait?: number; readonly confirmation?: number };
 }): FakeKaspiQr {
+  const intervalMs = (seconds.polling ?? 5) * 1000;
+  const scanWaitMs = (seconds.scanWait ?? 180) * 1000;
+  const confirmationMs = (seconds.confirmation ?? 65) * 1000;
+  const refusals: { readonly code: number; readonly path: string }[] = [];
   const devices = new Map<string, { readonly deviceId: string; readonly tradePointId: string }>();
   const payments = new Map<string, Entry>();
   const returns = new Map<string, { status: string; token: string }>();
@@ -116,7 +128,7 @@ export function createFakeKaspiQr({
   const faults = createFaults(clock);
   const violations: string[] = [];
   const requestIds = new Set<string>();
-  let serial = 9_007_199_254_740_993n; // the first number that a double cannot hold
+  let serial = firstId;
   const nowMs = (): number => clock.now().getTime();
   const next = (): string => {
     serial += 2n;
@@ -168,6 +180,7 @@ export function createFakeKaspiQr({
       opens: kind === "link" ? `https://pay.kaspi.kz/pay/${next()}` : `token${next()}`,
       phone: typeof body.PhoneNumber === "string" ? body.PhoneNumber : undefined,
       tradePointId,
+      isPaid: false,
       createdAt: nowMs(),
       scannedAt: 0,
       askedAt: Number.NEGATIVE_INFINITY,
@@ -184,7 +197,7 @@ export function createFakeKaspiQr({
 
   function refund(entry: Entry, body: Record<string, unknown>, tradePointId: string): string {
     if (entry.tradePointId !== tradePointId) throw new No(-99_000_003);
-    if (entry.status !== "Processed" && entry.status !== "RemotePaymentPaid") throw new No(-99_000_011);
+    if (!entry.isPaid) throw new No(-99_000_011);
     const amount = parseAmount(String(body.Amount));
     if (typeof body.Amount !== "number" || !amount.ok || amount.amountMinor === 0n) throw new No(990_000_028);
     if (amount.amountMinor > entry.amountMinor - entry.returnedMinor) throw new No(-99_000_005);
@@ -244,7 +257,7 @@ export function createFakeKaspiQr({
     if (path.startsWith("/test/payment/")) {
       const entry = find(String(body.qrPaymentId));
       if (id === "scan") Object.assign(entry, { status: "Wait", scannedAt: nowMs() });
-      else if (id === "confirm") entry.status = "Processed";
+      else if (id === "confirm") Object.assign(entry, { status: "Processed", isPaid: true });
       else entry.status = "Error";
       return null;
     }
@@ -346,6 +359,8 @@ export function createFakeKaspiQr({
       requestIds.add(requestId);
       if (scheme === "r1" && request.headers.get("api-key") !== apiKey) throw new No(-10_000);
       if (scheme !== "r1" && !hasCertificate(request)) throw new No(-10_000);
+      const refused = refusals.findIndex((one) => path.endsWith(one.path));
+      if (refused >= 0) throw new No(refusals.splice(refused, 1)[0]?.code ?? 0);
       const text = request.method === "POST" ? await request.text() : "";
       const data = answer(request.method, path, url.searchParams, text === "" ? {} : readBody(text));
       if (data === undefined) {
@@ -375,6 +390,7 @@ export function createFakeKaspiQr({
     },
     pay(id) {
       const entry = find(id);
+      entry.isPaid = true;
       entry.status = entry.kind === "invoice" ? (readings.paidInvoice ?? "Processed") : "Processed";
     },
     reject(id) {
@@ -386,12 +402,16 @@ export function createFakeKaspiQr({
     setStatus(id, to) {
       find(id).status = to;
     },
-    scanReturn(returnId) {
-      const refunding = returns.get(returnId);
-      if (refunding) refunding.status = "CustomerIdentityObtained";
+    scanReturns() {
+      for (const refunding of returns.values()) {
+        if (refunding.status === "QrTokenCreated") refunding.status = "CustomerIdentityObtained";
+      }
     },
     refundByHand(id, amountMinor) {
       find(id).returnedMinor += amountMinor;
+    },
+    refuseNext(path, code) {
+      refusals.push({ path, code });
     },
     forgetDevice() {
       devices.clear();

@@ -3,8 +3,8 @@ import { createFaults, createJournal, type Faults, type Journal } from "@orderbr
 
 /** Facts that descriptions of the protocol leave open; the first of each is the default. */
 export interface FakeKaspiSmartposReadings {
-  /** Where a paid sum stands. `data.amount` may be 0 or missing. */
-  readonly amount?: "cheque" | "data" | "both";
+  /** Where a paid sum stands. `data.amount` may be 0 or missing; `unreadable`: the receipt has another spelling. */
+  readonly amount?: "cheque" | "data" | "both" | "unreadable";
   /** Between thousands on the receipt: nothing, a no-break space, a narrow one, a space. */
   readonly spaces?: "none" | "no-break" | "narrow" | "plain";
   /** `absent`: the contract has no remote cancel. `lies`: it answers success and cancels nothing. */
@@ -69,11 +69,14 @@ export function createFakeKaspiSmartpos({
   clock = systemClock,
   readings = {},
   onRegister = () => true,
+  firstId = 100_000_000_001n,
 }: {
   readonly clock?: Clock;
   readonly readings?: FakeKaspiSmartposReadings;
   /** The person at the terminal who is asked. */
   readonly onRegister?: (name: string) => boolean;
+  /** Ids grow from here. @defaultValue 100_000_000_001n */
+  readonly firstId?: bigint;
 } = {}): FakeKaspiSmartpos {
   const names = new Map<string, { accessToken: string; refreshToken: string; endsAt: number }>();
   const processes = new Map<string, Process>();
@@ -81,7 +84,7 @@ export function createFakeKaspiSmartpos({
   const journal = createJournal();
   const faults = createFaults(clock);
   const violations: string[] = [];
-  let serial = 100_000_000_000n;
+  let serial = firstId - 1n;
   let isHealed = false;
   const nowMs = (): number => clock.now().getTime();
   const next = (): string => String(++serial);
@@ -114,7 +117,7 @@ export function createFakeKaspiSmartpos({
       ...(inData ? { amount: Number(process.amount) } : { amount: 0 }),
       addInfo: { ProductType: "Gold", LoanTerm: 0, IsOffer: false, LoanOfferName: "" },
       chequeInfo: {
-        ...(inCheque ? { amount: receipt(process.amount) } : {}),
+        ...(inCheque ? { amount: readings.amount === "unreadable" ? "бес жүз бес" : receipt(process.amount) } : {}),
         method: process.method,
         ...(process.method === "card"
           ? { rrn: process.transactionId, cardMask: "4400********1234" }
@@ -173,8 +176,9 @@ export function createFakeKaspiSmartpos({
       }
       case "/v2/actualize": {
         if (!process) return 101;
-        if (process.status !== "unknown" && process.settles === undefined)
+        if (process.status !== "unknown" && process.settles === undefined) {
           violations.push("actualized what is not unknown");
+        }
         const pause = nowMs() - process.actualizedAt;
         if (pause < 10_000) violations.push(`actualized again after ${pause} ms`);
         process.actualizedAt = nowMs();

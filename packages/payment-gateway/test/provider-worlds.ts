@@ -1,0 +1,249 @@
+import type { Clock } from "@orderbridge/core";
+import { createMemoryStorage } from "@orderbridge/core/memory";
+import { type FakeClock, fetchFrom } from "@orderbridge/core/testing";
+import type { Payment, PaymentProvider } from "../src/index.ts";
+import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
+import { createKaspiQrProvider, type KaspiQrOptions } from "../src/providers/kaspi-qr.ts";
+import {
+  createKaspiSmartposProvider,
+  type KaspiSmartposOptions,
+  registerKaspiSmartpos,
+} from "../src/providers/kaspi-smartpos.ts";
+import type { GatewayStorage } from "../src/storage.ts";
+import {
+  createFakeKaspiQr,
+  createFakeKaspiSmartpos,
+  type FakeKaspiQr,
+  type FakeKaspiQrReadings,
+  type FakeKaspiSmartpos,
+  type FakeKaspiSmartposReadings,
+  type ProviderCaseContext,
+} from "../src/testing/index.ts";
+import { createWorld, type World } from "./gateway-harness.ts";
+
+export type StorageFor = (clock: FakeClock) => Promise<GatewayStorage>;
+const inMemory: StorageFor = async (clock) => createPaymentGatewayMemoryStorage({ clock });
+
+/** Kaspi gives no id twice, also not to another test on the same database. */
+let worlds = 0n;
+const firstId = (): bigint => 9_007_199_254_740_993n + 1_000_000n * ++worlds;
+
+/** The clock of a world that is opened later. */
+function lateClock(): { readonly clock: Clock; bind(world: World): void } {
+  let world: World | undefined;
+  const now = () => (world as World).clock;
+  return {
+    clock: {
+      now: () => now().now(),
+      monotonicMs: () => now().monotonicMs(),
+      sleep: (ms, signal) => now().sleep(ms, signal),
+    },
+    bind(bound) {
+      world = bound;
+    },
+  };
+}
+
+/** A button of the pay page. */
+export const pressButton = (world: World, provider: string, id: string, fields: Readonly<Record<string, string>>) =>
+  world.gateway.handle(
+    new Request(`https://pay.example/providers/${provider}/${id}`, {
+      method: "POST",
+      body: new URLSearchParams(fields),
+    }),
+  );
+
+export interface QrWorld {
+  readonly world: World;
+  readonly fake: FakeKaspiQr;
+  readonly provider: PaymentProvider;
+  readonly context: ProviderCaseContext;
+  /** The newest attempt of a payment at Kaspi. */
+  remote(payment: Pick<Payment, "id">): FakeKaspiQr["payments"][number];
+  /** Time passes step by step, and the engine works after each. */
+  pass(ms: number, stepMs?: number): Promise<void>;
+}
+
+/** A gateway with the QR provider, and Kaspi's side. */
+export async function openQr({
+  scheme = "r3",
+  readings = {},
+  options = {},
+  seconds = {},
+  storageFor = inMemory,
+}: {
+  readonly seconds?: NonNullable<Parameters<typeof createFakeKaspiQr>[0]["seconds"]>;
+  readonly scheme?: KaspiQrOptions["scheme"];
+  readonly readings?: FakeKaspiQrReadings;
+  readonly options?: Partial<KaspiQrOptions>;
+  readonly storageFor?: StorageFor;
+} = {}): Promise<QrWorld> {
+  const late = lateClock();
+  const certificate = "x-test-certificate";
+  const fake = createFakeKaspiQr({
+    scheme,
+    readings,
+    seconds,
+    clock: late.clock,
+    apiKey: "test_0123456789",
+    firstId: firstId(),
+    hasCertificate: (request) => request.headers.get(certificate) === "shown",
+  });
+  const plain = fetchFrom(fake.handle);
+  const provider = createKaspiQrProvider({
+    scheme,
+    origin: "https://kaspi.test:8545",
+    deviceId: "till-1",
+    tradePointId: "1001",
+    clock: late.clock,
+    minDelayMs: 1,
+    ...(scheme === "r1" ? { apiKey: "test_0123456789" } : {}),
+    ...(scheme === "r3" ? { organizationBin: "123456789012" } : {}),
+    // Only this one shows the client certificate.
+    fetch: (input, init) => {
+      const headers = new Headers(init?.headers);
+      headers.set(certificate, "shown");
+      return plain(input, { ...init, headers });
+    },
+    ...options,
+  });
+  const world = await createWorld(storageFor, { providers: [provider] });
+  late.bind(world);
+  const { gateway, clock } = world;
+  const press = (payment: Pick<Payment, "id">) => pressButton(world, "kaspi-qr", payment.id, { action: "pay" });
+  const attemptsOf = (payment: Pick<Payment, "id">) =>
+    fake.payments.filter(({ externalId }) => externalId === payment.id);
+  const remote = (payment: Pick<Payment, "id">) => {
+    const found = attemptsOf(payment).at(-1);
+    if (!found) throw new Error("Kaspi knows no attempt of this payment");
+    return found;
+  };
+  const pass = async (ms: number, stepMs = ms): Promise<void> => {
+    for (let passed = 0; passed < ms; passed += stepMs) {
+      clock.advance(stepMs);
+      await gateway.work();
+    }
+  };
+  return {
+    world,
+    fake,
+    provider,
+    remote,
+    pass,
+    context: {
+      gateway,
+      provider,
+      merchant: "shop",
+      begin: press,
+      begunAtProvider: (payment) => attemptsOf(payment).length,
+      async pay(payment) {
+        if (attemptsOf(payment).length === 0) await press(payment);
+        fake.pay(remote(payment).id);
+        await pass(5_000);
+        return new Response("polled");
+      },
+      async repeat() {
+        await pass(5_000);
+        return new Response("polled");
+      },
+      async settleRefunds() {
+        for (let round = 0; round < 8; round++) {
+          await pass(61_000);
+          fake.scanReturns();
+        }
+      },
+      refundedAtProvider: (payment) => attemptsOf(payment).reduce((sum, { returnedMinor }) => sum + returnedMinor, 0n),
+      loseRefundReply: () =>
+        fake.faults.add({
+          fault: { kind: "dropReplyAfterExecuting" },
+          match: ({ url }) => url.endsWith("/payment/return"),
+        }),
+    },
+  };
+}
+
+export interface SmartposWorld {
+  readonly world: World;
+  readonly fake: FakeKaspiSmartpos;
+  readonly provider: PaymentProvider;
+  readonly options: KaspiSmartposOptions;
+  readonly context: ProviderCaseContext;
+  pass(ms: number, stepMs?: number): Promise<void>;
+}
+
+/** A gateway with a terminal, which is registered. */
+export async function openSmartpos({
+  readings = {},
+  options: more = {},
+  storageFor = inMemory,
+  method = "qr",
+  registered = true,
+}: {
+  readonly readings?: FakeKaspiSmartposReadings;
+  readonly options?: Partial<KaspiSmartposOptions>;
+  readonly storageFor?: StorageFor;
+  readonly method?: "qr" | "card" | "alaqan";
+  readonly registered?: boolean;
+} = {}): Promise<SmartposWorld> {
+  const late = lateClock();
+  const fake = createFakeKaspiSmartpos({ readings, clock: late.clock, firstId: firstId() });
+  const options: KaspiSmartposOptions = {
+    origin: "https://till-1.kaspipos.kz:8080",
+    name: "orderbridge",
+    storage: createMemoryStorage({ clock: late.clock }),
+    clock: late.clock,
+    fetch: fetchFrom(fake.handle),
+    ...more,
+  };
+  const provider = createKaspiSmartposProvider(options);
+  const world = await createWorld(storageFor, { providers: [provider] });
+  late.bind(world);
+  if (registered) await registerKaspiSmartpos(options);
+  const { gateway, clock } = world;
+  const press = (payment: Pick<Payment, "id">) => pressButton(world, "kaspi-smartpos", payment.id, { action: "pay" });
+  const begun = new Set<string>();
+  const begin = async (payment: Pick<Payment, "id">): Promise<Response> => {
+    begun.add(payment.id);
+    return press(payment);
+  };
+  const pass = async (ms: number, stepMs = ms): Promise<void> => {
+    for (let passed = 0; passed < ms; passed += stepMs) {
+      clock.advance(stepMs);
+      await gateway.work();
+    }
+  };
+  return {
+    world,
+    fake,
+    provider,
+    options,
+    pass,
+    context: {
+      gateway,
+      provider,
+      merchant: "shop",
+      begin,
+      begunAtProvider: () => fake.journal.count("GET /v2/payment?"),
+      neverLate: true,
+      async pay(payment) {
+        if (!begun.has(payment.id)) await begin(payment);
+        fake.confirm({ method });
+        await pass(1_000);
+        return new Response("polled");
+      },
+      async repeat() {
+        await pass(1_000);
+        return new Response("polled");
+      },
+      async settleRefunds() {
+        for (let round = 0; round < 4; round++) {
+          await pass(31_000);
+          if (fake.current?.kind === "refund") fake.confirm();
+        }
+      },
+      refundedAtProvider: () => fake.transactions.reduce((sum, { refunded }) => sum + refunded * 100n, 0n),
+      loseRefundReply: () =>
+        fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: ({ url }) => url.includes("/v2/refund") }),
+    },
+  };
+}
