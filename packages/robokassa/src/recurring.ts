@@ -40,6 +40,8 @@ export function createRecurring(shop: Shop): Recurring {
   const client = createServiceClient(shop, "payment");
   return {
     async charge({ invId, previousInvId, outSum, description, receipt, shp = {} }) {
+      // It would take real money.
+      if (shop.test) throw new InputError("test", "mode has no recurring charges");
       const number = checkOwnInvId(invId);
       const previous = checkOwnInvId(previousInvId, "previousInvId");
       if (number === previous) throw new InputError("invId", "must be a new number");

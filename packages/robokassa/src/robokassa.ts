@@ -54,7 +54,7 @@ export interface Robokassa {
   splitForm(request: SplitRequest): PaymentForm;
   /** Signed parameters for the scripts that pay in a frame of the shop's own page. @throws {InputError} */
   widget(request: WidgetRequest): Widget;
-  /** Signature of a form in which the buyer chooses the sum; live only. @throws {InputError} */
+  /** Signature of a form in which the buyer chooses the sum. @throws {InputError} */
   freeSumSignature(invId: string | bigint): string;
   /** Finds out how a refused ResultURL notification was signed; `undefined` when nothing fits. Never throws. */
   explainResult(fields: NotificationFields): SignatureFit | undefined;

@@ -44,6 +44,7 @@ export interface SplitRequest {
  */
 export function splitForm(shop: Shop, request: SplitRequest): PaymentForm {
   checkObject("request", request);
+  if (shop.test) throw new InputError("test", "mode has no split payments");
   const { comment, shopParams = {}, email, incCurrLabel, culture, expiresAt } = request;
   const outSum = checkAmount("outSum", request.outSum);
   checkObject("shopParams", shopParams);

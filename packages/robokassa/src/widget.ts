@@ -1,6 +1,6 @@
 import { InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
-import type { Shop } from "./shop.ts";
+import { passwordsFor, type Shop } from "./shop.ts";
 import { sign, signatureBase } from "./signature.ts";
 import { type PaymentRequest, paymentForm } from "./start.ts";
 
@@ -51,12 +51,13 @@ export function widget(shop: Shop, { mode, ...request }: WidgetRequest): Widget 
 
 /**
  * The signature of a form in which the buyer chooses the sum: `MerchantLogin::InvId:Password1`, the sum's slot empty. The
- * form's `DefaultSum` is not signed, so compare what was paid with nothing but your own wish.
+ * form's `DefaultSum` is not signed. A shop in test mode signs with test password 1, and the form needs `IsTest=1`.
  *
  * @throws {InputError} for an InvId that is none.
  * @see docs.robokassa.ru, "Widgets" (read 2026-08)
  */
 export function freeSumSignature(shop: Shop, invId: string | bigint): string {
   const number = checkOwnInvId(invId);
-  return sign(signatureBase([shop.login, "", number, shop.live.password1]), shop.algorithm);
+  const { password1 } = passwordsFor(shop, shop.test) ?? shop.live;
+  return sign(signatureBase([shop.login, "", number, password1]), shop.algorithm);
 }
