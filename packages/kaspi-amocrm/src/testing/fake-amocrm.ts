@@ -1,9 +1,29 @@
 import { type Clock, type FetchHandler, systemClock } from "@orderbridge/core";
 import { createFaults, createJournal, droppedReply, type Faults, type Journal } from "@orderbridge/core/testing";
+import { createFakeHooks, type FakeHook } from "./fake-amocrm-hooks.ts";
+import { createFakeOauth, type FakeIntegration, type FakeTokenPair, fakeIntegration } from "./fake-amocrm-oauth.ts";
 
 export interface FakeAmocrmOptions {
-  /** Bearer tokens that are accepted. @defaultValue ["amo-token"] */
+  /** Long-lived tokens that are accepted beside those of the OAuth endpoint. @defaultValue ["amo-token"] */
   readonly accessTokens?: readonly string[];
+  /** @defaultValue {@link fakeIntegration} */
+  readonly integration?: FakeIntegration;
+  /** @defaultValue 86_400_000 */
+  readonly accessTokenLifeMs?: number;
+  /** Token answers tell the server's time, a recent addition. @defaultValue true */
+  readonly hasServerTime?: boolean;
+  /** What a 429 looks like: reports know the bare page; a header and a JSON hint are mentioned too. @defaultValue "html" */
+  readonly rateLimitAnswer?: "html" | "retry-after" | "json";
+  /** `false`: the account is not paid for, and every call answers 402. @defaultValue true */
+  readonly isPaid?: boolean;
+  /** Items over which a write answers 504, after it ran. @defaultValue none */
+  readonly slowFrom?: number;
+  /** Leads carry `price_with_minor_units`, since April 2026. @defaultValue false */
+  readonly hasMinorUnits?: boolean;
+  /** Lists of goods need a larger plan; `false`: they are refused. @defaultValue true */
+  readonly hasCatalogs?: boolean;
+  /** Takes the webhooks that go out. @defaultValue globalThis.fetch */
+  readonly deliver?: (request: Request) => Promise<Response>;
   /** @defaultValue 7 */
   readonly ratePerSecond?: number;
   /** Requests over the limit until the account is blocked with 403. @defaultValue 50 */
@@ -80,6 +100,10 @@ export const fakeAccount = {
   skuFieldId: 8_201,
   priceFieldId: 8_202,
   lossReasonId: 6_001,
+  /** The shard of `api_domain`. */
+  apiDomain: "api-a.amocrm.ru",
+  /** Another customer of the vendor. */
+  otherHost: "neighbour.amocrm.ru",
 } as const;
 
 export interface FakeAmocrm {
@@ -113,9 +137,42 @@ export interface FakeAmocrm {
   refuses: ((item: string) => boolean) | undefined;
   /** Support lifts the block. */
   unblock(): void;
+  /** The account's host now. */
+  readonly host: string;
+  /** The account gets another name: the old host is gone. */
+  rename(subdomain: string): void;
+  readonly oauth: {
+    /** An administrator copies a code from the integration's keys tab. */
+    issueCode(): string;
+    issuePair(): FakeTokenPair;
+    expireAccessTokens(): void;
+    /** How many pairs were refreshed. */
+    readonly refreshes: number;
+    /** An administrator switches the integration off. Gives the query of the disable hook. */
+    disable(): string;
+  };
+  readonly hooks: {
+    readonly subscriptions: readonly FakeHook[];
+    /** Sends the webhooks that are due; resolves to the statuses, 0 for no answer within two seconds. */
+    deliver(): Promise<readonly number[]>;
+  };
+  /** How many items the batch of each write had, in the order of the journal. */
+  readonly batchSizes: readonly number[];
+  isPaid: boolean;
 }
 
 type Wire = Readonly<Record<string, unknown>>;
+interface FakeEvent {
+  readonly id: string;
+  readonly type: string;
+  readonly entity_id: number;
+  readonly entity_type: string;
+  readonly created_by: number;
+  readonly created_at: number;
+  readonly value_after: readonly unknown[];
+  readonly value_before: readonly unknown[];
+  readonly account_id: number;
+}
 interface WireProblem {
   readonly code: "NotSupportedChoice" | "FieldNotExpected" | "FieldMissing";
   readonly path: string;
@@ -130,11 +187,25 @@ const contactKeys = new Set(
     " ",
   ),
 );
+const noteTypes = new Set(
+  "common service_message extended_service_message call_in call_out sms_in sms_out geolocation message_cashier attachment".split(
+    " ",
+  ),
+);
 const elementKeys = new Set(["name", "custom_fields_values", "request_id", "id"]);
 
 /** The API v4 of one amoCRM account with its traps, written from the vendor's documentation. */
 export function createFakeAmocrm({
   accessTokens = ["amo-token"],
+  integration = fakeIntegration,
+  accessTokenLifeMs = 86_400_000,
+  hasServerTime = true,
+  rateLimitAnswer = "html",
+  isPaid = true,
+  slowFrom = Number.POSITIVE_INFINITY,
+  hasMinorUnits = false,
+  hasCatalogs = true,
+  deliver = (request) => globalThis.fetch(request),
   ratePerSecond = 7,
   violationsBeforeBlock = 50,
   shufflesAnswers = true,
@@ -156,12 +227,22 @@ export function createFakeAmocrm({
   const users = new Set<number>([fakeAccount.responsibleUserId]);
   const stages = new Set<number>([fakeAccount.unsortedStageId, ...Object.values(stageIds)]);
   const journal = createJournal();
+  const tooMany = (): Response => {
+    if (rateLimitAnswer === "json") return json(429, { title: "Too Many Requests", status: 429, retry_after: 3 });
+    const page = html(429, "Too many requests");
+    if (rateLimitAnswer === "retry-after") page.headers.set("retry-after", "3");
+    return page;
+  };
   const faults = createFaults(clock, {
-    rateLimited: () => html(429, "Too many requests"),
+    rateLimited: tooMany,
     blocked: () => html(403, "Forbidden"),
   });
   let nextId = 1_000;
-  let times: number[] = [];
+  const times = new Map<string, number[]>();
+  const events: FakeEvent[] = [];
+  const batchSizes: number[] = [];
+  let host: string = fakeAccount.host;
+  let paid = isPaid;
   let busiestSecond = 0;
   let violations = 0;
   let isBlocked = false;
@@ -170,37 +251,72 @@ export function createFakeAmocrm({
 
   const nowMs = () => clock.now().getTime();
   const seconds = () => Math.floor(nowMs() / 1000);
+  const oauth = createFakeOauth({
+    clock,
+    integration,
+    accountId: fakeAccount.accountId,
+    userId: fakeAccount.responsibleUserId,
+    hostOf: () => host,
+    apiDomain: fakeAccount.apiDomain,
+    accessTokenLifeMs,
+    hasServerTime,
+  });
+  const hooks = createFakeHooks({
+    clock,
+    send: deliver,
+    account: () => ({ id: fakeAccount.accountId, subdomain: host.split(".", 1)[0] as string }),
+  });
   const liveLeads = () => [...leads.values()].filter(({ isDeleted }) => !isDeleted);
   const shuffled = <Item>(items: readonly Item[]): Item[] => (shufflesAnswers ? [...items].reverse() : [...items]);
 
-  /** True sliding window: no second, wherever it begins, may hold more than the limit. */
-  function overLimit(): boolean {
+  /** True sliding window for each integration: no second, wherever it begins, may hold more than the limit. */
+  function overLimit(client: string): boolean {
     const now = clock.monotonicMs();
-    times = times.filter((time) => time > now - 1000);
-    busiestSecond = Math.max(busiestSecond, times.length + 1);
-    if (times.length >= ratePerSecond) {
+    const recent = (times.get(client) ?? []).filter((time) => time > now - 1000);
+    times.set(client, recent);
+    busiestSecond = Math.max(busiestSecond, recent.length + 1);
+    if (recent.length >= ratePerSecond) {
       violations++;
       if (violations >= violationsBeforeBlock) isBlocked = true;
       return true;
     }
-    times.push(now);
+    recent.push(now);
     return false;
   }
 
+  const tokenOf = (request: Request): string =>
+    /^Bearer (.+)$/.exec(request.headers.get("authorization") ?? "")?.[1] ?? "";
+
   async function guard(request: Request): Promise<Response> {
     if (isBlocked) return html(403, "Forbidden");
-    if (overLimit()) return html(429, "Too many requests");
+    if (overLimit(accessTokens.includes(tokenOf(request)) ? tokenOf(request) : integration.clientId)) return tooMany();
     return faults.wrap(answer)(request);
   }
 
   async function answer(request: Request): Promise<Response> {
-    const token = /^Bearer (.+)$/.exec(request.headers.get("authorization") ?? "")?.[1];
-    if (token === undefined || !accessTokens.includes(token)) return problem(401, "Unauthorized");
     const url = new URL(request.url);
+    const { hostname } = url;
+    const isTokenPath = url.pathname.startsWith("/oauth2/access_token");
+    if (hostname === fakeAccount.otherHost)
+      return problem(isTokenPath ? 400 : 401, "Bad Request", { hint: "Invalid account" });
+    // On a port of this machine the host says nothing; at the vendor a name that nobody has any more is not found.
+    const isVendors = /\.(amocrm\.ru|amocrm\.com|kommo\.com)$/.test(hostname);
+    if (isVendors && ![host, fakeAccount.apiDomain, "www.amocrm.ru", "www.kommo.com"].includes(hostname)) {
+      return html(404, "Not found");
+    }
+    const authorised = await oauth.answer(request, url);
+    if (authorised) return authorised;
+    const token = tokenOf(request);
+    if (!accessTokens.includes(token) && !oauth.isValid(token)) return problem(401, "Unauthorized");
+    if (!paid) return problem(402, "Payment Required");
     if (!url.pathname.startsWith("/api/v4/")) return html(404, "Not found");
     const path = url.pathname.slice("/api/v4".length);
-    const body = request.method === "GET" ? undefined : ((await request.json()) as unknown);
-    return route(request.method, path, url, body);
+    const text = request.method === "GET" ? "" : await request.text();
+    const body = text === "" ? undefined : (JSON.parse(text) as unknown);
+    const count = Array.isArray(body) ? body.length : 1;
+    if (request.method !== "GET") batchSizes.push(count);
+    const response = route(request.method, path, url, body);
+    return Array.isArray(body) && count >= slowFrom ? html(504, "Gateway time-out") : response;
   }
 
   function route(method: string, path: string, url: URL, body: unknown): Response {
@@ -211,7 +327,7 @@ export function createFakeAmocrm({
         return hal({
           id: fakeAccount.accountId,
           name: "Demo",
-          subdomain: fakeAccount.host.split(".", 1)[0],
+          subdomain: host.split(".", 1)[0],
           current_user_id: fakeAccount.responsibleUserId,
           country: "KZ",
           ...(query.get("with")?.includes("is_api_filter_enabled") && { is_api_filter_enabled: hasFilters }),
@@ -225,17 +341,26 @@ export function createFakeAmocrm({
       case "GET /leads/loss_reasons":
         return hal({ _embedded: { loss_reasons: [{ id: fakeAccount.lossReasonId, name: "Отменён в Kaspi" }] } });
       case "GET /leads/custom_fields":
-        return hal({
-          _embedded: { custom_fields: [{ id: orderCodeFieldId, name: "Order code", code: null, type: "text" }] },
-        });
+        return hal({ _embedded: { custom_fields: fields("leads") } });
+      case "GET /contacts/custom_fields":
+        return hal({ _embedded: { custom_fields: fields("contacts") } });
       case "GET /catalogs":
-        return hal({
-          _embedded: {
-            catalogs: [{ id: fakeAccount.catalogId, name: "Товары", type: "products", can_link_multiple: true }],
-          },
-        });
+        return hasCatalogs ? hal({ _embedded: { catalogs: [catalog] } }) : problem(403, "Forbidden");
+      case "GET /events":
+        return page(url, "events", searchEvents(query), (event) => event, 100);
+      case "GET /webhooks":
+        return webhookList(query.get("filter[destination]"));
+      case "POST /webhooks": {
+        const { destination, settings } = (body ?? {}) as { destination?: string; settings?: readonly string[] };
+        if (!destination || !settings?.length) return problem(400, "Bad Request");
+        return json(201, webhookToWire(hooks.subscribe(destination, settings)));
+      }
+      case "DELETE /webhooks":
+        return hooks.unsubscribe(String(((body ?? {}) as Wire).destination))
+          ? new Response(null, { status: 204 })
+          : problem(404, "Not Found");
       case "GET /leads":
-        return page(url, "leads", searchLeads(query), leadToWire);
+        return page(url, "leads", searchLeads(query), (lead) => leadToWire(lead, query.get("with")));
       case "POST /leads":
         return bulk(list, "leads", 250, checkLead, (item) => createLead(item).id);
       case "PATCH /leads":
@@ -244,6 +369,8 @@ export function createFakeAmocrm({
         return complex(list);
       case "GET /contacts":
         return page(url, "contacts", searchContacts(query), contactToWire);
+      case "PATCH /contacts":
+        return bulk(list, "contacts", 250, checkContactChange, updateContact);
       case "POST /contacts":
         return bulk(list, "contacts", 250, checkContact, (item) => createContact(item).id);
       case "POST /leads/link":
@@ -260,24 +387,124 @@ export function createFakeAmocrm({
       case "PATCH /leads/notes":
         return bulk(list, "notes", 250, checkNoteChange, updateNote);
     }
+    const ofLead = /^\/leads\/(\d+)\/(link|unlink|links|notes)$/.exec(path);
+    if (ofLead) {
+      const [, id = "", what = ""] = ofLead;
+      const own = list.map((item) => ({ ...item, entity_id: Number(id) }));
+      query.set(what === "links" || what === "notes" ? "filter[entity_id][]" : "", id);
+      return route(method, `/leads/${what}`, url, own);
+    }
     const single = /^\/(leads|contacts)\/(\d+)$/.exec(path);
+    if (single && method === "PATCH") {
+      const item = { ...(body as Wire), id: Number(single[2]) };
+      const isLead = single[1] === "leads";
+      const problems = isLead ? checkLeadChange(item) : checkContactChange(item);
+      if (problems.length > 0) return validationErrors([{ requestId: "0", problems }]);
+      const id = isLead ? updateLead(item) : updateContact(item);
+      return hal({ id, updated_at: seconds() });
+    }
     if (single) {
       if (method === "DELETE") return problem(405, "Method Not Allowed");
       const id = Number(single[2]);
       const lead = leads.get(id);
       if (single[1] === "leads")
-        return lead && !lead.isDeleted ? hal(leadToWire(lead)) : new Response(null, { status: 204 });
+        return lead && !lead.isDeleted ? hal(leadToWire(lead, query.get("with"))) : new Response(null, { status: 204 });
       const contact = contacts.get(id);
       return contact ? hal(contactToWire(contact)) : new Response(null, { status: 204 });
     }
-    const catalog = /^\/catalogs\/(\d+)\/elements$/.exec(path);
-    if (catalog) {
-      if (Number(catalog[1]) !== fakeAccount.catalogId) return problem(404, "Not Found");
-      if (method === "GET") return page(url, "elements", searchElements(query), elementToWire);
-      // Samples show the ordinal as a number here, a text elsewhere.
-      if (method === "POST") return bulk(list, "elements", 250, checkElement, createElement);
+    const ofCatalog = /^\/catalogs\/(\d+)(?:\/(elements|custom_fields)(?:\/(\d+))?)?$/.exec(path);
+    if (ofCatalog) {
+      const [, catalogId, what, elementId] = ofCatalog;
+      if (!hasCatalogs) return problem(403, "Forbidden");
+      if (Number(catalogId) !== fakeAccount.catalogId) return problem(404, "Not Found");
+      if (method === "GET") {
+        if (what === undefined) return hal(catalog);
+        if (what === "custom_fields") return hal({ _embedded: { custom_fields: fields("catalog") } });
+        if (elementId === undefined) return page(url, "elements", searchElements(query), elementToWire);
+        const element = elements.get(Number(elementId));
+        return element ? hal(elementToWire(element)) : new Response(null, { status: 204 });
+      }
+      if (what === "elements" && method === "POST") {
+        return bulk(list, "elements", 250, checkElement, createElement, { numericRequestIds: true });
+      }
+      if (what === "elements" && method === "PATCH") {
+        return bulk(list, "elements", 250, checkElementChange, updateElement);
+      }
     }
     return problem(method === "GET" || method === "POST" || method === "PATCH" ? 404 : 405, "Not Found");
+  }
+
+  const catalog = { id: fakeAccount.catalogId, name: "Товары", type: "products", can_link_multiple: true };
+
+  const fields = (of: "leads" | "contacts" | "catalog") =>
+    of === "leads"
+      ? [{ id: orderCodeFieldId, name: "Order code", code: null, type: "text" }]
+      : of === "contacts"
+        ? [{ id: fakeAccount.phoneFieldId, name: "Телефон", code: "PHONE", type: "multitext" }]
+        : [
+            { id: fakeAccount.skuFieldId, name: "Артикул", code: "SKU", type: "text" },
+            { id: fakeAccount.priceFieldId, name: "Цена", code: "PRICE", type: "price" },
+          ];
+
+  const webhookToWire = ({ destination, settings, isDisabled }: FakeHook) => ({
+    id: hooks.subscriptions.findIndex((hook) => hook.destination === destination) + 1,
+    destination,
+    settings,
+    disabled: isDisabled,
+    sort: 10,
+  });
+  const webhookList = (destination: string | null): Response => {
+    const found = hooks.subscriptions.filter((hook) => destination === null || hook.destination === destination);
+    if (found.length === 0) return new Response(null, { status: 204 });
+    return hal({ _total_items: found.length, _embedded: { webhooks: found.map(webhookToWire) } });
+  };
+
+  /** Keeps what happened for `GET /events`, and tells the subscribers. */
+  function happened(type: string, lead: FakeLead, before?: { readonly statusId: number }): void {
+    const isMove = type === "lead_status_changed";
+    const stage = (statusId: number) => [{ lead_status: { id: statusId, pipeline_id: lead.pipelineId } }];
+    events.push({
+      id: `event-${events.length + 1}`,
+      type,
+      entity_id: lead.id,
+      entity_type: "lead",
+      created_by: 0,
+      created_at: seconds(),
+      value_after: isMove ? stage(lead.statusId) : [],
+      value_before: isMove && before ? stage(before.statusId) : [],
+      account_id: fakeAccount.accountId,
+    });
+    const action = { lead_added: "add", lead_status_changed: "status", lead_deleted: "delete" }[type] ?? "update";
+    hooks.happened({
+      setting: `${action}_lead`,
+      root: `leads[${action}]`,
+      fields: {
+        id: lead.id,
+        name: lead.name,
+        status_id: lead.statusId,
+        ...(before && { old_status_id: before.statusId }),
+        pipeline_id: lead.pipelineId,
+        price: lead.price,
+        responsible_user_id: lead.responsibleUserId,
+        last_modified: lead.updatedAt,
+        modified_user_id: 0,
+        date_create: lead.createdAt,
+        account_id: fakeAccount.accountId,
+      },
+    });
+  }
+
+  function searchEvents(query: URLSearchParams): FakeEvent[] {
+    const wanted = (name: string) => [...query.getAll(`filter[${name}][]`), ...query.getAll(`filter[${name}]`)];
+    const [types, entities, ids] = [wanted("type"), wanted("entity"), wanted("entity_id")];
+    const since = Number(query.get("filter[created_at][from]") ?? query.get("filter[created_at]") ?? 0);
+    const until = Number(query.get("filter[created_at][to]") ?? Number.POSITIVE_INFINITY);
+    return events
+      .filter(({ type }) => types.length === 0 || types.some((list) => list.split(",").includes(type)))
+      .filter(({ entity_type }) => entities.length === 0 || entities.includes(entity_type))
+      .filter(({ entity_id }) => ids.length === 0 || ids.includes(String(entity_id)))
+      .filter(({ created_at }) => created_at >= since && created_at <= until)
+      .reverse();
   }
 
   const pipeline = () => ({
@@ -298,9 +525,15 @@ export function createFakeAmocrm({
 
   // ---- reading
 
-  function page<Item>(url: URL, plural: string, items: readonly Item[], toWire: (item: Item) => unknown): Response {
+  function page<Item>(
+    url: URL,
+    plural: string,
+    items: readonly Item[],
+    toWire: (item: Item) => unknown,
+    most = 250,
+  ): Response {
     const number = Number(url.searchParams.get("page") ?? 1);
-    const limit = Math.min(Number(url.searchParams.get("limit") ?? 50), 250);
+    const limit = Math.min(Number(url.searchParams.get("limit") ?? 50), most);
     const part = items.slice((number - 1) * limit, number * limit);
     if (part.length === 0) return new Response(null, { status: 204 });
     const next = new URL(url);
@@ -409,6 +642,8 @@ export function createFakeAmocrm({
     limit: number,
     check: (item: Wire) => readonly WireProblem[],
     write: (item: Wire) => number,
+    // Samples show the ordinal as a number for elements, as text elsewhere.
+    { numericRequestIds = false }: { readonly numericRequestIds?: boolean } = {},
   ): Response {
     if (list.length === 0 || list.length > limit) return problem(400, `Bad Request: 1 to ${limit} items`);
     const checked = list.map((item, number) => ({
@@ -421,7 +656,7 @@ export function createFakeAmocrm({
       bad.length === 0 || badItems === "partial" ? checked.filter(({ problems }) => problems.length === 0) : [];
     const written = good.map(({ item, requestId }) => ({
       id: write(item),
-      request_id: requestId,
+      request_id: item.request_id === undefined && numericRequestIds ? Number(requestId) : requestId,
       updated_at: seconds(),
     }));
     if (bad.length > 0) return validationErrors(bad);
@@ -459,6 +694,9 @@ export function createFakeAmocrm({
       problems.push({ code: "NotSupportedChoice", path: "status_id" });
     if (item.responsible_user_id !== undefined && !users.has(Number(item.responsible_user_id))) {
       problems.push({ code: "NotSupportedChoice", path: "responsible_user_id" });
+    }
+    for (const tag of [...((embedded.tags ?? []) as readonly Wire[])]) {
+      if (tag.request_id !== undefined) problems.push({ code: "FieldNotExpected", path: "_embedded.tags" });
     }
     for (const [number, field] of ((item.custom_fields_values ?? []) as readonly Wire[]).entries()) {
       if (field.field_id !== orderCodeFieldId)
@@ -504,11 +742,13 @@ export function createFakeAmocrm({
       isDeleted: false,
     };
     leads.set(lead.id, lead);
+    happened("lead_added", lead);
     return lead;
   }
 
   function updateLead(item: Wire): number {
     const lead = leads.get(Number(item.id)) as FakeLead;
+    const before = { statusId: lead.statusId };
     if (item.name !== undefined) lead.name = String(item.name);
     if (item.price !== undefined) lead.price = Number(item.price);
     if (item.status_id !== undefined) lead.statusId = Number(item.status_id);
@@ -516,6 +756,8 @@ export function createFakeAmocrm({
       lead.lossReasonId = item.loss_reason_id === null ? null : Number(item.loss_reason_id);
     if (item.custom_fields_values !== undefined) lead.fields = { ...lead.fields, ...fieldsOf(item) };
     lead.updatedAt = seconds();
+    const isMove = lead.statusId !== before.statusId;
+    happened(isMove ? "lead_status_changed" : "sale_field_changed", lead, before);
     return lead.id;
   }
 
@@ -524,6 +766,8 @@ export function createFakeAmocrm({
     if (list.length === 0 || list.length > 50) return problem(400, "Bad Request: 1 to 50 items");
     const bad = list.flatMap((item, number) => {
       const problems = checkLead(item);
+      if (((item.custom_fields_values ?? []) as readonly Wire[]).length > 40)
+        problems.push({ code: "FieldNotExpected", path: "custom_fields_values" });
       return problems.length > 0 ? [{ requestId: String(item.request_id ?? number), problems }] : [];
     });
     if (bad.length > 0) return validationErrors(bad);
@@ -588,6 +832,26 @@ export function createFakeAmocrm({
     };
     contacts.set(contact.id, contact);
     return contact;
+  }
+
+  const checkContactChange = (item: Wire): WireProblem[] =>
+    contacts.has(Number(item.id)) ? checkContact(item) : [{ code: "NotSupportedChoice", path: "id" }];
+
+  function updateContact(item: Wire): number {
+    const contact = contacts.get(Number(item.id)) as FakeContact;
+    if (item.name !== undefined) contact.name = String(item.name);
+    if (item.custom_fields_values !== undefined) contact.phones = phonesOf(item);
+    contact.updatedAt = seconds();
+    return contact.id;
+  }
+
+  const checkElementChange = (item: Wire): WireProblem[] =>
+    elements.has(Number(item.id)) ? unexpected(item, elementKeys) : [{ code: "NotSupportedChoice", path: "id" }];
+
+  function updateElement(item: Wire): number {
+    const element = elements.get(Number(item.id)) as FakeElement;
+    if (item.name !== undefined) element.name = String(item.name);
+    return element.id;
   }
 
   function checkElement(item: Wire): WireProblem[] {
@@ -656,7 +920,8 @@ export function createFakeAmocrm({
 
   function checkNote(item: Wire): WireProblem[] {
     const lead = leads.get(Number(item.entity_id));
-    return lead && !lead.isDeleted ? [] : [{ code: "NotSupportedChoice", path: "entity_id" }];
+    if (!lead || lead.isDeleted) return [{ code: "NotSupportedChoice", path: "entity_id" }];
+    return noteTypes.has(String(item.note_type)) ? [] : [{ code: "NotSupportedChoice", path: "note_type" }];
   }
 
   function createNote(item: Wire): number {
@@ -709,6 +974,37 @@ export function createFakeAmocrm({
       isBlocked = false;
       violations = 0;
     },
+    get host() {
+      return host;
+    },
+    rename(subdomain) {
+      host = [subdomain, ...host.split(".").slice(1)].join(".");
+    },
+    oauth: {
+      issueCode: oauth.issueCode,
+      issuePair: oauth.issuePair,
+      expireAccessTokens: oauth.expireAccessTokens,
+      get refreshes() {
+        return oauth.refreshes;
+      },
+      disable() {
+        oauth.revokeAll();
+        return oauth.disableQuery();
+      },
+    },
+    hooks: {
+      get subscriptions() {
+        return hooks.subscriptions;
+      },
+      deliver: hooks.deliver,
+    },
+    batchSizes,
+    get isPaid() {
+      return paid;
+    },
+    set isPaid(value) {
+      paid = value;
+    },
     async handle(request) {
       const { pathname, search: searchText } = new URL(request.url);
       const entry = { method: request.method, path: `${pathname}${searchText}`, at: clock.now() };
@@ -750,18 +1046,22 @@ export function createFakeAmocrm({
     },
     deleteLead(id) {
       const lead = leads.get(id);
-      if (lead) lead.isDeleted = true;
+      if (!lead) return;
+      lead.isDeleted = true;
+      happened("lead_deleted", lead);
     },
     linkElement(leadId, elementId, quantity) {
       links.set(leadId, new Map([...(links.get(leadId) ?? []), [elementId, quantity]]));
     },
   };
 
-  function leadToWire(lead: FakeLead): unknown {
+  function leadToWire(lead: FakeLead, wanted: string | null): unknown {
+    const also = new Set((wanted ?? "").split(","));
     return {
       id: lead.id,
       name: lead.name,
-      price: lead.price,
+      price: Math.round(lead.price),
+      ...(hasMinorUnits && { price_with_minor_units: lead.price }),
       responsible_user_id: lead.responsibleUserId,
       status_id: lead.statusId,
       pipeline_id: lead.pipelineId,
@@ -781,7 +1081,22 @@ export function createFakeAmocrm({
           values: [{ value }],
         })),
       ),
-      _embedded: { tags: lead.tags.map((name, number) => ({ id: number + 1, name, color: null })), companies: [] },
+      _embedded: {
+        tags: lead.tags.map((name, number) => ({ id: number + 1, name, color: null })),
+        companies: [],
+        ...(also.has("contacts") && {
+          contacts: lead.contactIds.map((id, number) => ({ id, is_main: number === 0 })),
+        }),
+        ...(also.has("loss_reason") && {
+          loss_reason: lead.lossReasonId === null ? [] : [{ id: lead.lossReasonId, name: "Отменён в Kaspi" }],
+        }),
+        ...(also.has("catalog_elements") && {
+          catalog_elements: [...(links.get(lead.id) ?? [])].map(([id, quantity]) => ({
+            id,
+            metadata: { quantity, catalog_id: fakeAccount.catalogId },
+          })),
+        }),
+      },
     };
   }
 
@@ -839,6 +1154,9 @@ const problem = (status: number, title: string, more: Readonly<Record<string, un
     status,
     headers: { "content-type": "application/problem+json" },
   });
+
+const json = (status: number, body: unknown): Response =>
+  new Response(JSON.stringify(body), { status, headers: { "content-type": "application/json" } });
 
 const html = (status: number, title: string): Response =>
   new Response(`<html><head><title>${title}</title></head><body><h1>${title}</h1></body></html>`, {

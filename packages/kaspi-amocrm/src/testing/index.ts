@@ -8,6 +8,8 @@ export {
   type FakeNote,
   fakeAccount,
 } from "./fake-amocrm.ts";
+export type { FakeHook } from "./fake-amocrm-hooks.ts";
+export { type FakeIntegration, type FakeTokenPair, fakeIntegration } from "./fake-amocrm-oauth.ts";
 export {
   createFakeKaspi,
   type FakeEntry,
