@@ -7,6 +7,7 @@ import { type Diagnosis, diagnose } from "./diagnose.ts";
 import { readEnvironment } from "./environment.ts";
 import { createRobokassaStorage } from "./kysely/index.ts";
 import { createReconciler } from "./reconcile.ts";
+import { checkAlgorithm } from "./signature.ts";
 import type { Order, RobokassaStorage } from "./storage.ts";
 import { createFakeRobokassa } from "./testing/index.ts";
 
@@ -20,10 +21,11 @@ const help = `usage: robokassa <command> [options]
            [--json]
   erase --order <id or InvId>      takes the description and the link's text away; sums and states stay
   prune [--days 90]                drops older notifications from the log
-  fake [--port 4100]               a Robokassa on this machine, with a payment page
+  fake [--port 4100]               a Robokassa on this machine, with a payment page; takes the variables below, or
+                                   demo-shop with live-password-1, live-password-2, test-password-1, …
            [--result-url <url>] [--success-url <url>] [--fail-url <url>]
 
-Variables: ROBOKASSA_LOGIN, ROBOKASSA_PASSWORD1, ROBOKASSA_PASSWORD2, the test pair ROBOKASSA_TEST_PASSWORD1 and
+Variables: ROBOKASSA_LOGIN, ROBOKASSA_PASSWORD1, _PASSWORD2, _PASSWORD3, the test pair ROBOKASSA_TEST_PASSWORD1 and
 ROBOKASSA_TEST_PASSWORD2, ROBOKASSA_ALGORITHM, ROBOKASSA_COUNTRY, ROBOKASSA_RESULT2_CERTS, ROBOKASSA_API_URL, DATABASE_URL.
 
 Exit codes of diagnose: 0 paid, 1 something must be mended, 2 wait, 3 unknown order. 4: the command could not run.
@@ -136,7 +138,7 @@ function runPrune(days: string): Promise<number> {
 
 async function findOrder({ orders }: Pick<RobokassaStorage, "orders">, id: string): Promise<Order> {
   const order = (await orders.get(id)) ?? (await orders.getByInvId(id));
-  if (!order) throw new UsageError(`no order has the id or InvId ${id}`);
+  if (!order) throw new ConfigError(`no order has the id or InvId ${id}; check that DATABASE_URL is the shop's`);
   return order;
 }
 
@@ -145,16 +147,32 @@ async function runFake(
   urls: { resultUrl?: string; successUrl?: string; failUrl?: string },
 ): Promise<void> {
   const variables = process.env;
+  const { ROBOKASSA_PASSWORD3: password3, ROBOKASSA_ALGORITHM: algorithm } = variables;
   const fake = createFakeRobokassa({
     login: variables.ROBOKASSA_LOGIN ?? "demo-shop",
     password1: variables.ROBOKASSA_PASSWORD1 ?? "live-password-1",
     password2: variables.ROBOKASSA_PASSWORD2 ?? "live-password-2",
     testPassword1: variables.ROBOKASSA_TEST_PASSWORD1 ?? "test-password-1",
     testPassword2: variables.ROBOKASSA_TEST_PASSWORD2 ?? "test-password-2",
+    password3: password3 || "live-password-3",
+    ...(algorithm ? { algorithm: checkAlgorithm(algorithm) } : {}),
+    // What the real one allows by agreement can be tried here at once.
+    holdAllowed: true,
+    recurringAllowed: true,
+    splitAllowed: true,
     ...urls,
+    fetch: async (url, init) => {
+      const answer = await fetch(url, init).catch((error: Error) => error);
+      const method = init?.method ?? "GET";
+      const path = String(url).split("?", 1)[0];
+      print(`${method} ${path}: ${answer instanceof Error ? "no answer" : `answered ${answer.status}`}`);
+      if (answer instanceof Error) throw answer;
+      return answer;
+    },
   });
   const server = await listen(fake.handle, { port });
   print(`listening on ${server.url}`);
+  print(`start the shop with ROBOKASSA_API_URL=${server.url}; ResultUrl2's certificate is at /media/files/jwtsign.cer`);
   const stop = (): void => {
     fake.close();
     void server.close();
@@ -208,7 +226,9 @@ async function main(): Promise<number> {
     case "prune":
       return runPrune(values.days);
     case "fake": {
-      if (!/^\d{1,5}$/.test(values.port)) throw new UsageError("--port must be a number");
+      if (!/^\d{1,5}$/.test(values.port) || Number(values.port) > 65_535) {
+        throw new UsageError("--port must be a number up to 65535");
+      }
       const { "result-url": resultUrl, "success-url": successUrl, "fail-url": failUrl } = values;
       await runFake(Number(values.port), {
         ...(resultUrl ? { resultUrl } : {}),

@@ -1,4 +1,4 @@
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -96,6 +96,37 @@ test("reconcile without an order asks about those that are due", async () => {
   });
 });
 
+test("fake serves the shop of the variables, whatever its algorithm, and says what the shop answered", async () => {
+  const cli = join(import.meta.dirname, "../src/cli.ts");
+  const shop = await listen(async (request) => {
+    const { searchParams } = new URL(request.url);
+    return new Response(`OK${searchParams.get("InvId") ?? new URLSearchParams(await request.text()).get("InvId")}`);
+  });
+  const child = spawn(process.execPath, [cli, "fake", "--port", "0", "--result-url", `${shop.url}/result`], {
+    env: { ...variables(), ROBOKASSA_ALGORITHM: "sha256", ROBOKASSA_TEST_PASSWORD1: "try-one" },
+  });
+  try {
+    let output = "";
+    child.stdout.on("data", (chunk) => {
+      output += chunk;
+    });
+    await expect.poll(() => output, { timeout: 20_000 }).toContain("start the shop with ROBOKASSA_API_URL=");
+    const url = /listening on (\S+)/.exec(output)?.[1] as string;
+    const robokassa = createRobokassa({ ...demoShop, algorithm: "sha256", apiUrl: url });
+    const link = robokassa.paymentUrl({ invId: "146", outSum: "1000.00", description: "Қалам", hold: true });
+    expect(await (await fetch(link)).text()).toContain("Reserve");
+    const paid = robokassa.paymentUrl({ invId: "147", outSum: "1000.00", description: "Қалам" });
+    await fetch(`${url}/fake/pay`, { method: "POST", body: JSON.stringify({ url: paid }) });
+    await expect.poll(() => output).toContain(`POST ${shop.url}/result: answered 200`);
+    expect(output).not.toContain(demoShop.password2);
+  } finally {
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    child.kill();
+    await ended;
+    await shop.close();
+  }
+});
+
 test.each([
   ["no command", [], {}, "a command is needed"],
   ["an unknown command", ["repair"], {}, "there is no command repair"],
@@ -103,6 +134,8 @@ test.each([
   ["no order", ["diagnose"], {}, "--order"],
   ["no address", ["diagnose", "--order", "1", "--result-url", "shop"], {}, "--result-url must be an http(s) address"],
   ["an unknown order to erase", ["erase", "--order", "147"], {}, "no order has the id or InvId 147"],
+  ["a port that is none", ["fake", "--port", "65536"], {}, "--port must be a number up to 65535"],
+  ["an unknown algorithm for the fake", ["fake"], { ROBOKASSA_ALGORITHM: "sha3" }, '"sha3" is unknown'],
   ["an unreadable number of days", ["prune", "--days", "x"], {}, "--days must be a number"],
   ["a missing variable", ["diagnose", "--order", "1"], { ROBOKASSA_PASSWORD2: "" }, "ROBOKASSA_PASSWORD2 is missing"],
   [

@@ -1,6 +1,6 @@
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
-import { createRobokassa, type SplitRequest } from "../src/index.ts";
+import { createRobokassa, type PaymentForm, type SplitRequest } from "../src/index.ts";
 import { signSplit } from "../src/split.ts";
 import { createFakeRobokassa, type FakeShop } from "../src/testing/index.ts";
 import { availableDigests, foreignDigests } from "./foreign.ts";
@@ -12,10 +12,10 @@ function shop(change: Partial<FakeShop> = {}) {
   return { fake, clock, robokassa: createRobokassa({ ...demoShop, clock, fetch: fetchFrom(fake.handle) }) };
 }
 
-const post = (form: { readonly action: string; readonly fields: readonly (readonly [string, string])[] }): Request =>
-  new Request(form.action, {
+const post = ({ action, fields }: PaymentForm): Request =>
+  new Request(action, {
     method: "POST",
-    body: new URLSearchParams(form.fields.map(([name, value]) => [name, value])),
+    body: new URLSearchParams(fields.map(([name, value]) => [name, value] as [string, string])),
   });
 
 describe("split payments", () => {
