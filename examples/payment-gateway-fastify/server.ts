@@ -1,37 +1,23 @@
 // A payment gateway of your own: payments API, pay page, signed webhooks. Configured by environment variables only.
-import { ConfigError } from "@orderbridge/core";
+import type { Job, JobEngine } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
-import { createCipher, openDatabase } from "@orderbridge/core/kysely";
-import { createAddressList, createClientAddress } from "@orderbridge/core/node";
-import {
-  commonVariables,
-  configure,
-  createJsonLogger,
-  robokassaOptions,
-  robokassaProblems,
-  robokassaVariables,
-  start,
-  variables,
-} from "@orderbridge/example-support";
-import { createPaymentGateway, type PaymentProvider } from "@orderbridge/payment-gateway";
-import { createPaymentGatewayStorage } from "@orderbridge/payment-gateway/kysely";
-import { createKaspiBillerProvider } from "@orderbridge/payment-gateway/providers/kaspi-biller";
-import { createRobokassaProvider } from "@orderbridge/payment-gateway/providers/robokassa";
-import { createSandboxProvider } from "@orderbridge/payment-gateway/providers/sandbox";
-import { createRobokassa } from "@orderbridge/robokassa";
+import { createCipher, createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { createClientAddress } from "@orderbridge/core/node";
+import { commonVariables, configure, createJsonLogger, start, variables } from "@orderbridge/example-support";
+import { createPaymentGateway } from "@orderbridge/payment-gateway";
+import { createPaymentGatewayStorage, createPostgresHints } from "@orderbridge/payment-gateway/kysely";
 import Fastify from "fastify";
+import { addressProblems, knownProviders } from "./providers.ts";
 
-const known = ["sandbox", "kaspi-biller", "robokassa"] as const;
+const names = Object.keys(knownProviders);
 
 const settings = configure(
   {
     ...commonVariables({ port: 3004, database: "sqlite:./payment-gateway.db" }),
     API_TOKENS: variables.pairs("merchant=token pairs with commas; make a token with: openssl rand -hex 24"),
     PUBLIC_URL: variables.url("the address under which payers reach this server, e.g. https://pay.example"),
-    PROVIDERS: variables.list(`names with commas out of: ${known.join(", ")}`),
+    PROVIDERS: variables.list(`names with commas out of: ${names.join(", ")}`),
     WEBHOOK_ALLOW_ADDRESSES: variables.withDefault(variables.list("addresses or CIDRs with commas"), []),
-    KASPI_BILLER_ADDRESSES: variables.optional(variables.list("the bank's addresses or CIDRs with commas")),
-    KASPI_BILLER_FORMAT: variables.withDefault(variables.oneOf("json", "xml"), "json"),
     ADMIN_PASSWORD: variables.secret("the password of /admin, at least 12 characters", 12),
     SESSION_SECRET: variables.secret("at least 32 random characters, e.g. from: openssl rand -hex 32", 32),
     WEBHOOK_RETRY_DELAYS: variables.optional(variables.list("seconds with commas, e.g. 5,60,300")),
@@ -42,64 +28,41 @@ const settings = configure(
       if (token.length < 16) problems.push(`API_TOKENS holds a token of "${merchant}" with less than 16 characters`);
     }
     for (const name of values.PROVIDERS) {
-      if (!known.includes(name as (typeof known)[number])) {
-        problems.push(`PROVIDERS names an unknown provider "${name}"; use ${known.join(", ")}`);
+      if (!names.includes(name)) {
+        problems.push(`PROVIDERS names an unknown provider "${name}"; use ${names.join(", ")}`);
       }
     }
     if (values.WEBHOOK_RETRY_DELAYS?.some((delay) => !/^\d{1,6}(\.\d{1,3})?$/.test(delay))) {
       problems.push("WEBHOOK_RETRY_DELAYS must be seconds with commas, e.g. 5,60,300");
     }
-    for (const name of ["WEBHOOK_ALLOW_ADDRESSES", "KASPI_BILLER_ADDRESSES", "TRUSTED_PROXIES"] as const) {
-      try {
-        createAddressList(values[name] ?? []);
-      } catch (error) {
-        if (!(error instanceof ConfigError)) throw error;
-        problems.push(`${name}: ${error.message}`);
-      }
+    for (const name of ["WEBHOOK_ALLOW_ADDRESSES", "TRUSTED_PROXIES"] as const) {
+      problems.push(...addressProblems(name, values[name]));
     }
     return problems;
   },
 );
 
-/** The variables of a shop at Robokassa are needed only where PROVIDERS names it. */
-const robokassa = settings.PROVIDERS.includes("robokassa")
-  ? configure(robokassaVariables, robokassaProblems)
-  : undefined;
-
+const startProviders = settings.PROVIDERS.map((name) => knownProviders[name]?.()).filter(
+  (known) => known !== undefined,
+);
 const clientAddress = createClientAddress({ trustedProxies: settings.TRUSTED_PROXIES });
-
-const providers: Readonly<Record<(typeof known)[number], () => PaymentProvider>> = {
-  sandbox: createSandboxProvider,
-  "kaspi-biller": () =>
-    createKaspiBillerProvider({
-      ...(settings.KASPI_BILLER_ADDRESSES ? { addresses: settings.KASPI_BILLER_ADDRESSES } : {}),
-      format: settings.KASPI_BILLER_FORMAT,
-      clientAddress,
-    }),
-  robokassa() {
-    const shop = robokassa as NonNullable<typeof robokassa>;
-    return createRobokassaProvider({
-      robokassa: createRobokassa(robokassaOptions(shop)),
-      currency: shop.ROBOKASSA_COUNTRY === "kz" ? "KZT" : "RUB",
-    });
-  },
-};
 
 await start(async () => {
   const logger = createJsonLogger(settings.LOG_LEVEL);
-  if (settings.REDIS_URL !== undefined) logger.warn("REDIS_URL is set, but this version does not use it yet");
-
   const database = await openDatabase(settings.DATABASE_URL);
   const keys = [...(settings.ENCRYPTION_KEYS ?? [])].map(([id, key]) => `${id}:${key}`).join(",");
-  const storage = createPaymentGatewayStorage({
-    ...database,
-    ...(keys === "" ? {} : { cipher: createCipher({ keys }) }),
-  });
+  const cipher = keys === "" ? {} : { cipher: createCipher({ keys }) };
+  const core = createKyselyStorage({ ...database, ...cipher }); // leases of the chores, tokens of terminals
+  const hints =
+    database.dialect === "postgres" ? { hints: createPostgresHints(settings.DATABASE_URL, { logger }) } : {};
+  const storage = createPaymentGatewayStorage({ ...database, ...cipher, ...hints });
+  await core.migrate();
   await storage.migrate();
+  const fleet = settings.REDIS_URL === undefined ? undefined : await connectFleet(settings.REDIS_URL);
 
   const gateway = createPaymentGateway({
     storage,
-    providers: settings.PROVIDERS.map((name) => providers[name as (typeof known)[number]]()),
+    providers: startProviders.map((startProvider) => startProvider({ storage: core, clientAddress, logger })),
     publicUrl: settings.PUBLIC_URL,
     tokens: [...settings.API_TOKENS].map(([merchant, token]) => ({ merchant, token })),
     admin: { password: settings.ADMIN_PASSWORD, sessionSecret: settings.SESSION_SECRET, clientAddress },
@@ -107,8 +70,24 @@ await start(async () => {
     ...(settings.WEBHOOK_RETRY_DELAYS
       ? { retryDelaysMs: settings.WEBHOOK_RETRY_DELAYS.map((delay) => Math.round(Number(delay) * 1000)) }
       : {}),
+    ...(fleet ? { jobs: fleet.engine } : {}),
     logger,
   });
+
+  /** With REDIS_URL the chores are spread over the fleet by BullMQ; the leases in the database decide all the same. */
+  async function connectFleet(url: string) {
+    const [{ Redis }, { createBullmqJobEngine }] = await Promise.all([
+      import("ioredis"),
+      import("@orderbridge/core/bullmq"),
+    ]);
+    const redis = new Redis(url, { maxRetriesPerRequest: null });
+    redis.on("error", (error) =>
+      logger.warn("Redis does not answer; each server looks for due work itself", { error }),
+    );
+    const engine = (jobs: readonly Job[]): JobEngine =>
+      createBullmqJobEngine({ jobs, leases: core.leases, redis, prefix: "{payment-gateway}", logger });
+    return { engine, close: () => redis.disconnect() };
+  }
 
   const fastify = Fastify();
   fastify.get("/healthz", async (_request, reply) => {
@@ -134,6 +113,7 @@ await start(async () => {
       stopping.abort();
       await working; // webhooks in flight end first
       await gateway.close();
+      fleet?.close();
       await fastify.close();
       await database.close();
     },

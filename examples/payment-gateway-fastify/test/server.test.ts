@@ -2,11 +2,13 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openDatabase } from "@orderbridge/core/kysely";
 import { listen } from "@orderbridge/core/testing";
 import { robokassaVariables } from "@orderbridge/example-support";
 import { createFakeKaspiBiller, createFakeReceiver } from "@orderbridge/payment-gateway/testing";
 import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { findServices, serviceAddresses } from "../../../scripts/services.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "orderbridge-gateway-"));
 const token = "shop-token-0123456789abcdef";
@@ -167,6 +169,7 @@ test.concurrent.each([
   ["WEBHOOK_ALLOW_ADDRESSES", "localhost"],
   ["WEBHOOK_RETRY_DELAYS", "soon"],
   ["KASPI_BILLER_FORMAT", "csv"],
+  ["KASPI_BILLER_ADDRESSES", "bank"],
   ["ROBOKASSA_LOGIN", ""],
   ["ROBOKASSA_PASSWORD2", shop.password1],
   ["TRUSTED_PROXIES", "10.0.0.0/99"],
@@ -177,10 +180,44 @@ test.concurrent.each([
   expect(output).not.toMatch(/^\s+at /m);
 });
 
+test("a provider that is named needs its variables", async () => {
+  const { code, output } = await ended(run({ ...settings, PROVIDERS: "kaspi-qr,kaspi-smartpos" }));
+  expect([code, output]).toEqual([1, expect.stringContaining("KASPI_QR_API_URL is missing")]);
+});
+
+const hasRedis = (await findServices()).some(({ name, available }) => name === "Redis" && available);
+test.skipIf(process.env.REQUIRE_SERVICES !== "1" && !hasRedis)(
+  "with REDIS_URL BullMQ runs every chore, and the server stops cleanly",
+  async () => {
+    const url = `sqlite:${join(folder, "fleet.db")}`;
+    const fleet = await start({ ...settings, DATABASE_URL: url, REDIS_URL: serviceAddresses.redis });
+    const health = await fetch(`${fleet.url}/healthz`);
+    const database = await openDatabase(url);
+    const leases = () => database.db.selectFrom("orderbridge_lease").select("name").execute();
+    // The engine has run each chore at least once: its interval is leased.
+    await expect
+      .poll(
+        async () =>
+          (await leases())
+            .map(({ name }) => name)
+            .filter((name) => name.endsWith(" interval"))
+            .sort(),
+        {
+          timeout: 15_000,
+        },
+      )
+      .toEqual(["job gateway checks interval", "job gateway clean-up interval", "job gateway refunds interval"]);
+    await database.close();
+    expect([health.status, (await fleet.stop()).code]).toEqual([200, 0]);
+  },
+);
+
 test("every variable of .env.example is one that the server reads", () => {
   const example = readFileSync(join(import.meta.dirname, "../.env.example"), "utf8");
-  const source = readFileSync(join(import.meta.dirname, "../server.ts"), "utf8");
-  const common = ["PORT", "DATABASE_URL", "LOG_LEVEL", "TRUSTED_PROXIES", "ENCRYPTION_KEYS"];
+  const source = ["server.ts", "providers.ts"]
+    .map((file) => readFileSync(join(import.meta.dirname, "..", file), "utf8"))
+    .join("");
+  const common = ["PORT", "DATABASE_URL", "LOG_LEVEL", "TRUSTED_PROXIES", "ENCRYPTION_KEYS", "REDIS_URL"];
   for (const [, name = ""] of example.matchAll(/^#? ?([A-Z][A-Z0-9_]+)=/gm)) {
     expect(name in robokassaVariables || common.includes(name) || source.includes(`${name}:`), name).toBe(true);
   }

@@ -336,8 +336,7 @@ function receive({ values, line }: Input): Promise<number> {
   const handle: FetchHandler = async (request) => {
     const response = await receiver.handle(request);
     const last = receiver.requests.at(-1);
-    const verdict = last?.verification.ok ? "verified" : `refused, ${last?.verification.reason}`;
-    line.out(`${verdict}: ${last?.body}`);
+    if (last) line.out(`${last.verification.ok ? "verified" : `refused, ${last.verification.reason}`}: ${last.body}`);
     return response;
   };
   return serve(handle, wholeNumber(values.port ?? "4300", "port"), line);
