@@ -21,6 +21,7 @@ import { isId } from "./ids.ts";
 import type { Currency } from "./money.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider, ProviderContext } from "./provider.ts";
+import { watchProviders } from "./provider-health.ts";
 import { createRefunds, type RefundRequest, type RefundResult } from "./refunds.ts";
 import { Refusal } from "./refusal.ts";
 import { createSender, type Sender, type SenderOptions } from "./sender.ts";
@@ -158,7 +159,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   const breaker = { ...defaultBreaker, ...options.breaker };
   if (!(breaker.failures >= 1)) throw new ConfigError("breaker: failures must be at least 1");
   const logger = redactingLogger(options.logger ?? console);
-  const providers = readProviders(options.providers);
+  const { providers, report: providerHealth } = watchProviders(readProviders(options.providers), clock);
   const payUrl = (id: string): string => `${publicUrl}/pay/${id}`;
 
   // The loop comes last, because it calls the parts that tell it when there is something to send.
@@ -237,6 +238,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       storage,
       clock,
       admin: options.admin,
+      providerHealth,
     }),
     payments,
     endpoints,

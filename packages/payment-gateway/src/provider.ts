@@ -72,8 +72,8 @@ export type ProviderState =
   /** The remote invoice was cancelled, which ends the payment. */
   | { readonly state: "cancelled" }
   | { readonly state: "paid"; readonly money: ReportedMoney }
-  /** The provider cannot tell now. Left out, `askAgainMs` is 30 s. */
-  | ({ readonly state: "unknown" } & NextLook);
+  /** The provider cannot tell now. Left out, `askAgainMs` is 30 s. `reason` is shown to those who run the gateway. */
+  | ({ readonly state: "unknown"; readonly reason?: string } & NextLook);
 
 /** What a provider has prepared. */
 export interface StartedPayment {

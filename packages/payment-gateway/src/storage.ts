@@ -230,8 +230,31 @@ export interface PaymentFilter {
   readonly status?: PaymentStatus;
   /** The whole id or account, or a part of the description or metadata; upper and lower case differ. */
   readonly search?: string;
+  /** Only payments that a person must look at. */
+  readonly needsAttention?: true;
   /** Only payments that stand behind this one. */
   readonly after?: Pick<Payment, "id" | "createdAt">;
+}
+
+/** Counts of one day of UTC. */
+export interface ActivityDay {
+  /** Its first instant. */
+  readonly day: Date;
+  /** Payments that were created on it. */
+  readonly created: number;
+  /** Of these, the ones that have money by now. */
+  readonly paid: number;
+  /** Tries of webhooks that were answered with 2xx. */
+  readonly delivered: number;
+  /** Tries that were not. */
+  readonly failed: number;
+}
+
+/** Numbers of the days that begin in the time given, counted from 1970. */
+export function activityDays(from: Date, until: Date): readonly number[] {
+  const first = Math.floor(from.getTime() / 86_400_000);
+  const last = Math.ceil(until.getTime() / 86_400_000);
+  return Array.from({ length: last - first }, (_, index) => first + index);
 }
 
 /** What happened to a payment, each list the oldest first. */
@@ -290,6 +313,8 @@ export interface GatewayStorage {
   listPayments(filter: PaymentFilter, limit: number): Promise<readonly Payment[]>;
   historyOf(paymentId: string): Promise<PaymentHistory>;
   health(): Promise<GatewayHealth>;
+  /** Counts by day from the first instant of one to the first instant of another, days without anything included. */
+  activity(from: Date, until: Date): Promise<readonly ActivityDay[]>;
   /** The next of 1, 2, 3, … under this name; never the same twice. */
   nextNumber(name: string): Promise<number>;
   /** Ends the work of a key: later callers get `done`. */

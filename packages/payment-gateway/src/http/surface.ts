@@ -5,6 +5,7 @@ import type { WebhookEndpoints } from "../endpoints.ts";
 import type { Payments } from "../gateway.ts";
 import type { Payment } from "../payment.ts";
 import type { PaymentProvider, ProviderContext } from "../provider.ts";
+import type { ProviderHealth } from "../provider-health.ts";
 import { Refusal } from "../refusal.ts";
 import type { GatewayStorage } from "../storage.ts";
 import type { TokenRegistry } from "../tokens.ts";
@@ -25,9 +26,10 @@ export interface SurfaceOptions {
   readonly findPayment: (id: string) => Promise<Payment | undefined>;
   readonly publicUrl: string;
   readonly logger: Logger;
-  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health">;
+  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity">;
   readonly clock: Clock;
   readonly admin: AdminOptions | undefined;
+  readonly providerHealth: () => readonly ProviderHealth[];
 }
 
 const maxBodyBytes = 65_536;

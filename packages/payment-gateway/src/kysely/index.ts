@@ -21,6 +21,7 @@ import {
   refundPatienceMs,
   type UsedKey,
 } from "../storage.ts";
+import { createActivity } from "./activity.ts";
 import { createChecks } from "./checks.ts";
 import { createCleanUp } from "./clean-up.ts";
 import type { StorageContext } from "./context.ts";
@@ -224,6 +225,7 @@ export function createPaymentGatewayStorage(
   }
 
   return {
+    ...createActivity(context),
     ...createChecks(context),
     ...createDeliveries(context, secretsInForce),
     ...createCleanUp(context),
@@ -316,7 +318,7 @@ export function createPaymentGatewayStorage(
       return row && toBooking(row);
     },
 
-    async listPayments({ merchant, status, search, after }, limit) {
+    async listPayments({ merchant, status, search, needsAttention, after }, limit) {
       const holds = (column: string, part: string) =>
         dialect === "postgres"
           ? sql<boolean>`strpos(${sql.ref(column)}, ${part}) > 0`
@@ -327,6 +329,7 @@ export function createPaymentGatewayStorage(
         .where(({ eb, or }) => or([eb("erased_at", "is", null), eb("paid_minor", ">", 0)]));
       if (merchant !== undefined) query = query.where("merchant", "=", merchant);
       if (status !== undefined) query = query.where("status", "=", status);
+      if (needsAttention) query = query.where("needs_attention", "is not", null);
       if (search !== undefined) {
         query = query.where(({ eb, or }) =>
           or([

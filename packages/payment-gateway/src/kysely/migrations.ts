@@ -410,5 +410,14 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
           .columns(["created_at"])
           .execute(),
     },
+    "048_delivery_attempt_started": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_delivery_attempt_started")
+          .ifNotExists()
+          .on("gateway_delivery_attempt")
+          .columns(["started_at"])
+          .execute(),
+    },
   };
 }

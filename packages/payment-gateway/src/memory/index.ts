@@ -2,6 +2,7 @@ import { type Clock, systemClock } from "@orderbridge/core";
 import { checkChange, type Payment } from "../payment.ts";
 import {
   type ApiTokenRecord,
+  activityDays,
   type Booking,
   type ClaimedDelivery,
   createRoom,
@@ -233,7 +234,7 @@ export function createPaymentGatewayMemoryStorage({
     async getBooking(provider, transactionId) {
       return bookings.get(rowKey(provider, transactionId));
     },
-    async listPayments({ merchant, status, search, after }, limit) {
+    async listPayments({ merchant, status, search, needsAttention, after }, limit) {
       const isBehind = ({ id, createdAt }: Payment): boolean =>
         after === undefined ||
         createdAt < after.createdAt ||
@@ -242,6 +243,7 @@ export function createPaymentGatewayMemoryStorage({
         .filter(({ erasedAt, paidMinor }) => erasedAt === undefined || paidMinor > 0n)
         .filter((payment) => merchant === undefined || payment.merchant === merchant)
         .filter((payment) => status === undefined || payment.status === status)
+        .filter((payment) => !needsAttention || payment.needsAttention !== undefined)
         .filter(
           ({ id, account, description, metadata }) =>
             search === undefined ||
@@ -291,6 +293,22 @@ export function createPaymentGatewayMemoryStorage({
           })),
         goneEndpoints: [...endpoints.values()].filter(({ state }) => state === "gone").length,
       };
+    },
+    async activity(from, until) {
+      const tries = deliveries.flatMap(({ log }) => log);
+      const isGood = ({ status = 0 }: DeliveryAttempt): boolean => status >= 200 && status < 300;
+      return activityDays(from, until).map((day) => {
+        const isThen = (at: Date): boolean => Math.floor(at.getTime() / 86_400_000) === day && at >= from && at < until;
+        const created = [...payments.values()].filter(({ createdAt }) => isThen(createdAt));
+        const then = tries.filter(({ startedAt }) => isThen(startedAt));
+        return {
+          day: new Date(day * 86_400_000),
+          created: created.length,
+          paid: created.filter(({ paidMinor }) => paidMinor > 0n).length,
+          delivered: then.filter(isGood).length,
+          failed: then.filter((one) => !isGood(one)).length,
+        };
+      });
     },
     async nextNumber(name) {
       const next = (counters.get(name) ?? 0) + 1;

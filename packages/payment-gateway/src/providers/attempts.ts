@@ -159,7 +159,11 @@ export function createAttempts(driver: AttemptDriver): Attempts {
       case "failed":
         return finding?.state === "cancelled" ? { state: "cancelled" } : { state: "ended" };
       case "unknown":
-        return { state: "unknown", askAgainMs: pauseMs };
+        return {
+          state: "unknown",
+          askAgainMs: pauseMs,
+          ...(attempt.reason === undefined ? {} : { reason: attempt.reason }),
+        };
       default:
         return { state: "processing", ...again };
     }
@@ -195,7 +199,7 @@ export function createAttempts(driver: AttemptDriver): Attempts {
       finding = await (cancel ? cancel() : driver.look({ payment: claimed, attempt: asked }));
     } catch (error) {
       if (!SdkError.isInstance(error)) throw error;
-      return { state: "unknown", askAgainMs: pauseMs };
+      return { state: "unknown", askAgainMs: pauseMs, reason: error.message };
     }
     return conclude(claimed, context, asked, finding);
   }

@@ -836,6 +836,39 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "lists payments that a person must look at",
+    async run({ storage, clock }) {
+      await storage.createPayment(payment("p1", clock));
+      await storage.createPayment(payment("p2", clock, { needsAttention: "қараңыз" }));
+      deepEqual(
+        (await storage.listPayments({ needsAttention: true }, 10)).map(({ id }) => id),
+        ["p2"],
+      );
+    },
+  },
+  {
+    name: "counts payments and tries by day of UTC, days without any included",
+    async run({ storage, clock }) {
+      const dayMs = 86_400_000;
+      const first = new Date(Math.floor(clock.now().getTime() / dayMs) * dayMs);
+      const at = (ms: number) => new Date(first.getTime() + ms);
+      await storage.createPayment(payment("p1", clock, { createdAt: first }));
+      await storage.createPayment(payment("p2", clock, { createdAt: at(dayMs - 1) }));
+      await storage.createPayment(payment("p3", clock, { createdAt: at(2 * dayMs) }));
+      await storage.createPayment(payment("p4", clock, { createdAt: at(3 * dayMs) }));
+      await storage.change("p2", (current) => pay(current, "t1", 10_000n));
+      const [delivery] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
+      await finish(storage, delivery, clock, { state: "pending", delayMs: 0 });
+      const days = (await storage.activity(first, at(3 * dayMs))).map(({ day, ...counts }) => [day, counts]);
+      const none = { created: 0, paid: 0, delivered: 0, failed: 0 };
+      deepEqual(days, [
+        [first, { ...none, created: 2, paid: 1, failed: 1 }],
+        [at(dayMs), none],
+        [at(2 * dayMs), { ...none, created: 1 }],
+      ]);
+    },
+  },
+  {
     name: "lists tokens without their digests",
     async run({ storage, clock }) {
       const token = { id: "tok_1", merchant: "shop", scopes: ["read", "admin"], createdAt: clock.now() };
