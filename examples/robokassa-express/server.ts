@@ -29,7 +29,7 @@ const variables = configure(
   robokassaProblems,
 );
 const logger = createJsonLogger(variables.LOG_LEVEL);
-if (variables.REDIS_URL) logger.warn("REDIS_URL is set, but this version does not use it yet");
+if (variables.REDIS_URL) logger.warn("REDIS_URL is set, but this server needs none: the database shares out its work");
 if (variables.ENCRYPTION_KEYS) logger.warn("ENCRYPTION_KEYS is set, but this server stores no secrets");
 
 const show = ({ id, status, total, invId, paidAt, test }: Order) => ({

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
+import { createFakeClock, fetchFrom, listen } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
 import { createRobokassa, InputError, type InvoiceRequest, type ListedInvoice } from "../src/index.ts";
 import { encodeJwt } from "../src/jwt.ts";
@@ -203,6 +203,28 @@ test("gives the number that Robokassa chose, when none was given", async () => {
   const { invId, url } = await robokassa.invoices.create({ ...invoice, invId: "" });
   expect(invId).toMatch(/^[1-9]\d+$/);
   expect((await fake.pay({ url })).invId).toBe(invId);
+});
+
+test("a fake on a port keeps its buyers: the link opens there, and is paid by its button", async () => {
+  const fake = createFakeRobokassa(demoShop);
+  const server = await listen(fake.handle);
+  try {
+    const robokassa = createRobokassa({ ...demoShop, apiUrl: server.url });
+    const { url } = await robokassa.invoices.create(invoice);
+    expect(url.startsWith(`${server.url}/merchant/Invoice/`)).toBe(true);
+    const page = await (await fetch(url)).text();
+    expect(page).toContain("Қалам");
+    const action = /action="([^"]+)"/.exec(page)?.[1];
+    const paid = await fetch(`${server.url}${action}`, {
+      method: "POST",
+      body: new URLSearchParams({ action: "pay" }),
+    });
+    expect(await paid.text()).toContain("Paid");
+    expect(fake.operations).toMatchObject([{ invId: "7", state: 100 }]);
+    expect(await (await fetch(url)).text()).toContain('data-error-code="52"');
+  } finally {
+    await server.close();
+  }
 });
 
 describe("the list of invoices", () => {

@@ -700,7 +700,7 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
 
   /** Invoice service: a JWT in quotes, signed with the algorithm that its header names. */
   async function invoiceService(request: Request): Promise<Response> {
-    const { pathname, hostname, origin } = new URL(request.url);
+    const { pathname } = new URL(request.url);
     const method = pathname.split("/").at(-1);
     const refuse = (message: string): Response => Response.json({ isSuccess: false, message });
     if (!request.headers.get("content-type")?.startsWith("application/json"))
@@ -759,7 +759,8 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     const id = `${hash(`invoice ${++serial}`).slice(0, 8)}-0000-4000-8000-${String(serial).padStart(12, "0")}`;
     const encodedId = Buffer.from(`link ${serial}`).toString("base64url");
     // A fake on a port keeps its buyers; under the vendor's name it answers as the vendor.
-    const host = /\.robokassa\.(ru|kz)$/.test(hostname) ? "https://auth.robokassa.ru" : origin;
+    const served = request.headers.get("host");
+    const host = served ? `http://${served}` : "https://auth.robokassa.ru";
     const url = `${host}/merchant/Invoice/${encodedId}`;
     invoices.set(number, {
       id,
