@@ -10,6 +10,7 @@ import { createPaymentGateway } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import { createWorld, otherToken, type World } from "./gateway-harness.ts";
+import { openQr, openSmartpos } from "./provider-worlds.ts";
 
 const password = "корень-of-all-evil";
 const admin = { password, sessionSecret: "a session secret of thirty-two characters" };
@@ -262,6 +263,81 @@ describe("pages", () => {
   });
 });
 
+describe("providers with attempts", () => {
+  test("a person sees the attempts, what is wrong with them, and gives one up after confirming", async () => {
+    const { world: till, fake, provider, pass } = await openSmartpos({ gateway: { admin } });
+    try {
+      const at = (path: string, fields?: Readonly<Record<string, string>>, headers: Record<string, string> = {}) =>
+        till.gateway.handle(
+          new Request(`https://pay.example${path}`, {
+            headers: { ...headers, [remoteAddressHeader]: "203.0.113.7" },
+            ...(fields ? { method: "POST", body: new URLSearchParams(fields) } : {}),
+          }),
+        );
+      const { payment } = await till.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+      fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: ({ url }) => url.includes("/v2/payment") });
+      await at(`/providers/kaspi-smartpos/${payment.id}`, { action: "pay" });
+      await pass(25 * 3_600_000, 3_600_000);
+      const login = await at("/admin/login", { password });
+      const session = { cookie: (login.headers.get("set-cookie") ?? "").split(";")[0] ?? "" };
+      expect(await (await at("/admin?attention=yes", undefined, session)).text()).toContain(payment.id);
+      const health = await (await at("/admin/health", undefined, session)).text();
+      expect(health).toContain("whether the terminal began is not known");
+      expect(health).toMatch(/<td>kaspi-smartpos<\/td><td>\d+<\/td><td>[1-9]\d*<\/td><td>2026-11-01/);
+      const path = `/admin/payments/${payment.id}`;
+      const page = await (await at(path, undefined, session)).text();
+      expect(page).toContain("<h2>Attempts</h2>");
+      const asked = await at(`${path}/give-up`, fieldsOf(page, `${path}/give-up`), session);
+      const question = await asked.text();
+      expect(question).toContain("Have you made sure that this attempt took no money?");
+      expect((await at(`${path}/give-up`, fieldsOf(question, `${path}/give-up`), session)).status).toBe(303);
+      const after = await till.gateway.payments.get("shop", payment.id);
+      expect([after?.status, after?.needsAttention]).toEqual(["pending", undefined]);
+      expect((await at(`${path}/give-up`, fieldsOf(question, `${path}/give-up`), session)).status).toBe(409);
+      expect(after && provider.payerStep(after)).toMatchObject({ kind: "actions" });
+    } finally {
+      await till.close();
+    }
+  });
+
+  test("a refund that waits for the buyer says what he must scan", async () => {
+    const { world: shop, context } = await openQr({ scheme: "r2", gateway: { admin } });
+    try {
+      const call = (path: string, init: RequestInit = {}) =>
+        shop.gateway.handle(new Request(`https://pay.example${path}`, init));
+      const login = await call("/admin/login", { method: "POST", body: new URLSearchParams({ password }) });
+      const headers = { cookie: (login.headers.get("set-cookie") ?? "").split(";")[0] ?? "" };
+      const { payment } = await shop.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+      await context.pay(payment);
+      await shop.gateway.payments.refund({ merchant: "shop", id: payment.id });
+      const page = await (await call(`/admin/payments/${payment.id}`, { headers })).text();
+      expect(page).toContain("pending, the buyer scans https://qr.kaspi.kz/");
+    } finally {
+      await shop.close();
+    }
+  });
+});
+
+test("health draws payments and webhook tries by day, as pictures and as tables", async () => {
+  world.clock.advance(86_400_000);
+  await logIn();
+  const id = await create({ webhook_url: world.receiverUrl, webhook_secret: "test_secret_key" });
+  await create();
+  world.receiver.failNext(1);
+  await world.press(id, "pay");
+  await world.gateway.work();
+  world.clock.advance(5_000);
+  await world.gateway.work();
+  const { html } = await open("/admin/health");
+  const [payments = "", tries = ""] = [...html.matchAll(/<figure>[\s\S]*?<\/figure>/g)].map(([figure]) => figure);
+  // 2 November 2026, the day after the clock of the tests begins.
+  expect(payments).toContain("<tr><td>02.11</td><td>2</td><td>1</td></tr>");
+  expect(payments).toContain("<title>02.11: 1 paid</title>");
+  expect(tries).toContain("<tr><td>02.11</td><td>1</td><td>1</td></tr>");
+  expect([...html.matchAll(/<svg [^>]*role="img"/g)]).toHaveLength(2);
+  expect(payments.match(/<rect /g)).toHaveLength(28);
+});
+
 const executablePath = findChromium();
 test.skipIf(!executablePath)(
   "in a browser: hostile metadata stays text, a payment is found, refunded and its webhook sent again",
@@ -322,6 +398,13 @@ test.skipIf(!executablePath)(
       expect(world.receiver.requests.length).toBeGreaterThanOrEqual(2);
       mkdirSync(join(import.meta.dirname, "../../../test-artifacts"), { recursive: true });
       await page.screenshot({ path: join(import.meta.dirname, "../../../test-artifacts/gateway-admin.png") });
+      await page.getByRole("link", { name: "Health" }).click();
+      await page.getByRole("heading", { name: "Health" }).waitFor();
+      expect(await page.locator("svg rect.bad").last().isVisible()).toBe(true);
+      await page.screenshot({
+        path: join(import.meta.dirname, "../../../test-artifacts/gateway-admin-health.png"),
+        fullPage: true,
+      });
       await page.getByRole("button", { name: "Log out" }).click();
       await page.getByLabel("Password").waitFor();
       expect(problems).toEqual([]);

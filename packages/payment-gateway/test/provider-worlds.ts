@@ -1,7 +1,7 @@
 import type { Clock } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { type FakeClock, fetchFrom } from "@orderbridge/core/testing";
-import type { Payment, PaymentProvider } from "../src/index.ts";
+import type { Payment, PaymentGatewayOptions, PaymentProvider } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createKaspiQrProvider, type KaspiQrOptions } from "../src/providers/kaspi-qr.ts";
 import {
@@ -71,7 +71,9 @@ export async function openQr({
   options = {},
   seconds = {},
   storageFor = inMemory,
+  gateway: more = {},
 }: {
+  readonly gateway?: Partial<PaymentGatewayOptions>;
   readonly seconds?: NonNullable<Parameters<typeof createFakeKaspiQr>[0]["seconds"]>;
   readonly scheme?: KaspiQrOptions["scheme"];
   readonly readings?: FakeKaspiQrReadings;
@@ -107,7 +109,7 @@ export async function openQr({
     },
     ...options,
   });
-  const world = await createWorld(storageFor, { providers: [provider] });
+  const world = await createWorld(storageFor, { providers: [provider], ...more });
   late.bind(world);
   const { gateway, clock } = world;
   const press = (payment: Pick<Payment, "id">) => pressButton(world, "kaspi-qr", payment.id, { action: "pay" });
@@ -178,7 +180,9 @@ export async function openSmartpos({
   storageFor = inMemory,
   method = "qr",
   registered = true,
+  gateway: gatewayOptions = {},
 }: {
+  readonly gateway?: Partial<PaymentGatewayOptions>;
   readonly readings?: FakeKaspiSmartposReadings;
   readonly options?: Partial<KaspiSmartposOptions>;
   readonly storageFor?: StorageFor;
@@ -196,7 +200,7 @@ export async function openSmartpos({
     ...more,
   };
   const provider = createKaspiSmartposProvider(options);
-  const world = await createWorld(storageFor, { providers: [provider] });
+  const world = await createWorld(storageFor, { providers: [provider], ...gatewayOptions });
   late.bind(world);
   if (registered) await registerKaspiSmartpos(options);
   const { gateway, clock } = world;

@@ -7,9 +7,11 @@ import type { Payments } from "../gateway.ts";
 import { isId, randomId } from "../ids.ts";
 import { formatAmount, parseAmount } from "../money.ts";
 import { type Payment, type PaymentStatus, paymentMoves, sums } from "../payment.ts";
-import type { PaymentProvider } from "../provider.ts";
+import type { PaymentProvider, ProviderAttempt, ProviderContext } from "../provider.ts";
+import type { ProviderHealth } from "../provider-health.ts";
 import { Refusal } from "../refusal.ts";
 import type { DeliveryRecord, GatewayStorage, PaymentHistory } from "../storage.ts";
+import { drawChart } from "./admin-chart.ts";
 import { type AdminOptions, type AdminSession, createAdminSessions } from "./admin-session.ts";
 import { readCursor, toCursor } from "./cursor.ts";
 import { createAsset, type Html, pageHeaders } from "./page.ts";
@@ -30,6 +32,12 @@ label{display:block;font-size:.85rem}
 input,select,button{font:inherit;padding:.35rem .6rem;border:1px solid #9ca3af;border-radius:.35rem}
 button{background:#4338ca;color:#fff;border-color:#4338ca;cursor:pointer}
 button.danger{background:#b91c1c;border-color:#b91c1c}
+figure{margin:0 0 1.5rem}
+svg{width:100%;max-width:48rem;height:auto;font-size:10px}
+svg line{stroke:currentColor}
+svg text{fill:currentColor}
+rect.plain{fill:#6366f1}rect.good{fill:#16a34a}rect.bad{fill:#dc2626}
+.key::before{content:"■ "}.key.plain::before{color:#6366f1}.key.good::before{color:#16a34a}.key.bad::before{color:#dc2626}
 .problem{background:#fee2e2;color:#7f1d1d;padding:.5rem 1rem;border-radius:.5rem}
 .test{background:#fef3c7;color:#713f12;padding:0 .4rem;border-radius:.3rem}
 :focus-visible{outline:3px solid #f59e0b;outline-offset:2px}
@@ -39,7 +47,9 @@ button.danger{background:#b91c1c;border-color:#b91c1c}
 
 export interface AdminPageOptions {
   readonly admin: AdminOptions;
-  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health">;
+  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity">;
+  readonly contextOf: (provider: PaymentProvider) => ProviderContext;
+  readonly providerHealth: () => readonly ProviderHealth[];
   readonly payments: Payments;
   readonly providers: ReadonlyMap<string, PaymentProvider>;
   readonly findPayment: (id: string) => Promise<Payment | undefined>;
@@ -54,11 +64,13 @@ interface Variables {
 type AdminContext = Context<{ Variables: Variables }>;
 
 const pageSize = 50;
+const dayMs = 86_400_000;
+const chartDays = 14;
 const statuses = Object.keys(paymentMoves) as readonly PaymentStatus[];
 
 /** `/admin`: payments of all merchants for the people who run the gateway. Plain forms; works without JavaScript. */
 export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: Variables }> {
-  const { admin, storage, payments, providers, findPayment, clock } = options;
+  const { admin, storage, payments, providers, contextOf, providerHealth, findPayment, clock } = options;
   const { pathname, protocol } = new URL(options.publicUrl);
   const base = `${pathname.replace(/\/+$/, "")}/admin`;
   const sessions = createAdminSessions({ admin, clock, path: base, secure: protocol === "https:" });
@@ -111,19 +123,26 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
     const search = (context.req.query("q") ?? "").trim();
     const status = statuses.find((known) => known === context.req.query("status"));
     const merchant = (context.req.query("merchant") ?? "").trim();
+    const attention = context.req.query("attention") === "yes";
     const after = readCursor(context.req.query("after") ?? "");
     const found = await storage.listPayments(
       {
         ...(search === "" ? {} : { search }),
         ...(status === undefined ? {} : { status }),
         ...(merchant === "" ? {} : { merchant }),
+        ...(attention ? { needsAttention: true } : {}),
         ...(after === undefined ? {} : { after }),
       },
       pageSize + 1,
     );
     const shown = found.slice(0, pageSize);
     const last = shown.at(-1);
-    const next = new URLSearchParams({ q: search, status: status ?? "", merchant });
+    const next = new URLSearchParams({
+      q: search,
+      status: status ?? "",
+      merchant,
+      ...(attention ? { attention: "yes" } : {}),
+    });
     if (last) next.set("after", toCursor(last));
     return page(
       context,
@@ -133,6 +152,7 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
 <label>Search<input name="q" value="${search}" placeholder="id, account, description, metadata"></label>
 <label>Status<select name="status"><option value="">all</option>${statuses.map((one) => html`<option${one === status ? " selected" : ""}>${one}</option>`)}</select></label>
 <label>Merchant<input name="merchant" value="${merchant}"></label>
+<label><input type="checkbox" name="attention" value="yes"${attention ? " checked" : ""}> needs attention</label>
 <button>Show</button>
 </form>
 <table><thead><tr><th>Created</th><th>Payment</th><th>Merchant</th><th>Amount</th><th>Status</th><th>Description</th></tr></thead>
@@ -146,19 +166,46 @@ ${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="ne
   });
 
   app.get("/health", async (context) => {
-    const health = await storage.health();
+    const tomorrow = new Date((Math.floor(clock.now().getTime() / dayMs) + 1) * dayMs);
+    const [health, days, attention] = await Promise.all([
+      storage.health(),
+      storage.activity(new Date(tomorrow.getTime() - chartDays * dayMs), tomorrow),
+      storage.listPayments({ needsAttention: true }, 20),
+    ]);
     const rows: readonly (readonly [string, string])[] = [
       ["Webhooks waiting", String(health.pending)],
       ["of these due now", String(health.due)],
       ["the oldest is due for", `${Math.round(health.lagMs / 1000)} s`],
       ["Webhooks given up", String(health.exhausted)],
       ["Refunds without an outcome", String(health.openRefunds)],
+      ["Endpoints that are gone (410)", String(health.goneEndpoints)],
     ];
     return page(
       context,
       200,
       "Health",
       html`<table><tbody>${rows.map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}</tbody></table>
+${drawChart("Payments by day (UTC)", "chart-payments", days, [
+  { name: "created", kind: "plain", of: ({ created }) => created },
+  { name: "paid", kind: "good", of: ({ paid }) => paid },
+])}
+${drawChart("Webhook tries by day (UTC)", "chart-deliveries", days, [
+  { name: "delivered", kind: "good", of: ({ delivered }) => delivered },
+  { name: "failed", kind: "bad", of: ({ failed }) => failed },
+])}
+<h2>Needs a person</h2>
+${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ id, needsAttention }) => html`<li><a href="${base}/payments/${id}">${id}</a> ${needsAttention}</li>`)}</ul>`}
+<h2>Providers</h2>
+<p>Calls of this process since it started.</p>
+<table><thead><tr><th>Provider</th><th>Calls</th><th>Failed</th><th>Last failure</th></tr></thead><tbody>${providerHealth().map(
+        ({ provider, calls, failures, lastFailure }) =>
+          html`<tr><td>${provider}</td><td>${calls}</td><td>${failures}</td><td>${lastFailure ? `${instant(lastFailure.at)} ${lastFailure.call}: ${lastFailure.message}` : ""}</td></tr>`,
+      )}</tbody></table>
+<h2>Receivers that are not called for a while</h2>
+<table><thead><tr><th>Host</th><th>Merchant</th><th>Failures in a row</th><th>Until</th></tr></thead><tbody>${health.pausedReceivers.map(
+        ({ origin, merchant, failures, until }) =>
+          html`<tr><td>${hostOf(origin)}</td><td>${merchant}</td><td>${failures}</td><td>${instant(until)}</td></tr>`,
+      )}</tbody></table>
 <h2>Receivers that fail</h2>
 <table><thead><tr><th>Host</th><th>Webhooks to repeat</th></tr></thead><tbody>${health.failingReceivers.map(
         ({ url, deliveries }) => html`<tr><td>${hostOf(url)}</td><td>${deliveries}</td></tr>`,
@@ -203,6 +250,20 @@ ${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="ne
     );
   });
 
+  app.post("/payments/:id/give-up", async (context) => {
+    const payment = await named(context);
+    if (context.get("form").get("confirmed") !== "yes") {
+      const question = "Have you made sure that this attempt took no money? The payer may then try again.";
+      return confirm(context, payment, "give-up", question, {});
+    }
+    return act(context, payment, async () => {
+      const provider = providers.get(payment.provider);
+      if (!(await provider?.giveUpAttempt?.(payment, contextOf(provider)))) {
+        throw new Refusal("conflict", "no attempt of this payment is unknown any more");
+      }
+    });
+  });
+
   app.post("/payments/:id/resend", async (context) => {
     const payment = await named(context);
     return act(context, payment, () => payments.resend(payment.merchant, context.get("form").get("event") ?? ""));
@@ -235,7 +296,7 @@ ${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="ne
   function confirm(
     context: AdminContext,
     payment: Payment,
-    action: "cancel" | "refund",
+    action: "cancel" | "refund" | "give-up",
     question: string,
     fields: Readonly<Record<string, string>>,
   ) {
@@ -244,7 +305,7 @@ ${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="ne
       200,
       "Are you sure?",
       html`<p>${question}</p><p>${payment.id} ${payment.description}</p>
-<form method="post" action="${base}/payments/${payment.id}/${action}">${hidden(context, { ...fields, confirmed: "yes" })}<button class="danger">Yes, ${action}</button></form>
+<form method="post" action="${base}/payments/${payment.id}/${action}">${hidden(context, { ...fields, confirmed: "yes" })}<button class="danger">Yes, ${action.replace("-", " ")}</button></form>
 <p><a href="${base}/payments/${payment.id}">No, go back</a></p>`,
     );
   }
@@ -256,6 +317,9 @@ ${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="ne
     ]);
     const { remainingMinor, overpaidMinor } = sums(payment);
     const leftMinor = refundableMinor(payment);
+    const provider = providers.get(payment.provider);
+    const attempts = provider?.attempts?.(payment) ?? [];
+    const isUnknown = attempts.at(-1)?.state === "unknown" && provider?.giveUpAttempt !== undefined;
     const facts: readonly (readonly [string, string])[] = [
       ["Status", payment.status],
       ["Merchant", payment.merchant],
@@ -279,9 +343,11 @@ ${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="ne
 <p>${flags(payment)}</p>
 <table><tbody>${facts.map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}</tbody></table>
 ${payment.paidMinor === 0n && paymentMoves[payment.status].includes("cancelled") ? html`<form method="post" action="${base}/payments/${payment.id}/cancel">${hidden(context)}<button class="danger">Cancel payment</button></form>` : ""}
-${leftMinor > 0n && providers.get(payment.provider)?.refund ? html`<form method="post" action="${base}/payments/${payment.id}/refund">${hidden(context)}<label>Sum to refund<input name="amount" inputmode="decimal" value="${formatAmount(leftMinor)}"></label><button class="danger">Refund</button></form>` : ""}
+${isUnknown ? html`<form method="post" action="${base}/payments/${payment.id}/give-up">${hidden(context)}<button class="danger">Give the unknown attempt up</button></form>` : ""}
+${leftMinor > 0n && provider?.refund ? html`<form method="post" action="${base}/payments/${payment.id}/refund">${hidden(context)}<label>Sum to refund<input name="amount" inputmode="decimal" value="${formatAmount(leftMinor)}"></label><button class="danger">Refund</button></form>` : ""}
 <h2>Metadata</h2><pre>${payment.metadata}</pre>
-${drawHistory(payment, history)}
+${drawAttempts(payment, attempts)}
+${drawHistory(payment, history, provider)}
 <h2>Webhooks</h2>${deliveries.length === 0 ? html`<p>None.</p>` : deliveries.map((delivery) => drawDelivery(context, payment, delivery, history))}`,
     );
   }
@@ -337,7 +403,19 @@ const hidden = (context: AdminContext, fields: Readonly<Record<string, string>> 
 
 const problemText = (text: string): Html => html`<p class="problem" role="alert">${text}</p>`;
 
-function drawHistory(payment: Payment, { events, bookings, refunds }: PaymentHistory): Html {
+function drawAttempts(payment: Payment, attempts: readonly ProviderAttempt[]): Html | string {
+  if (attempts.length === 0) return "";
+  return html`<h2>Attempts</h2><table><thead><tr><th>Begun</th><th>State</th><th>Amount</th><th>At the provider</th><th>Reason</th></tr></thead><tbody>${attempts.map(
+    ({ startedAt, state, amountMinor, ids, reason }) =>
+      html`<tr><td>${instant(startedAt)}</td><td>${state}</td><td>${money(amountMinor, payment)}</td><td>${ids.join(", ")}</td><td>${reason ?? ""}</td></tr>`,
+  )}</tbody></table>`;
+}
+
+function drawHistory(
+  payment: Payment,
+  { events, bookings, refunds }: PaymentHistory,
+  provider: PaymentProvider | undefined,
+): Html {
   const entries = [
     { at: payment.createdAt, text: "created" },
     ...events.map(({ createdAt, name, sequence }) => ({ at: createdAt, text: `event ${sequence}: ${name}` })),
@@ -347,7 +425,7 @@ function drawHistory(payment: Payment, { events, bookings, refunds }: PaymentHis
     })),
     ...refunds.map(({ updatedAt, id, amountMinor, status }) => ({
       at: updatedAt,
-      text: `refund ${id} of ${money(amountMinor, payment)}: ${status}`,
+      text: `refund ${id} of ${money(amountMinor, payment)}: ${[status, status === "pending" ? provider?.refundNotice?.(payment, id) : undefined].filter(Boolean).join(", ")}`,
     })),
   ].sort((left, right) => left.at.getTime() - right.at.getTime());
   return html`<h2>History</h2><table><tbody>${entries.map(

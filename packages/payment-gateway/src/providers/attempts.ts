@@ -101,6 +101,8 @@ export interface Attempts extends Required<Pick<PaymentProvider, "state" | "atte
 /** After so long an attempt whose beginning was never heard of again counts as lost. Longer than any call may take. */
 const beginMs = 60_000;
 const maxAttempts = 50;
+/** Facts that a person looks for at the provider. */
+const idFacts: readonly string[] = ["id", "process", "transaction", "refundId", "method"];
 /** Pause between questions that nobody wanted, on attempts that are asked on demand only. */
 const undemandedMs = 3_600_000;
 
@@ -248,7 +250,7 @@ export function createAttempts(driver: AttemptDriver): Attempts {
         startedAt: new Date(attempt.startedAt),
         state: attempt.state,
         amountMinor: BigInt(attempt.amountMinor),
-        ids: [attempt.transactionId, ...Object.values(attempt.facts)].filter((id) => id !== undefined),
+        ids: [attempt.transactionId, ...idFacts.map((name) => attempt.facts[name])].filter((id) => id !== undefined),
         ...(attempt.reason === undefined ? {} : { reason: attempt.reason }),
       })),
 
