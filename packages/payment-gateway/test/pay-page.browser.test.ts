@@ -103,6 +103,7 @@ describe.skipIf(!executablePath)("the pay page in a browser", () => {
     const status = await page.getByRole("status").elementHandle();
     const left = await page.locator("time").textContent();
     expect(left).toMatch(/^(59:\d\d|01:00:00)$/);
+    await page.getByText("Осталось времени:").waitFor();
     await press(id, { action: "pay_part", amount: "1000" });
     await page.getByText("Осталось оплатить: 4 000,50 ₸").waitFor();
     await press(id, { action: "pay" });
@@ -161,6 +162,7 @@ describe.skipIf(!executablePath)("the pay page in a browser", () => {
     // UTC+5, as clocks in Kazakhstan show it.
     const local = new Date(expiresAt.getTime() + 5 * 3_600_000).toISOString().slice(11, 16);
     expect(await page.locator("time").textContent()).toContain(`${local} UTC+5`);
+    await page.getByText("Оплатите до").waitFor();
     await page.getByLabel("Сумма").fill("1000,50");
     await page.getByRole("button", { name: "Оплатить сумму" }).click();
     await page.getByText("Осталось оплатить: 4 000,00 ₸").waitFor();

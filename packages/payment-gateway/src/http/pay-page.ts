@@ -69,6 +69,8 @@ const poll = async () => {
 const count = () => {
   const rest = card.querySelector("[data-expires]");
   if (!rest) return;
+  const label = card.querySelector("[data-left]");
+  label.textContent = label.dataset.left;
   const left = Math.max(0, Math.floor((Date.parse(rest.dataset.expires) - Date.now()) / 1000));
   const parts = [Math.floor(left / 3600), Math.floor(left / 60) % 60, left % 60];
   rest.textContent = parts.map((part) => String(part).padStart(2, "0")).join(":").replace(/^00:/, "");
@@ -148,7 +150,7 @@ ${words.status[payment.status]}${paidLine(payment, words)}
 </div>
 <div data-rest>
 ${problem === "attempt" || problem === "phone" ? html`<p class="problem" role="alert">${words.problem[problem]}</p>` : ""}
-${isOpen(payment) ? html`<p class="muted">${words.expires} <time datetime="${expires}" data-expires="${expires}">${localTime(payment)}</time></p>` : ""}
+${isOpen(payment) ? html`<p class="muted"><span data-left="${words.left}">${words.expires}</span> <time datetime="${expires}" data-expires="${expires}">${localTime(payment)}</time></p>` : ""}
 ${isOpen(payment) || payment.status === "partially_paid" ? html`<noscript><p><a href="?lang=${language}">${words.refresh}</a></p></noscript>` : ""}
 ${step ? drawStep(payment, step, words) : ""}
 ${payment.returnUrl === undefined ? "" : html`<p><a href="${payment.returnUrl}" rel="noreferrer">${words.back}</a></p>`}

@@ -12,6 +12,8 @@ export interface Texts {
   readonly notFound: string;
   readonly test: string;
   readonly expires: string;
+  /** Before the time that runs down. */
+  readonly left: string;
   readonly refresh: string;
   readonly remaining: string;
   readonly overpaid: string;
@@ -35,6 +37,7 @@ export const texts: Readonly<Record<Language, Texts>> = {
     notFound: "Такого платежа нет.",
     test: "Тестовый платёж: деньги не списываются.",
     expires: "Оплатите до",
+    left: "Осталось времени:",
     refresh: "Обновить",
     remaining: "Осталось оплатить:",
     overpaid: "Переплата:",
@@ -79,6 +82,7 @@ export const texts: Readonly<Record<Language, Texts>> = {
     notFound: "Мұндай төлем жоқ.",
     test: "Сынақ төлемі: ақша алынбайды.",
     expires: "Төлеу мерзімі:",
+    left: "Қалған уақыт:",
     refresh: "Жаңарту",
     remaining: "Төлеуге қалды:",
     overpaid: "Артық төленді:",
@@ -123,6 +127,7 @@ export const texts: Readonly<Record<Language, Texts>> = {
     notFound: "There is no such payment.",
     test: "Test payment: no money is taken.",
     expires: "Pay before",
+    left: "Time left:",
     refresh: "Refresh",
     remaining: "Left to pay:",
     overpaid: "Overpaid:",

@@ -289,7 +289,8 @@ export function openAttempt(payment: Payment): Attempt | undefined {
 
 /** What an attempt becomes by a finding. Money that was found stays found. */
 function after(attempt: Attempt, finding: Finding, nowMs: number): Attempt {
-  const { reason: _reason, ...rest } = attempt;
+  const { reason: before, ...rest } = attempt;
+  const reason = (finding.state === "unknown" ? finding.attention : undefined) ?? before;
   const facts = { ...attempt.facts, ...("facts" in finding ? finding.facts : {}) };
   switch (finding.state) {
     case "open":
@@ -314,7 +315,7 @@ function after(attempt: Attempt, finding: Finding, nowMs: number): Attempt {
         state: finding.attention === undefined ? attempt.state : "unknown",
         facts,
         askAt: nowMs + finding.askAgainMs,
-        ...(finding.attention === undefined ? {} : { reason: finding.attention }),
+        ...(reason === undefined ? {} : { reason }),
       };
     default:
       return { ...rest, state: "failed", reason: finding.reason };
