@@ -19,6 +19,15 @@ export interface Readings {
   readonly refundBody?: "json" | "bare";
 }
 
+const readingValues: Readonly<Record<keyof Readings, readonly string[]>> = {
+  shpOrder: ["name", "pair"],
+  url2Signing: ["raw", "encoded"],
+  receiptSigning: ["encoded", "raw"],
+  result2Body: ["bare", "base64"],
+  refundBody: ["json", "bare"],
+  invoiceTest: ["refused", "test-pair"],
+};
+
 export interface RobokassaOptions {
   /** Shop identifier of the cabinet, not the cabinet's login. */
   readonly login: string;
@@ -139,18 +148,14 @@ export function createShop(options: RobokassaOptions): Shop {
     if (twin) throw new ConfigError(`robokassa: ${name} and ${twin[0]} are equal; each password must differ`);
   }
   if (country !== "ru" && country !== "kz") throw new ConfigError('robokassa: country must be "ru" or "kz"');
-  const reading = (name: keyof Readings, allowed: readonly string[]): void => {
-    const value = readings[name];
+  for (const [name, value] of Object.entries(readings)) {
+    const allowed = Object.hasOwn(readingValues, name) ? readingValues[name as keyof Readings] : undefined;
+    if (!allowed)
+      throw new ConfigError(`robokassa: readings.${name} is unknown; use ${Object.keys(readingValues).join(", ")}`);
     if (value !== undefined && !allowed.includes(value)) {
       throw new ConfigError(`robokassa: readings.${name} must be ${allowed.join(" or ")}`);
     }
-  };
-  reading("shpOrder", ["name", "pair"]);
-  reading("url2Signing", ["raw", "encoded"]);
-  reading("receiptSigning", ["encoded", "raw"]);
-  reading("result2Body", ["bare", "base64"]);
-  reading("refundBody", ["json", "bare"]);
-  reading("invoiceTest", ["refused", "test-pair"]);
+  }
 
   return {
     login,

@@ -170,3 +170,11 @@ test.each(["shpOrder", "url2Signing", "receiptSigning", "result2Body", "refundBo
     expect(() => createRobokassa({ ...demoShop, readings: { [name]: "other" } })).toThrow(`readings.${name}`);
   },
 );
+
+test.each(["shpOrdr", "__proto__", "constructor"])(
+  "refuses a reading by the name of %s, which would change nothing",
+  (name) => {
+    const readings = JSON.parse(`{"${name}": "pair"}`) as Readings;
+    expect(() => createRobokassa({ ...demoShop, readings })).toThrow(`readings.${name} is unknown`);
+  },
+);
