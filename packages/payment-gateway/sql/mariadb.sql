@@ -76,8 +76,6 @@ create index if not exists `gateway_endpoint_merchant` on `gateway_endpoint` (`m
 
 create table if not exists `gateway_endpoint_secret` (`endpoint_id` varchar(191) not null, `number` integer not null, `secret` longtext not null, `ends_at` bigint not null, constraint `gateway_endpoint_secret_key` primary key (`endpoint_id`, `number`)) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
 
-create index if not exists `gateway_delivery_endpoint` on `gateway_delivery` (`endpoint_id`, `state`);
-
 create table if not exists `gateway_receiver` (`merchant` varchar(191) not null, `origin` varchar(191) not null, `failures` integer not null, `openings` integer not null, `probe` varchar(191), `open_until` bigint not null, constraint `gateway_receiver_key` primary key (`merchant`, `origin`)) engine = InnoDB default charset = utf8mb4 collate = utf8mb4_nopad_bin;
 
 create index if not exists `gateway_payment_ended` on `gateway_payment` (`status`, `erased_at`, `updated_at`);

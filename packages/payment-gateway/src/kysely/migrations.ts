@@ -363,15 +363,6 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
           .addPrimaryKeyConstraint("gateway_endpoint_secret_key", ["endpoint_id", "number"])
           .execute(),
     },
-    "043_delivery_endpoint": {
-      up: (db) =>
-        db.schema
-          .createIndex("gateway_delivery_endpoint")
-          .ifNotExists()
-          .on("gateway_delivery")
-          .columns(["endpoint_id", "state"])
-          .execute(),
-    },
     "044_receiver": {
       up: (db) =>
         db.schema
