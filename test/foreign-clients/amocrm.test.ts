@@ -33,7 +33,7 @@ async function createScene(options: FakeAmocrmOptions = {}) {
     plain.request({ ...given, hostname: "127.0.0.1", port: server.port }, onAnswer)) as typeof http.request;
   cleanUps.push(
     server.close,
-    () => vi.unstubAllGlobals(),
+    () => void vi.unstubAllGlobals(),
     () => {
       https.request = realRequest;
     },

@@ -10,6 +10,7 @@ import {
 import * as v from "valibot";
 import { type Amocrm, createAmocrm } from "./amocrm/client.ts";
 import { type AmocrmConnection, createAmocrmConnection } from "./amocrm/connection.ts";
+import { amocrmHostSuffixes, isAmocrmHost } from "./amocrm/hosts.ts";
 import { createKaspi, type Kaspi } from "./kaspi/client.ts";
 import type { KaspiAmocrmStorage } from "./ledger.ts";
 import type { KaspiAmocrmSyncOptions, StageTarget } from "./sync/options.ts";
@@ -51,7 +52,6 @@ const statusMapSchema = v.record(
   ),
 );
 
-const hostSuffixes = [".amocrm.ru", ".amocrm.com", ".kommo.com"];
 const oauthNames = ["AMO_CLIENT_ID", "AMO_CLIENT_SECRET", "AMO_REDIRECT_URI"] as const;
 
 /**
@@ -95,8 +95,8 @@ export function readKaspiAmocrmEnvironment(
   const amocrmOrigin = origin("AMO_API_URL");
   const host = required(
     "AMO_ACCOUNT_HOST",
-    `the host of the account, which ends with ${hostSuffixes.join(", ")}, e.g. example.amocrm.ru`,
-    (text) => amocrmOrigin !== undefined || hostSuffixes.some((suffix) => text.endsWith(suffix)),
+    `the host of the account, which ends with ${amocrmHostSuffixes.join(", ")}, e.g. example.amocrm.ru`,
+    (text) => amocrmOrigin !== undefined || isAmocrmHost(text),
   );
   const clientId = optional("AMO_CLIENT_ID", "the integration's id");
   const clientSecret = optional("AMO_CLIENT_SECRET", "the integration's secret key", isSecret);

@@ -93,6 +93,20 @@ export const userSchema = v.object({
   rights: v.fallback(v.nullish(v.object({ is_active: v.fallback(v.nullish(v.boolean()), undefined) })), undefined),
 });
 
+export const eventSchema = v.object({
+  id,
+  type: v.fallback(v.nullish(v.string()), ""),
+  entity_id: optionalId,
+  created_by: optionalId,
+  created_at: seconds,
+});
+
+export const subscriptionSchema = v.object({
+  destination: v.string(),
+  settings: list(v.string()),
+  disabled: v.fallback(v.nullish(v.boolean()), false),
+});
+
 export const lossReasonSchema = v.object({ id, name: v.fallback(v.nullish(v.string()), "") });
 
 export const accountSchema = v.object({

@@ -1,5 +1,5 @@
 import { ApiError, SdkError } from "@orderbridge/core";
-import type { BulkResult } from "../amocrm/client.ts";
+import type { BulkResult } from "../amocrm/transport.ts";
 
 export interface SureResult {
   /** Key -> the vendor's id. */

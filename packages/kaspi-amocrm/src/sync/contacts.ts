@@ -1,6 +1,7 @@
 import { createHmac } from "node:crypto";
 import type { WatermarkStore } from "@orderbridge/core";
-import type { Amocrm, Contact } from "../amocrm/client.ts";
+import type { Amocrm } from "../amocrm/client.ts";
+import type { Contact } from "../amocrm/contacts.ts";
 import type { ContactIndex } from "../ledger.ts";
 import { writeSurely } from "./bulk.ts";
 

@@ -1,5 +1,7 @@
 import { type Clock, LeaseLostError, type LeaseStore, type Logger, type WatermarkStore } from "@orderbridge/core";
-import type { Amocrm, ElementLink, Lead, LeadChange, NewLead } from "../amocrm/client.ts";
+import type { Amocrm } from "../amocrm/client.ts";
+import type { Lead, LeadChange, NewLead } from "../amocrm/leads.ts";
+import type { ElementLink } from "../amocrm/links.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import type { LedgerChange, LedgerLine, LedgerRow, OrderKey, OrderLedger } from "../ledger.ts";
 import { toWholeUnits } from "../money.ts";

@@ -342,6 +342,8 @@ export function createFakeAmocrm({
         return hal({ _embedded: { loss_reasons: [{ id: fakeAccount.lossReasonId, name: "Отменён в Kaspi" }] } });
       case "GET /leads/custom_fields":
         return hal({ _embedded: { custom_fields: fields("leads") } });
+      case "POST /leads/custom_fields":
+        return bulk(list, "custom_fields", 250, checkField, createField);
       case "GET /contacts/custom_fields":
         return hal({ _embedded: { custom_fields: fields("contacts") } });
       case "GET /catalogs":
@@ -436,9 +438,19 @@ export function createFakeAmocrm({
 
   const catalog = { id: fakeAccount.catalogId, name: "Товары", type: "products", can_link_multiple: true };
 
+  const ownFields: { id: number; name: string; code: null; type: string }[] = [];
+  const checkField = (item: Wire): WireProblem[] => [
+    ...unexpected(item, new Set(["name", "type", "request_id"])),
+    ...(item.name && item.type ? [] : [{ code: "FieldMissing", path: "name" } as const]),
+  ];
+  function createField(item: Wire): number {
+    const id = nextId++;
+    ownFields.push({ id, name: String(item.name), code: null, type: String(item.type) });
+    return id;
+  }
   const fields = (of: "leads" | "contacts" | "catalog") =>
     of === "leads"
-      ? [{ id: orderCodeFieldId, name: "Order code", code: null, type: "text" }]
+      ? [{ id: orderCodeFieldId, name: "Order code", code: null, type: "text" }, ...ownFields]
       : of === "contacts"
         ? [{ id: fakeAccount.phoneFieldId, name: "Телефон", code: "PHONE", type: "multitext" }]
         : [
@@ -699,7 +711,7 @@ export function createFakeAmocrm({
       if (tag.request_id !== undefined) problems.push({ code: "FieldNotExpected", path: "_embedded.tags" });
     }
     for (const [number, field] of ((item.custom_fields_values ?? []) as readonly Wire[]).entries()) {
-      if (field.field_id !== orderCodeFieldId)
+      if (field.field_id !== orderCodeFieldId && !ownFields.some(({ id }) => id === field.field_id))
         problems.push({ code: "NotSupportedChoice", path: `custom_fields_values.${number}.field_id` });
     }
     for (const [number, contact] of ((embedded.contacts ?? []) as readonly Wire[]).entries()) {
