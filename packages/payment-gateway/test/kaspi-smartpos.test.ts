@@ -1,3 +1,4 @@
+import { createMemoryStorage } from "@orderbridge/core/memory";
 import { afterEach, describe, expect, test } from "vitest";
 import { createKaspiSmartposProvider, readTenge, registerKaspiSmartpos } from "../src/providers/kaspi-smartpos.ts";
 import { openSmartpos, pressButton, type SmartposWorld } from "./provider-worlds.ts";
@@ -329,7 +330,9 @@ describe("tokens", () => {
 
   test("105: a name that is registered already is refused with its code", async () => {
     const { options } = await start();
-    await expect(registerKaspiSmartpos(options)).rejects.toMatchObject({ vendorCode: "105" });
+    expect(await registerKaspiSmartpos(options)).toBe("known");
+    const empty = { ...options, storage: createMemoryStorage({}) };
+    await expect(registerKaspiSmartpos(empty)).rejects.toMatchObject({ vendorCode: "105" });
   });
 });
 

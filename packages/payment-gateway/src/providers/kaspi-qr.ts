@@ -25,6 +25,8 @@ import {
   rememberRefund,
 } from "./attempts.ts";
 
+export { createTlsFetch, type TlsFetchOptions } from "./tls-fetch.ts";
+
 export interface KaspiQrOptions {
   /** `r1` light, `r2` standard, `r3` enhanced, as in the contract. */
   readonly scheme: "r1" | "r2" | "r3";
@@ -32,7 +34,7 @@ export interface KaspiQrOptions {
   readonly origin: string;
   /** r1: header `Api-Key`. */
   readonly apiKey?: string;
-  /** r2 and r3: sends with the client certificate. For r1 the global one does. */
+  /** r2 and r3: sends with the client certificate, e.g. `createTlsFetch({ pfx, passphrase })`. For r1 the global one does. */
   readonly fetch?: typeof fetch;
   /** r3: BIN of the organisation, in every body. */
   readonly organizationBin?: string;

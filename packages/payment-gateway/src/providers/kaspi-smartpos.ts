@@ -30,10 +30,12 @@ import {
   rememberRefund,
 } from "./attempts.ts";
 
+export { createTlsFetch, type TlsFetchOptions } from "./tls-fetch.ts";
+
 export interface KaspiSmartposOptions {
   /**
    * `https://<terminal>:8080`. The terminal's certificate is for `*.kaspipos.kz`: address it by such a name (hosts file),
-   * or give a `fetch` that does not check, knowingly.
+   * or give `createTlsFetch({ insecure: true })`, knowingly.
    */
   readonly origin: string;
   /** What this till is called on the terminal. */
@@ -71,28 +73,30 @@ const refusals: ReadonlyMap<string, string> = new Map([
 ]);
 
 /**
- * Asks the terminal for tokens. It shows a question that a person confirms, so run this once, by hand, when the terminal
- * is set up; the pair is renewed by itself later.
+ * Asks the terminal for tokens, unless a pair that works is stored. It shows a question that a person confirms; the pair
+ * is renewed by itself later. Safe to call at each start of a server.
  *
  * @throws {ApiError} with `vendorCode` 105 when the name is registered already: remove it on the terminal first.
  */
 export async function registerKaspiSmartpos(
   options: KaspiSmartposOptions & {
-    /** How long a person may take, in milliseconds. @defaultValue 120_000 */ readonly waitMs?: number;
+    /** How long a person may take, in milliseconds. @defaultValue 120_000 */
+    readonly waitMs?: number;
   },
-): Promise<void> {
+): Promise<"registered" | "known"> {
   const { storage, name, waitMs = 120_000, clock = systemClock } = options;
-  const client = createClient(options);
-  const answer = await client.send({
+  const key = tokenKey(options);
+  const stored = await storage.tokens.get(key);
+  if (stored?.state === "active") return "known";
+  const answer = await createClient(options).send({
     name: "register",
     path: "/v2/register",
     query: new URLSearchParams({ name }),
     safe: false,
     timeoutMs: waitMs,
   });
-  const key = tokenKey(options);
-  const stored = await storage.tokens.get(key);
   await storage.tokens.save(key, readTokens(read(answer, "register"), clock), stored?.version);
+  return "registered";
 }
 
 /**
