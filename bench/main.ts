@@ -5,11 +5,13 @@ import { join } from "node:path";
 import { type BenchResult, print } from "./harness.ts";
 import { benchSignatures } from "./p1-signatures.ts";
 import { benchRateLimit } from "./p3-rate-limit.ts";
+import { benchGateway } from "./p5-gateway.ts";
 import { benchWeight } from "./p7-weight.ts";
 
 const benches: Readonly<Record<string, () => Promise<BenchResult>>> = {
   P1: benchSignatures,
   P3: benchRateLimit,
+  P5: benchGateway,
   P7: benchWeight,
 };
 

@@ -62,6 +62,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
   /** Tries under way by origin, so that a receiver that does not answer cannot hold up the others. */
   const running = new Map<string, number>();
   const lanes = { prompt: 0, late: 0 };
+  let turns = 0;
   const count = (origin: string, change: 1 | -1): void => {
     const next = (running.get(origin) ?? 0) + change;
     if (next === 0) running.delete(origin);
@@ -165,7 +166,10 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
   return {
     async start() {
       const free = () => concurrency - lanes.prompt - lanes.late;
-      const prompt = await startLane("prompt", free());
+      const wanted = free();
+      const prompt = await startLane("prompt", wanted);
+      // While there is more to send than places, the late lane has its turn now and then.
+      if (prompt.length === wanted && ++turns % 8 !== 0) return prompt;
       const late = await startLane("late", Math.min(free(), lateConcurrency - lanes.late));
       return [...prompt, ...late];
     },

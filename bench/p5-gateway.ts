@@ -1,0 +1,402 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { Agent, request as httpRequest } from "node:http";
+import { join } from "node:path";
+import { silentLogger, systemClock } from "@orderbridge/core";
+import { type Database, openDatabase } from "@orderbridge/core/kysely";
+import { createWebhookSigner, signHmac } from "@orderbridge/core/signature";
+import {
+  createPaymentGateway,
+  type Payment,
+  type PaymentGateway,
+  type PaymentGatewayOptions,
+  type PaymentProvider,
+} from "@orderbridge/payment-gateway";
+import { createPaymentGatewayStorage } from "@orderbridge/payment-gateway/kysely";
+import { sql } from "kysely";
+import { findServices, serviceAddresses } from "../scripts/services.ts";
+import type { BenchResult, Target } from "./harness.ts";
+
+const rounds = 5;
+const parallel = 16;
+const secret = "whsec_hJgR7BzSZDPkRVwXjiTF6Ih9GUGx+OaGZqKE9LhcfVU=";
+
+const sorted = (values: readonly number[]): number[] => [...values].sort((left, right) => left - right);
+const median = (values: readonly number[]): number => sorted(values)[values.length >> 1] ?? Number.NaN;
+const percentile = (values: readonly number[], part: number): number =>
+  sorted(values)[Math.min(values.length - 1, Math.floor(values.length * part))] ?? Number.NaN;
+const wallMs = (): number => performance.timeOrigin + performance.now();
+const ms = (value: number): string => `${value.toFixed(value < 10 ? 1 : 0)} ms`;
+
+/** Runs `work` for 0, 1, 2, … with so many under way; resolves to how many were done per second. */
+async function perSecond(total: number, limit: number, work: (index: number) => Promise<unknown>): Promise<number> {
+  const startedAt = performance.now();
+  let next = 0;
+  await Promise.all(
+    Array.from({ length: limit }, async () => {
+      while (next < total) await work(next++);
+    }),
+  );
+  return total / ((performance.now() - startedAt) / 1000);
+}
+
+class Receiver {
+  readonly url: string;
+  readonly #child: ChildProcess;
+  constructor(child: ChildProcess, port: number) {
+    this.#child = child;
+    this.url = `http://127.0.0.1:${port}`;
+  }
+  static async start(): Promise<Receiver> {
+    const child = fork(join(import.meta.dirname, "p5-receiver.ts"));
+    const { port } = await Receiver.#answer<{ port: number }>(child);
+    return new Receiver(child, port);
+  }
+  static #answer<Answer>(child: ChildProcess): Promise<Answer> {
+    return new Promise((resolve) => child.once("message", (message) => resolve(message as Answer)));
+  }
+  async count(): Promise<number> {
+    const answer = Receiver.#answer<{ count: number }>(this.#child);
+    this.#child.send("count");
+    return (await answer).count;
+  }
+  async until(count: number): Promise<void> {
+    while ((await this.count()) < count) await systemClock.sleep(20);
+  }
+  /** When each event came; forgets them. */
+  async take(): Promise<ReadonlyMap<string, number>> {
+    const answer = Receiver.#answer<{ arrivals: Record<string, number> }>(this.#child);
+    this.#child.send("take");
+    return new Map(Object.entries((await answer).arrivals));
+  }
+  stop(): void {
+    this.#child.kill("SIGKILL");
+  }
+}
+
+/** A provider that the bench plays: `transfers` is what it would say when asked. */
+function createProvider(transfers: ReadonlySet<string>, askAfterMs?: number): PaymentProvider {
+  const again = askAfterMs === undefined ? {} : { askAgainMs: askAfterMs };
+  return {
+    name: "bench",
+    currencies: { KZT: { stepMinor: 1n } },
+    payerStep: () => ({ kind: "account", account: "" }),
+    ...(askAfterMs === undefined
+      ? {}
+      : {
+          async start() {
+            return { askAfterMs };
+          },
+          async state({ id }: Payment) {
+            return transfers.has(id)
+              ? { state: "paid", money: { transactionId: id, amountMinor: 50_000n, currency: "KZT" } }
+              : { state: "waiting", ...again };
+          },
+        }),
+    async callback({ body, context }) {
+      const id = new TextDecoder().decode(body);
+      const { state } = await context.book(id, { transactionId: id, amountMinor: 50_000n, currency: "KZT" });
+      return Response.json({ state });
+    },
+  };
+}
+
+interface World {
+  readonly database: Database;
+  readonly receiver: Receiver;
+}
+
+const storageOf = ({ database }: World) => createPaymentGatewayStorage(database);
+
+function createGateway(world: World, provider: PaymentProvider, options: Partial<PaymentGatewayOptions> = {}) {
+  return createPaymentGateway({
+    storage: storageOf(world),
+    providers: [provider],
+    publicUrl: "https://pay.example",
+    webhooks: { allowAddresses: ["127.0.0.1"] },
+    concurrencyPerReceiver: 128, // one receiver stands for many
+    logger: silentLogger,
+    ...options,
+  });
+}
+
+const create = (gateway: PaymentGateway, world: World, key?: string, path = "/hook") =>
+  gateway.payments.create({
+    merchant: "shop",
+    amountMinor: 50_000n,
+    description: "Чайник «Ақ» 1,7 л",
+    webhookUrl: `${world.receiver.url}${path}`,
+    webhookSecret: secret,
+    metadata: '{"order_id":"A-17","user_id":"12345"}',
+    ...(key === undefined ? {} : { idempotency: { key, fingerprint: "f" } }),
+  });
+
+const book = (gateway: PaymentGateway, id: string): Promise<Response> =>
+  gateway.handle(new Request("https://pay.example/providers/bench/", { method: "POST", body: id }));
+
+async function empty({ database }: World): Promise<void> {
+  const tables = ["payment", "booking", "event", "delivery", "delivery_attempt", "refund", "idempotency", "receiver"];
+  for (const table of tables) await sql`truncate ${sql.table(`gateway_${table}`)}`.execute(database.db);
+}
+
+/** Payments with their idempotency keys, against a transaction that inserts two rows of the same size. */
+async function creation(world: World): Promise<{ readonly row: string[]; readonly target: Target }> {
+  const { db } = world.database;
+  await sql`create table if not exists bench_a (id varchar(191) primary key, payload text)`.execute(db);
+  await sql`create table if not exists bench_b (id varchar(191) primary key, payload text)`.execute(db);
+  const gateway = createGateway(world, createProvider(new Set()));
+  const ours: number[] = [];
+  const bare: number[] = [];
+  const total = 600;
+  const payload = "x".repeat(400);
+  for (let round = 0; round <= rounds; round++) {
+    const floor = await perSecond(total, parallel, (index) =>
+      db.transaction().execute(async (trx) => {
+        const id = `${round}-${index}`;
+        await trx.insertInto("bench_a").values({ id, payload }).execute();
+        await trx
+          .insertInto("bench_b")
+          .values({ id, payload: payload.slice(0, 100) })
+          .execute();
+      }),
+    );
+    const rate = await perSecond(total, parallel, (index) => create(gateway, world, `${round}-${index}`));
+    if (round > 0) {
+      bare.push(floor);
+      ours.push(rate);
+    }
+  }
+  await gateway.close();
+  await empty(world);
+  const ratio = median(ours.map((rate, index) => rate / (bare[index] as number)));
+  return {
+    row: [
+      "payments created",
+      `${median(ours).toFixed(0)}/s`,
+      `two rows ${median(bare).toFixed(0)}/s`,
+      ratio.toFixed(2),
+    ],
+    target: { text: `created: at least 0.6 of bare two-row transactions (${ratio.toFixed(2)})`, met: ratio >= 0.6 },
+  };
+}
+
+/** Webhooks with their log rows, against a loop that signs and posts and writes nothing. */
+async function delivery(world: World): Promise<{ readonly row: string[]; readonly target: Target }> {
+  const total = 1_500;
+  const ours: number[] = [];
+  const bare: number[] = [];
+  const agent = new Agent({ keepAlive: true, maxSockets: 32 });
+  const body = JSON.stringify({ event: "paid", metadata: { order_id: "A-17" }, filler: "x".repeat(450) });
+  const sign = createWebhookSigner({ secrets: [secret] });
+  const post = (index: number) =>
+    new Promise<void>((resolve, reject) => {
+      const headers = {
+        "content-type": "application/json",
+        ...sign({ id: `evt_${index}`, timestamp: new Date(), body }),
+        "x-webhook-signature": signHmac({ secret, body }),
+      };
+      const sent = httpRequest(`${world.receiver.url}/bare`, { method: "POST", agent, headers }, (response) => {
+        response.resume();
+        response.on("end", resolve);
+      });
+      sent.on("error", reject);
+      sent.end(body);
+    });
+  for (let round = 0; round <= rounds; round++) {
+    const floor = await perSecond(total, 32, post);
+    await world.receiver.take();
+    // Filled without delivering, so that only sending and recording are timed.
+    const filling = createGateway(world, createProvider(new Set()));
+    await perSecond(total, parallel, async () => book(filling, (await create(filling, world)).payment.id));
+    await filling.close();
+    const gateway = createGateway(world, createProvider(new Set()));
+    const startedAt = performance.now();
+    const stopping = new AbortController();
+    const running = gateway.run(stopping.signal);
+    await world.receiver.until(total);
+    const rate = total / ((performance.now() - startedAt) / 1000);
+    stopping.abort();
+    await running;
+    await gateway.close();
+    await world.receiver.take();
+    await empty(world);
+    if (round > 0) {
+      bare.push(floor);
+      ours.push(rate);
+    }
+  }
+  agent.destroy();
+  const ratio = median(ours.map((rate, index) => rate / (bare[index] as number)));
+  return {
+    row: [
+      "webhooks delivered, with log rows",
+      `${median(ours).toFixed(0)}/s`,
+      `signed posts, 32 at once, ${median(bare).toFixed(0)}/s`,
+      ratio.toFixed(2),
+    ],
+    target: { text: `delivered: at least 0.7 of a bare signed post loop (${ratio.toFixed(2)})`, met: ratio >= 0.7 },
+  };
+}
+
+/** Books payments at a pace and tells how long each took until its webhook arrived. */
+async function lags(
+  world: World,
+  ids: readonly string[],
+  everyMs: number,
+  act: (id: string) => Promise<unknown>,
+): Promise<readonly number[]> {
+  const acted = new Map<string, number>();
+  const startedAt = performance.now();
+  const acting: Promise<unknown>[] = [];
+  for (const [index, id] of ids.entries()) {
+    await systemClock.sleep(Math.max(0, startedAt + index * everyMs - performance.now()));
+    acted.set(id, wallMs());
+    acting.push(act(id));
+  }
+  await Promise.all(acting);
+  await world.receiver.until(ids.length);
+  const arrivals = await world.receiver.take();
+  const rows = await world.database.db.selectFrom("gateway_event").select(["id", "payment_id"]).execute();
+  return rows
+    .filter((row) => acted.has(row.payment_id) && arrivals.has(row.id))
+    .map((row) => (arrivals.get(row.id) as number) - (acted.get(row.payment_id) as number));
+}
+
+/** Many active payments, as if made by `create`. */
+async function fill(world: World, count: number, provider: string, checkAfterMs?: number): Promise<readonly string[]> {
+  const storage = storageOf(world);
+  const now = Date.now();
+  const ids = Array.from({ length: count }, (_, index) => `${provider}-${index}`);
+  await perSecond(count, parallel, async (index) => {
+    const payment: Payment = {
+      id: ids[index] as string,
+      merchant: "shop",
+      provider: "bench",
+      status: "pending",
+      currency: "KZT",
+      amountMinor: 50_000n,
+      paidMinor: 0n,
+      refundedMinor: 0n,
+      refundingMinor: 0n,
+      description: "",
+      metadata: "{}",
+      webhookUrl: `${world.receiver.url}/hook`,
+      webhookSecret: secret,
+      late: false,
+      test: false,
+      sequence: 0,
+      createdAt: new Date(now),
+      updatedAt: new Date(now),
+      expiresAt: new Date(now + 3_600_000),
+      version: 1,
+    };
+    await storage.createPayment(payment);
+    if (checkAfterMs !== undefined) {
+      await storage.scheduleCheck(payment.id, { delayMs: Math.round((index / count) * checkAfterMs) });
+    }
+  });
+  return ids;
+}
+
+async function running<Result>(gateway: PaymentGateway, work: () => Promise<Result>): Promise<Result> {
+  const stopping = new AbortController();
+  const run = gateway.run(stopping.signal);
+  try {
+    return await work();
+  } finally {
+    stopping.abort();
+    await run;
+    await gateway.close();
+  }
+}
+
+/** The gateway on PostgreSQL, its receiver in another process. */
+export async function benchGateway(): Promise<BenchResult> {
+  const title = "payment gateway on PostgreSQL, receiver in another process";
+  const hasPostgres = (await findServices()).some(({ name, available }) => name === "PostgreSQL" && available);
+  if (!hasPostgres)
+    return { id: "P5", title: `${title}: left out, PostgreSQL does not answer`, table: [], targets: [] };
+  const schema = `bench_p5_${process.pid}`;
+  const administration = await openDatabase(serviceAddresses.postgres);
+  await sql`create schema ${sql.id(schema)}`.execute(administration.db);
+  const url = new URL(serviceAddresses.postgres);
+  url.searchParams.set("options", `-c search_path=${schema}`);
+  const database = await openDatabase(url.href);
+  const receiver = await Receiver.start();
+  const world: World = { database, receiver };
+  const table: string[][] = [["", "measured", "floor or load", "ratio"]];
+  const targets: Target[] = [];
+  const latency = (name: string, load: string, values: readonly number[], limitMs: number) => {
+    const p99 = percentile(values, 0.99);
+    table.push([name, `p50 ${ms(median(values))}, p99 ${ms(p99)}`, `${load}, ${values.length} webhooks`, ""]);
+    targets.push({ text: `${name}: p99 under ${ms(limitMs)} (${ms(p99)})`, met: values.length > 0 && p99 < limitMs });
+  };
+  try {
+    await storageOf(world).migrate();
+    for (const part of [creation, delivery]) {
+      const { row, target } = await part(world);
+      table.push(row);
+      targets.push(target);
+    }
+
+    const idle = createGateway(world, createProvider(new Set()));
+    const idleIds = await fill(world, 200, "idle");
+    latency(
+      "commit to post when idle",
+      "20/s",
+      await running(idle, () => lags(world, idleIds, 50, (id) => book(idle, id))),
+      50,
+    );
+    await empty(world);
+
+    const busy = createGateway(world, createProvider(new Set()));
+    const active = await fill(world, 10_000, "active");
+    latency(
+      "callback to delivered webhook",
+      "10 000 active, 50/s",
+      await running(busy, () => lags(world, active.slice(0, 500), 20, (id) => book(busy, id))),
+      1_500,
+    );
+    await empty(world);
+
+    const intervalMs = 3_000;
+    const transfers = new Set<string>();
+    const polled = createGateway(world, createProvider(transfers, intervalMs));
+    const polledIds = await fill(world, 600, "polled", intervalMs); // 200 due each second
+    latency(
+      `paid at a provider that is asked every ${intervalMs / 1000} s`,
+      "200 due/s",
+      await running(polled, () => lags(world, polledIds.slice(0, 300), 40, async (id) => void transfers.add(id))),
+      intervalMs + 1_500,
+    );
+    await empty(world);
+
+    const mixed = createGateway(world, createProvider(new Set()), {
+      webhooks: { allowAddresses: ["127.0.0.1"], timeoutMs: 5_000 },
+      concurrencyPerReceiver: 8,
+    });
+    const healthy = await fill(world, 450, "healthy");
+    const dead: string[] = [];
+    const silent = await Receiver.start();
+    for (let index = 0; index < 50; index++) {
+      dead.push((await create(mixed, { database, receiver: silent }, undefined, "/silent")).payment.id);
+    }
+    latency(
+      "healthy receivers beside 10 % that never answer",
+      "50/s",
+      await running(mixed, () =>
+        lags(world, healthy, 22, async (id) => {
+          const other = healthy.indexOf(id) % 9 === 0 ? dead.pop() : undefined;
+          await Promise.all([book(mixed, id), other === undefined ? undefined : book(mixed, other)]);
+        }),
+      ),
+      1_000,
+    );
+    silent.stop();
+  } finally {
+    receiver.stop();
+    await database.close();
+    await sql`drop schema ${sql.id(schema)} cascade`.execute(administration.db);
+    await administration.close();
+  }
+  return { id: "P5", title, table, targets };
+}
