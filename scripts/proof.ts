@@ -1,9 +1,11 @@
-// pnpm proof: the heavy suites in full, every planted defect, and the signatures under other runtimes. Writes docs/proof.json.
+// pnpm proof: the heavy suites in full, every planted defect, and the signatures under other runtimes. Writes docs/proof.json and
+// docs/reliability.md.
 import { execFile } from "node:child_process";
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { proofFolder } from "../test/proof-report.ts";
+import { writeReliabilityReport } from "./proof-report.ts";
 import { findServices } from "./services.ts";
 
 const run = promisify(execFile);
@@ -89,12 +91,13 @@ const proof = {
   node: process.version,
   startedAt: startedAt.toISOString(),
   seconds: Math.round((Date.now() - startedAt.getTime()) / 1000),
-  tests: { passed: numPassedTests, failed: numFailedTests, skipped: numPendingTests },
+  tests: { passed: numPassedTests ?? 0, failed: numFailedTests ?? 0, skipped: numPendingTests ?? 0 },
   suites,
   plantedDefects: { caught: mutants.passed, missed: mutants.failed },
   signatureSuite: runtimes,
 };
 writeFileSync(join(root, "docs/proof.json"), `${JSON.stringify(proof, null, 2)}\n`);
+writeReliabilityReport(proof);
 process.stdout.write(`${JSON.stringify(proof, null, 2)}\n`);
 const failed =
   (numFailedTests ?? 1) + mutants.failed + Object.values(runtimes).reduce((sum, one) => sum + one.failed, 0);
