@@ -127,7 +127,11 @@ function robokassa(): Start {
   const shop = configure(robokassaVariables, robokassaProblems);
   const client = createRobokassa(robokassaOptions(shop));
   return () =>
-    createRobokassaProvider({ robokassa: client, currency: shop.ROBOKASSA_COUNTRY === "kz" ? "KZT" : "RUB" });
+    createRobokassaProvider({
+      robokassa: client,
+      currency: shop.ROBOKASSA_COUNTRY === "kz" ? "KZT" : "RUB",
+      refunds: shop.ROBOKASSA_PASSWORD3 !== undefined,
+    });
 }
 
 export const knownProviders: Readonly<Record<string, () => Start>> = {

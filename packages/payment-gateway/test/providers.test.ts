@@ -71,8 +71,17 @@ async function kaspiBiller(): Promise<ProviderCaseContext> {
 const passwords = { password1: "live-one", password2: "live-two", testPassword1: "try-one", testPassword2: "try-two" };
 const resultUrl = "https://pay.example/providers/robokassa/result";
 
-async function openRobokassa({ method = "POST", test = false }: { method?: "POST" | "GET"; test?: boolean } = {}) {
-  const shop = { login: "demo-shop", ...passwords, resultUrl, resultMethod: method };
+async function openRobokassa({
+  method = "POST",
+  test = false,
+  refunds = false,
+}: {
+  method?: "POST" | "GET";
+  test?: boolean;
+  refunds?: boolean;
+} = {}) {
+  const third = refunds ? { password3: "live-three" } : {};
+  const shop = { login: "demo-shop", ...passwords, ...third, resultUrl, resultMethod: method };
   let last: Request | undefined;
   let lastAnswer = new Response();
   const deliver = async (request: Request): Promise<Response> => {
@@ -86,8 +95,14 @@ async function openRobokassa({ method = "POST", test = false }: { method?: "POST
     sleep: (ms, signal) => world.clock.sleep(ms, signal),
   };
   const fake = createFakeRobokassa({ ...shop, deliver, clock, retryDelaysMs: [] });
-  const robokassa = createRobokassa({ login: "demo-shop", ...passwords, test, fetch: fetchFrom(fake.handle) });
-  const provider = createRobokassaProvider({ robokassa, currency: "RUB", firstInvId: 3_000_000_000n });
+  const robokassa = createRobokassa({
+    login: "demo-shop",
+    ...passwords,
+    ...third,
+    test,
+    fetch: fetchFrom(fake.handle),
+  });
+  const provider = createRobokassaProvider({ robokassa, currency: "RUB", firstInvId: 3_000_000_000n, refunds });
   const { gateway } = await open(provider);
   const context: ProviderCaseContext = {
     gateway,
@@ -100,6 +115,24 @@ async function openRobokassa({ method = "POST", test = false }: { method?: "POST
       return lastAnswer;
     },
     repeat: () => world.gateway.handle((last as Request).clone()),
+    async settleRefunds() {
+      for (let round = 0; round < 4; round++) {
+        world.clock.advance(61_000);
+        await world.gateway.work();
+        for (const { requestId, label } of fake.refunds)
+          if (label === "processing") fake.endRefund(requestId, "finished");
+      }
+    },
+    refundedAtProvider: () =>
+      fake.refunds.reduce((sum, { amount, label }) => {
+        const [whole = "0", part = ""] = amount.split(".");
+        return label === "finished" ? sum + BigInt(whole) * 100n + BigInt(part.padEnd(2, "0").slice(0, 2)) : sum;
+      }, 0n),
+    loseRefundReply: () =>
+      fake.faults.add({
+        fault: { kind: "dropReplyAfterExecuting" },
+        match: ({ url }) => url.includes("/Refund/Create"),
+      }),
     async forge({ id, session = "" }) {
       const body = new URLSearchParams({
         OutSum: "15980.000000",
@@ -118,6 +151,7 @@ describe.each([
   ["kaspi-biller", kaspiBiller],
   ["robokassa, notified by POST", () => openRobokassa()],
   ["robokassa, notified by GET", () => openRobokassa({ method: "GET" })],
+  ["robokassa with password 3", () => openRobokassa({ refunds: true })],
   ["robokassa in test mode", () => openRobokassa({ test: true })],
 ])("%s", (_name, setUp) => {
   test.each(providerCases)("$name", async ({ run }) => run(await setUp()));
@@ -190,6 +224,23 @@ describe("robokassa", () => {
     const { pay } = await openRobokassa();
     const { payment } = await create();
     expect(await (await pay(payment)).text()).toBe("OK3000000000");
+  });
+
+  test("a refund whose answer is lost is never asked for again; a person is called, the sum stays reserved", async () => {
+    const { fake, pay, loseRefundReply, settleRefunds, gateway } = await openRobokassa({ refunds: true });
+    const { payment } = await create();
+    await pay(payment);
+    loseRefundReply();
+    await gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor: 20_000n });
+    await settleRefunds();
+    const { refundingMinor, needsAttention } = (await gateway.payments.get("shop", payment.id)) ?? {};
+    expect([fake.refunds.length, refundingMinor, needsAttention]).toEqual([
+      1,
+      20_000n,
+      expect.stringContaining("look into the cabinet"),
+    ]);
+    // A notification that comes again still finds its payment.
+    expect((await fake.redeliver("3000000000"))?.accepted).toBe(true);
   });
 
   test("a test payment never pays a live one, and live money not a test one", async () => {

@@ -1,4 +1,4 @@
-import { ConfigError } from "@orderbridge/core";
+import { ConfigError, SdkError } from "@orderbridge/core";
 import type { Robokassa } from "@orderbridge/robokassa";
 import { type Currency, formatAmount, parseAmount } from "../money.ts";
 import type { Payment } from "../payment.ts";
@@ -6,7 +6,10 @@ import type { PaymentProvider, ProviderContext, ReportedMoney } from "../provide
 
 export interface RobokassaProviderOptions {
   /** `createRobokassa(…)` of `@orderbridge/robokassa`. */
-  readonly robokassa: Pick<Robokassa, "paymentUrl" | "verifyResult" | "operationState" | "test">;
+  readonly robokassa: Pick<Robokassa, "paymentUrl" | "verifyResult" | "operationState" | "test"> &
+    Partial<Pick<Robokassa, "refunds">>;
+  /** Password 3 is configured, so refunds may be asked for. @defaultValue false: they are made in the cabinet */
+  readonly refunds?: boolean;
   /** The currency of the shop's contract: `RUB`, or `KZT` for a shop in Kazakhstan. */
   readonly currency: Extract<Currency, "RUB" | "KZT">;
   /** Lowest number that this gateway uses; another system on the same shop must stay below it. @defaultValue 1n */
@@ -20,16 +23,18 @@ const paymentField = "Shp_payment";
  * Robokassa: the pay page links to it, ResultURL is `<publicUrl>/providers/robokassa/result`. A signed field carries
  * our payment's id, so a notification finds its payment also when another InvId of the shop has the same number.
  *
- * Robokassa can neither cancel a link nor repeat a refund by a key, so both abilities are absent: a cancelled payment
- * that is paid all the same is booked and told, and refunds are made in the cabinet.
+ * Robokassa cannot cancel a link: a cancelled payment that is paid all the same is booked and told. It has no key that
+ * would make a refund safe to repeat and no list of refunds, so one whose answer was lost is never asked for again: its sum
+ * stays reserved and a person looks into the cabinet.
  *
  * @see docs.robokassa.ru, "Notifications" and "XML interfaces" (read 2025-11)
  */
 export function createRobokassaProvider(options: RobokassaProviderOptions): PaymentProvider {
-  const { robokassa, currency, firstInvId = 1n } = options;
+  const { robokassa, currency, firstInvId = 1n, refunds = false } = options;
+  if (refunds && !robokassa.refunds) throw new ConfigError("refunds: robokassa has none");
   if (firstInvId < 1n) throw new ConfigError("firstInvId must be at least 1");
 
-  return {
+  const provider: PaymentProvider = {
     name: "robokassa",
     currencies: { [currency]: { stepMinor: 1n } },
     test: robokassa.test,
@@ -41,7 +46,7 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
     payerStep: (payment) => ({
       kind: "link",
       url: robokassa.paymentUrl({
-        invId: payment.session ?? "",
+        invId: readSession(payment).invId,
         outSum: formatAmount(payment.amountMinor),
         description: describe(payment),
         test: payment.test,
@@ -52,8 +57,9 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
 
     async state(payment) {
       // Robokassa's books know no test payments, and none whose link was never opened.
-      if (payment.test || payment.session === undefined) return { state: "waiting" };
-      const remote = await robokassa.operationState(payment.session);
+      const { invId } = readSession(payment);
+      if (payment.test || invId === "") return { state: "waiting" };
+      const remote = await robokassa.operationState(invId);
       if (!remote.found) return { state: remote.reason === "not_found" ? "waiting" : "unknown" };
       switch (remote.state) {
         case "started":
@@ -64,7 +70,7 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
         case "paid": {
           const amountMinor = readAmount(remote.outSum ?? "");
           if (amountMinor === undefined) return { state: "unknown" };
-          return { state: "paid", money: { transactionId: payment.session, amountMinor, currency } };
+          return { state: "paid", money: { transactionId: invId, amountMinor, currency } };
         }
         default:
           return { state: "unknown" }; // reserved, being credited, or stopped: money may still come
@@ -83,7 +89,7 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
       const { invId, outSum, outSumCurrency, test, shp } = verification.notification;
       const id = Object.entries(shp).find(([name]) => name.toLowerCase() === paymentField.toLowerCase())?.[1];
       const payment = id === undefined ? undefined : await context.find(id);
-      if (payment?.session !== invId) return new Response(null, { status: 404 });
+      if (!payment || readSession(payment).invId !== invId) return new Response(null, { status: 404 });
       const amountMinor = readAmount(outSum);
       // A test never pays a live payment, and live money on a test payment is for a person to look at.
       if (test !== payment.test || amountMinor === undefined || !isCurrency(outSumCurrency, currency)) {
@@ -91,6 +97,72 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
       }
       return bookAndAnswer(context, payment, { transactionId: invId, amountMinor, currency });
     },
+  };
+  return refunds && robokassa.refunds
+    ? { ...provider, refund: createRefund({ refunds: robokassa.refunds, operationState: robokassa.operationState }) }
+    : provider;
+}
+
+/** What became of a refund: `asking` was sent or may have been; any other text is Robokassa's id of the request. */
+type RefundEntry = "asking" | "refused" | (string & {});
+
+/** The number, and once there was a refund its state behind a space: `3000000000 {"re_…":"asking"}`. */
+function readSession({ session = "" }: Payment): {
+  readonly invId: string;
+  readonly refunds: Readonly<Record<string, RefundEntry>>;
+} {
+  const at = session.indexOf(" ");
+  return at < 0
+    ? { invId: session, refunds: {} }
+    : { invId: session.slice(0, at), refunds: JSON.parse(session.slice(at + 1)) };
+}
+
+function createRefund(
+  robokassa: Required<Pick<Robokassa, "refunds" | "operationState">>,
+): NonNullable<PaymentProvider["refund"]> {
+  return async ({ payment: asked, amountMinor, key, context }) => {
+    const payment = (await context.find(asked.id)) ?? asked;
+    const { invId, refunds } = readSession(payment);
+    const known = refunds[key];
+    const write = (before: Payment, entry: RefundEntry, attention?: string): Promise<Payment | undefined> => {
+      const session = readSession(before);
+      return context.remember(before, {
+        session: `${session.invId} ${JSON.stringify({ ...session.refunds, [key]: entry })}`,
+        ...(attention === undefined ? {} : { attention }),
+      });
+    };
+    if (known === "refused" || payment.test) return "failed"; // Robokassa's books know no test payments
+    if (known === "asking") {
+      const why = "robokassa: whether a refund was taken is not known: look into the cabinet";
+      if (payment.needsAttention !== why) await write(payment, "asking", why);
+      return "pending";
+    }
+    if (known !== undefined) {
+      const state = await robokassa.refunds.state(known);
+      return state === "finished" ? "succeeded" : state === "canceled" ? "failed" : "pending";
+    }
+    const remote = await robokassa.operationState(invId);
+    if (!remote.found || !remote.opKey) return "pending"; // nothing was sent; asked again later
+    const written = await write(payment, "asking");
+    if (!written) return "pending"; // somebody else is at it
+    let entry: RefundEntry;
+    try {
+      ({ requestId: entry } = await robokassa.refunds.create({
+        opKey: remote.opKey,
+        amount: formatAmount(amountMinor),
+      }));
+    } catch (error) {
+      if (!SdkError.isInstance(error)) throw error;
+      if (error.outcome !== "refused" && error.outcome !== "not-executed") return "pending";
+      entry = "refused";
+    }
+    // The id must not get lost to another refund that is written at the same time.
+    let current: Payment | undefined = written;
+    for (let tries = 0; current && tries < 5; tries++) {
+      if (await write(current, entry)) break;
+      current = await context.find(payment.id);
+    }
+    return entry === "refused" ? "failed" : "pending";
   };
 }
 
