@@ -2,6 +2,7 @@ import { parseArgs } from "node:util";
 import { ConfigError, SdkError, systemClock } from "@orderbridge/core";
 import { createCipher, createKyselyStorage, type KyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import { toE164 } from "@orderbridge/core/phone";
+import { createRedisRateLimits, openRedis } from "@orderbridge/core/redis";
 import { listen } from "@orderbridge/core/testing";
 import {
   connectKaspiAmocrm,
@@ -27,7 +28,8 @@ const help = `usage: kaspi-amocrm <command> [options]
   fake [--port 4300]              a Kaspi on this port and an amoCRM on the next, with a few orders
 
 Days are 2026-11-01 (in Kazakhstan's time, +05:00, both included) or instants such as 2026-11-01T00:00:00+05:00.
-Variables: those of the server in examples/kaspi-amocrm-worker, and DATABASE_URL (default sqlite:./kaspi-amocrm.db).
+Variables: those of the server in examples/kaspi-amocrm-worker, DATABASE_URL (default sqlite:./kaspi-amocrm.db), and
+REDIS_URL when the servers have it (needs the package ioredis).
 
 Exit codes: 0 all is well, 1 something must be mended, 4 the command could not run.
 `;
@@ -61,20 +63,23 @@ const printTo =
   (text: string): void =>
     out(`${text}\n`);
 
-/** On the workers' database, so that budgets, blocks, leases and tokens are theirs. */
+/** On the workers' database and Redis, so that budgets, blocks, leases and tokens are theirs. */
 async function withTools(terminal: Terminal, work: (tools: Tools) => Promise<number>): Promise<number> {
   const environment = readKaspiAmocrmEnvironment(terminal.variables);
   const keys = terminal.variables.ENCRYPTION_KEYS?.trim();
-  if (terminal.variables.REDIS_URL?.trim()) {
-    terminal.err("note: REDIS_URL is not used here; the workers' calls and these are counted apart\n");
-  }
+  const redisUrl = terminal.variables.REDIS_URL?.trim();
+  const note = (text: string) => terminal.err(`note: ${text}\n`);
+  const redis = redisUrl
+    ? await openRedis(redisUrl, { purpose: "slots", logger: { warn: note, info: note } })
+    : undefined;
   const database = await openDatabase(terminal.variables.DATABASE_URL || "sqlite:./kaspi-amocrm.db");
   try {
     const core = createKyselyStorage({ ...database, ...(keys && { cipher: createCipher({ keys }) }) });
     const own = createKaspiAmocrmStorage(database);
     await core.migrate();
     await own.migrate();
-    const storage = { ...core, ...own };
+    const rateLimits = redis ? createRedisRateLimits({ redis, durable: core.rateLimits }) : core.rateLimits;
+    const storage = { ...core, ...own, rateLimits };
     return await work({
       terminal,
       print: printTo(terminal),
@@ -83,6 +88,7 @@ async function withTools(terminal: Terminal, work: (tools: Tools) => Promise<num
       storage,
     });
   } finally {
+    redis?.disconnect();
     await database.close();
   }
 }

@@ -167,3 +167,87 @@ test("errors are told apart and hold neither token nor phone", async () => {
   const other = createScene();
   expect(kaspiErrorKind(await other.kaspi.entries("700000123").catch((reason: unknown) => reason))).toBe("not-found");
 });
+
+test("goods are taken out of an order line by line or several at once, each request sent once", async () => {
+  const { fake, kaspi } = createScene();
+  fake.addOrder({
+    code: "700000123",
+    entries: [
+      { sku: "LAMP", basePrice: 100, quantity: 3 },
+      { sku: "APPLE", basePrice: 1560, weightGrams: 3800, quantity: 3 },
+      { sku: "CUP", basePrice: 10, quantity: 1 },
+    ],
+  });
+  const order = await kaspi.orders.byCode("700000123");
+  const [lamp, apple, cup] = order?.entries ?? [];
+  const reason = "MERCHANT_OUT_OF_STOCK";
+  expect(await kaspi.orders.cancelLine({ entryId: lamp?.id ?? "", remainedQuantity: 1, reason })).toBe(true);
+  fake.faults.add({ fault: { kind: "failAfterExecuting", status: 502 }, match: ({ method }) => method === "PUT" });
+  const lines = [
+    { entryId: apple?.id ?? "", remainedWeight: 3750, reason: "PRODUCT_UNDERWEIGHT" },
+    { entryId: cup?.id ?? "", remainedQuantity: 0, reason, notes: "закончились" },
+  ];
+  await expect(kaspi.orders.cancelLines(order?.id ?? "", lines)).rejects.toMatchObject({ outcome: "unknown" });
+  expect(fake.journal.count("PUT /shop/api/orderPartialCancel/")).toBe(1);
+  // 100 + 1560 × 3.750 kg
+  expect((await kaspi.orders.byCode("700000123"))?.totalMinor).toBe(595_000n);
+});
+
+test("a partial cancel that Kaspi still works on says so, and a change is not repeated after a 429 either", async () => {
+  const { fake, kaspi } = createScene({ cancelsLater: true });
+  fake.addOrder({ code: "700000123", entries: [{ basePrice: 1, quantity: 2 }] });
+  const order = await kaspi.orders.byCode("700000123");
+  const line = { entryId: order?.entries?.[0]?.id ?? "", remainedQuantity: 1, reason: "MERCHANT_OUT_OF_STOCK" };
+  expect(await kaspi.orders.cancelLine(line)).toBe(false);
+  expect(await kaspi.orders.cancelLines(order?.id ?? "", [line])).toBe(false);
+  fake.faults.add({ fault: { kind: "rateLimit" } });
+  await expect(kaspi.orders.setStatus(order?.id ?? "", { status: "ACCEPTED_BY_MERCHANT" })).rejects.toMatchObject({
+    status: 429,
+    outcome: "not-executed",
+  });
+  expect(fake.journal.count("POST /shop/api/v2/orders")).toBe(1);
+});
+
+test.each([
+  ["rate", { kind: "rateLimit" }],
+  ["html", { kind: "htmlAnswer" }],
+  ["auth", { kind: "block" }],
+  ["network", { kind: "dropReplyAfterExecuting" }],
+] as const)("an error of the kind %s is told apart", async (kind, fault) => {
+  const { fake, kaspi } = createScene();
+  fake.faults.add({ fault, times: 3 });
+  expect(kaspiErrorKind(await kaspi.orders.byCode("1").catch((error: unknown) => error))).toBe(kind);
+});
+
+test("a request without a browser's name hangs at Kaspi, and ends with our own timeout", async () => {
+  const clock = createSteppingClock();
+  const fake = createFakeKaspi({ clock });
+  const kaspi = createKaspi({
+    token: "kaspi-token",
+    userAgent: "",
+    clock,
+    fetch: fetchFrom(fake.handle),
+    minDelayMs: 1,
+  });
+  const asked = kaspi.orders.byCode("1").catch((error: unknown) => error);
+  for (let attempt = 0; attempt < 3; attempt++) {
+    await expect.poll(() => clock.sleepers).toBeGreaterThan(1); // the hanging answer and the deadline
+    clock.advance(30_000);
+  }
+  expect(kaspiErrorKind(await asked)).toBe("timeout");
+});
+
+test.each([
+  { requiresState: true },
+  { largePages: "cut" as const },
+  { hasMeta: false },
+  { order: "newest" as const },
+  { badTokenStatus: 403 as const },
+])("with the reading %j of the guide 250 orders arrive each once, and a bad token is known", async (reading) => {
+  const { add, read } = createScene(reading);
+  add(250);
+  const codes = await read();
+  expect([codes.length, new Set(codes).size]).toEqual([250, 250]);
+  const { kaspi } = createScene(reading, "wrong-token");
+  expect(kaspiErrorKind(await kaspi.orders.byCode("1").catch((error: unknown) => error))).toBe("auth");
+});

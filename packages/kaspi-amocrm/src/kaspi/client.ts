@@ -9,6 +9,8 @@ import {
   type Logger,
   type RateLimitStore,
   type Refusal,
+  RequestError,
+  ResponseShapeError,
   systemClock,
 } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
@@ -74,8 +76,23 @@ export interface Kaspi {
     pages(query: OrderQuery & { readonly state: KaspiState }): AsyncIterable<OrderPage>;
     /** `undefined` for an unknown code. */
     byCode(code: string): Promise<KaspiOrder | undefined>;
-    /** Changes an order. Never repeated by itself: after an unknown outcome read the order again. */
+    /**
+     * Changes an order, in one request that is never repeated by itself, not even after a 429: after an error whose outcome
+     * is `unknown` read the order again.
+     */
     setStatus(orderId: string, change: OrderStatusChange): Promise<void>;
+    /**
+     * Takes goods out of an order: what remains of one line. Resolves to `false` while Kaspi still works on it. Sent once.
+     *
+     * Wire: `POST /orderEntryCancelOperation` with `remainedQuantity`, `reason`, `notes` and the relationship `entry`.
+     */
+    cancelLine(line: LineCancellation & { readonly remainedQuantity: number }): Promise<boolean>;
+    /**
+     * The same for several lines at once, or for goods that weigh less. Sent once.
+     *
+     * Wire: `PUT /shop/api/orderPartialCancel/{orderId}` with a list of lines.
+     */
+    cancelLines(orderId: string, lines: readonly LineCancellation[]): Promise<boolean>;
   };
   /** The lines of one order. */
   entries(orderId: string): Promise<readonly KaspiEntry[]>;
@@ -93,6 +110,17 @@ export type OrderStatusChange =
       readonly comment?: string;
     };
 
+export interface LineCancellation {
+  readonly entryId: string;
+  /** Pieces that stay. */
+  readonly remainedQuantity?: number;
+  /** Grams that stay, of measurable goods. */
+  readonly remainedWeight?: number;
+  /** `MERCHANT_OUT_OF_STOCK`, …; for weight `PRODUCT_UNDERWEIGHT`. */
+  readonly reason: string;
+  readonly notes?: string;
+}
+
 const resourceSchema = v.object({
   id: v.pipe(v.union([v.string(), v.number()]), v.transform(String)),
   type: v.optional(v.string()),
@@ -108,6 +136,15 @@ const listSchema = v.object({
     {},
   ),
 });
+
+/** Both spellings occur: `SUCCESSFUL` of the bulk method, `SUCCESSFULL` of the other; else `INPROGRESS`. */
+const cancelledSchema = v.pipe(
+  v.union([
+    v.object({ data: v.object({ attributes: v.object({ status: v.string() }) }) }),
+    v.object({ status: v.string() }),
+  ]),
+  v.transform((answer) => ("data" in answer ? answer.data.attributes.status : answer.status).startsWith("SUCCESS")),
+);
 
 const pageSize = 100; // the largest allowed
 const maxPages = 10_000; // a server that ignores paging must not hold us for ever
@@ -129,9 +166,9 @@ export function createKaspi({
 }: KaspiOptions): Kaspi {
   if (!token) throw new ConfigError("kaspi: token is empty; copy it from the seller cabinet, Settings, API token");
   if (!(ratePerSecond > 0)) throw new ConfigError("kaspi: ratePerSecond must be positive");
-  const http = createHttpClient({
+  const shared = {
     vendor: "kaspi",
-    baseUrl: `${origin}/shop/api/v2`,
+    baseUrl: `${origin}/shop/api`,
     headers: {
       accept: "application/vnd.api+json",
       "content-type": "application/vnd.api+json",
@@ -146,17 +183,25 @@ export function createKaspi({
       clock,
     }),
     clock,
-    retries: 2,
     readRefusal,
     ...rest,
-  });
+  };
+  const http = createHttpClient({ ...shared, retries: 2 });
+  /** A change cannot be undone, and there is no key that makes it safe to repeat. */
+  const changes = createHttpClient({ ...shared, retries: 0 });
 
   async function listPage(
     name: string,
     query: URLSearchParams,
     signal?: AbortSignal,
   ): Promise<Omit<OrderPage, "number">> {
-    const answer = await http.request({ name, path: "/orders", query, schema: listSchema, ...(signal && { signal }) });
+    const answer = await http.request({
+      name,
+      path: "/v2/orders",
+      query,
+      schema: listSchema,
+      ...(signal && { signal }),
+    });
     const included = new Map((answer?.included ?? []).map((resource) => [resource.id, resource as Resource]));
     return {
       orders: (answer?.data ?? []).map((resource) => readOrder(resource as Resource, included, shop)),
@@ -218,20 +263,46 @@ export function createKaspi({
           headers["x-security-code"] = change.securityCode ?? "";
           headers["x-send-code"] = "true";
         }
-        await http.send({
+        await changes.send({
           name: `orders.setStatus ${change.status}`,
           method: "POST",
-          path: "/orders",
+          path: "/v2/orders",
           headers,
           json: { data: { type: "orders", id: orderId, attributes } },
         });
+      },
+      async cancelLine({ entryId, remainedQuantity, reason, notes }) {
+        const done = await changes.request({
+          name: "orders.cancelLine",
+          method: "POST",
+          path: "/v2/orderEntryCancelOperation",
+          json: {
+            data: {
+              type: "orderEntryCancelOperation",
+              attributes: { remainedQuantity, reason, ...(notes !== undefined && { notes }) },
+              relationships: { entry: { data: { type: "orderentries", id: entryId } } },
+            },
+          },
+          schema: cancelledSchema,
+        });
+        return done === true;
+      },
+      async cancelLines(orderId, lines) {
+        const done = await changes.request({
+          name: "orders.cancelLines",
+          method: "PUT",
+          path: `/orderPartialCancel/${encodeURIComponent(orderId)}`,
+          json: lines.map(({ entryId, ...line }) => ({ entry: { id: entryId }, ...line })),
+          schema: cancelledSchema,
+        });
+        return done === true;
       },
     },
     async entries(orderId) {
       // One request: the method has no documented paging, and a server that ignores it would never end the loop.
       const answer = await http.request({
         name: "orders.entries",
-        path: `/orders/${encodeURIComponent(orderId)}/entries`,
+        path: `/v2/orders/${encodeURIComponent(orderId)}/entries`,
         schema: listSchema,
       });
       const byId = new Map((answer?.data ?? []).map((resource) => [resource.id, readEntry(resource as Resource)]));
@@ -248,8 +319,20 @@ function readRefusal({ status }: HttpAnswer): Refusal | undefined {
   return undefined;
 }
 
-/** What a Kaspi error means: `auth` (check the token), `rate`, `not-found`, `validation`; else `undefined`. */
-export function kaspiErrorKind(error: unknown): "auth" | "rate" | "not-found" | "validation" | undefined {
+export type KaspiErrorKind = "auth" | "rate" | "not-found" | "validation" | "html" | "timeout" | "network";
+
+/**
+ * What a Kaspi error means: `auth` (check the token), `rate`, `not-found`, `validation`, `html` (a page in place of an
+ * answer: a block, maintenance, a lost header), `timeout` (also the answer to a bad header or a foreign address), `network`;
+ * else `undefined`. A page with a status other than 200 is what its status says.
+ */
+export function kaspiErrorKind(error: unknown): KaspiErrorKind | undefined {
+  if (error instanceof RequestError && error.vendor === "kaspi") {
+    return error.code === "timeout" || error.code === "network" ? error.code : undefined;
+  }
+  if (error instanceof ResponseShapeError && error.vendor === "kaspi") {
+    return /HTML page/.test(error.message) ? "html" : undefined;
+  }
   if (!(error instanceof ApiError) || error.vendor !== "kaspi") return undefined;
   if (error.status === 429) return "rate";
   const code = error.vendorCode;

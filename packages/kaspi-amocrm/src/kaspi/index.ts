@@ -1,8 +1,10 @@
 export {
   createKaspi,
   type Kaspi,
+  type KaspiErrorKind,
   type KaspiOptions,
   kaspiErrorKind,
+  type LineCancellation,
   type OrderPage,
   type OrderQuery,
   type OrderStatusChange,

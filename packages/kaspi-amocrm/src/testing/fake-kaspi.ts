@@ -39,6 +39,27 @@ export interface FakeKaspiOptions {
   readonly shops?: Readonly<Record<string, string>>;
   /** The order of results is not documented. @defaultValue "oldest" */
   readonly order?: "oldest" | "newest" | "shuffled";
+  /** Whether a list without `filter[orders][state]` is refused: two guides disagree. @defaultValue false */
+  readonly requiresState?: boolean;
+  /** Pages over 100 rows: refused, or cut to 100. @defaultValue "refused" */
+  readonly largePages?: "refused" | "cut";
+  /** Lists tell `meta` with their totals. @defaultValue true */
+  readonly hasMeta?: boolean;
+  /** Status of a bad token: both are seen. @defaultValue 401 */
+  readonly badTokenStatus?: 401 | 403;
+  /** Partial cancels are still being worked on when they are answered. @defaultValue false */
+  readonly cancelsLater?: boolean;
+  /**
+   * Entries that are asked for at the same time are refused with 429, as was seen. @defaultValue false
+   */
+  readonly refusesParallelEntries?: boolean;
+  /** Orders that are made when they are asked for, for very many: `at(index)` from the oldest on, in `shop`. */
+  readonly generated?: {
+    readonly count: number;
+    readonly from: number;
+    readonly stepMs: number;
+    at(index: number): FakeOrder;
+  };
   /** `include[orders]=entries` is answered without them. @defaultValue false */
   readonly ignoresInclude?: boolean;
   readonly clock?: Clock;
@@ -66,6 +87,13 @@ const states = ["NEW", "SIGN_REQUIRED", "PICKUP", "DELIVERY", "KASPI_DELIVERY", 
 export function createFakeKaspi({
   shops = { default: "kaspi-token" },
   order: resultOrder = "oldest",
+  requiresState = false,
+  largePages = "refused",
+  hasMeta = true,
+  badTokenStatus = 401,
+  cancelsLater = false,
+  refusesParallelEntries = false,
+  generated,
   ignoresInclude = false,
   clock = systemClock,
 }: FakeKaspiOptions = {}): FakeKaspi {
@@ -78,6 +106,7 @@ export function createFakeKaspi({
   });
   const journal = createJournal();
   let onPage: FakeKaspi["onPage"];
+  let entriesUnderWay = 0;
 
   const ordersOf = (shop: string) => {
     const found = orders.get(shop);
@@ -90,15 +119,28 @@ export function createFakeKaspi({
     if (!/application\/vnd\.api\+json/.test(headers.get("accept") ?? "")) return html(404, "Not found");
     if (!headers.get("user-agent")) await clock.sleep(600_000, request.signal); // hangs until the client gives up
     const shop = Object.keys(shops).find((name) => shops[name] === headers.get("x-auth-token"));
-    if (shop === undefined) return failure(401, "Unauthorized");
+    if (shop === undefined) return failure(badTokenStatus, "Unauthorized");
     const url = new URL(request.url);
     const path = url.pathname.replace(/^\/shop\/api\/v2/, "");
     if (path === "/orders" && request.method === "GET") return list(url.searchParams, shop);
+    if (path === "/orderEntryCancelOperation" && request.method === "POST") {
+      return cancelLine((await request.json()) as CancelBody, shop);
+    }
+    if (path.startsWith("/shop/api/orderPartialCancel/") && request.method === "PUT") {
+      const lines = (await request.json()) as readonly PartialLine[];
+      return cancelLines(decodeURIComponent(path.split("/").at(-1) as string), lines, shop);
+    }
     if (path === "/orders" && request.method === "POST")
       return change((await request.json()) as ChangeBody, headers, shop);
     const single = /^\/orders\/([^/]+)(\/entries)?$/.exec(path);
     const found = single && visible(shop).find((order) => orderId(order) === decodeURIComponent(single[1] as string));
     if (!single || !found) return failure(404, "Not found");
+    if (single[2] && refusesParallelEntries) {
+      if (entriesUnderWay > 0) return failure(429, "Too many requests");
+      entriesUnderWay++;
+      await clock.sleep(1);
+      entriesUnderWay--;
+    }
     return json(
       single[2]
         ? { data: found.entries.map((entry, number) => entryResource(found, entry, number)) }
@@ -124,27 +166,105 @@ export function createFakeKaspi({
     const from = query.get("filter[orders][creationDate][$ge]");
     if (from === null) return failure(400, "Required filter [orders][creationDate][$ge] is empty");
     if (!Number.isInteger(number) || number < 0) return failure(400, "Required page[number] is empty");
-    if (!Number.isInteger(size) || size < 1 || size > 100) return failure(400, "page[size] must be at most 100");
+    if (!Number.isInteger(size) || size < 1 || (size > 100 && largePages === "refused"))
+      return failure(400, "page[size] must be at most 100");
     const to = Number(query.get("filter[orders][creationDate][$le]") ?? clock.now().getTime());
     if (to - Number(from) > longestSpanMs)
       return failure(400, "The span of filter[orders][creationDate] is over 14 days");
     const state = query.get("filter[orders][state]") ?? undefined;
     if (state !== undefined && !states.includes(state)) return failure(400, "Unknown filter[orders][state]");
+    if (state === undefined && requiresState) return failure(400, "Required filter [orders][state] is empty");
+    if (generated) return generatedPage(generated, { from: Number(from), to, state, number, size }, query);
     const status = query.get("filter[orders][status]");
     const matching = visible(shop)
       .filter((order) => order.creationDate >= Number(from) && order.creationDate <= to)
       .filter((order) => state === undefined || (order.state ?? "NEW") === state)
       .filter((order) => status === null || (order.status ?? "APPROVED_BY_BANK") === status)
       .sort(comparators[resultOrder]);
-    const page = matching.slice(number * size, (number + 1) * size);
+    const rows = Math.min(size, 100);
+    const page = matching.slice(number * rows, (number + 1) * rows);
     const body = {
       data: page.map(orderResource),
       ...included(page, query),
-      meta: { pageCount: Math.ceil(matching.length / size), totalCount: matching.length },
+      ...(hasMeta && { meta: { pageCount: Math.ceil(matching.length / rows), totalCount: matching.length } }),
     };
     const response = json(body); // the body is fixed before the rows move
     onPage?.({ state, number });
     return response;
+  }
+
+  /** Makes only the rows of the page: all of them are in the folder of the first. */
+  function generatedPage(
+    { count, from: first, stepMs, at }: NonNullable<FakeKaspiOptions["generated"]>,
+    asked: { from: number; to: number; state: string | undefined; number: number; size: number },
+    query: URLSearchParams,
+  ): Response {
+    const begin = Math.max(0, Math.ceil((asked.from - first) / stepMs));
+    const end = Math.min(count, Math.floor((asked.to - first) / stepMs) + 1);
+    const isFolder = asked.state === undefined || asked.state === (at(0).state ?? "NEW");
+    const total = isFolder ? Math.max(0, end - begin) : 0;
+    const start = begin + asked.number * asked.size;
+    const page = Array.from({ length: Math.max(0, Math.min(asked.size, begin + total - start)) }, (_, index) => ({
+      creationDate: first + (start + index) * stepMs,
+      ...at(start + index),
+    }));
+    return json({
+      data: page.map(orderResource),
+      ...included(page, query),
+      meta: { pageCount: Math.ceil(total / asked.size), totalCount: total },
+    });
+  }
+
+  interface PartialLine {
+    readonly entry?: { readonly id?: string };
+    readonly remainedQuantity?: number;
+    readonly remainedWeight?: number;
+    readonly reason?: string;
+  }
+  interface CancelBody {
+    readonly data?: {
+      readonly attributes?: PartialLine;
+      readonly relationships?: { readonly entry?: { readonly data?: { readonly id?: string } } };
+    };
+  }
+
+  function remain(order: Stored, lines: readonly PartialLine[], shop: string): boolean {
+    const entries = order.entries.map((entry, number) => {
+      const line = lines.find((candidate) => candidate.entry?.id === entryId(order, number));
+      return {
+        ...entry,
+        ...(line?.remainedQuantity !== undefined && { quantity: line.remainedQuantity }),
+        ...(line?.remainedWeight !== undefined && { weightGrams: line.remainedWeight }),
+      };
+    });
+    const known = lines.every((line) => order.entries.some((_, number) => entryId(order, number) === line.entry?.id));
+    if (!known || lines.some(({ reason }) => !reason)) return false;
+    ordersOf(shop).set(order.code, { ...order, entries: entries.filter(({ quantity }) => quantity !== 0) });
+    return true;
+  }
+
+  function cancelLine({ data }: CancelBody, shop: string): Response {
+    const id = data?.relationships?.entry?.data?.id;
+    const order = visible(shop).find((candidate) =>
+      candidate.entries.some((_, number) => entryId(candidate, number) === id),
+    );
+    if (!order) return failure(404, "Not found");
+    const line = { ...data?.attributes, ...(id !== undefined && { entry: { id } }) };
+    if (!remain(order, [line], shop)) return failure(400, "reason is empty");
+    return json({
+      data: {
+        type: "orderEntryCancelOperation",
+        id: "1",
+        attributes: { status: cancelsLater ? "INPROGRESS" : "SUCCESSFULL" }, // spelled like this
+      },
+    });
+  }
+
+  function cancelLines(id: string, lines: readonly PartialLine[], shop: string): Response {
+    const order = visible(shop).find((candidate) => orderId(candidate) === id);
+    if (!order) return failure(404, "Not found");
+    if (!remain(order, lines, shop)) return failure(400, "entry or reason is wrong");
+    return json({ status: cancelsLater ? "INPROGRESS" : "SUCCESSFUL" });
   }
 
   function included(page: readonly FakeOrder[], query: URLSearchParams): { readonly included?: readonly unknown[] } {
