@@ -1,7 +1,10 @@
+import type { Storage } from "@orderbridge/core";
 import { createKyselyStorage } from "@orderbridge/core/kysely";
 import { createMemoryStorage } from "@orderbridge/core/memory";
-import { sql } from "kysely";
+import type { FakeClock } from "@orderbridge/core/testing";
+import { type KyselyPlugin, sql } from "kysely";
 import { testDatabases } from "../../core/test/databases.ts";
+import type { KaspiAmocrmStorage } from "../src/index.ts";
 import { createKaspiAmocrmStorage } from "../src/kysely/index.ts";
 import { createKaspiAmocrmMemoryStorage } from "../src/memory/index.ts";
 import type { SettingOptions } from "./setting.ts";
@@ -9,6 +12,8 @@ import type { SettingOptions } from "./setting.ts";
 export interface OpenStorage {
   /** Empties it; spread the result into the options of `createSetting`. */
   clear(): Promise<Pick<SettingOptions, "stores" | "core">>;
+  /** The same tables through a connection whose statements pass by a plugin; only databases have it. */
+  through?(plugin: KyselyPlugin, clock: FakeClock): Pick<Storage, "watermarks" | "leases"> & KaspiAmocrmStorage;
   close(): Promise<void>;
 }
 
@@ -52,6 +57,10 @@ export function testStorages(): readonly {
               rateLimits: createMemoryStorage({ clock }).rateLimits,
             }),
           };
+        },
+        through(plugin, clock) {
+          const watched = { ...database, db: database.db.withPlugin(plugin) };
+          return { ...createKyselyStorage({ ...watched, clock }), ...createKaspiAmocrmStorage(watched) };
         },
         close: database.close,
       };
