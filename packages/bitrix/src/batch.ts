@@ -62,36 +62,44 @@ export function createBatch({
       }),
     );
     let answer: AnswerMap;
+    const releases: (() => void)[] = [];
     try {
-      for (const method of new Set(page.map(([, command]) => command.method))) {
-        await operating.wait(method, options.signal);
+      // In one order everywhere, so that two requests never wait for each other.
+      for (const method of [...new Set(page.map(([, command]) => command.method))].sort()) {
+        const calls = page.filter(([, command]) => command.method === method).length;
+        releases.push(await operating.reserve(method, calls, options.signal));
       }
       const safe = options.safe ?? page.every(([, { method }]) => isRead(method));
       answer = readMap((await request("batch", { halt: halt ? 1 : 0, cmd }, { ...options, safe })).result);
     } catch (error) {
+      for (const release of releases) release();
       if (!SdkError.isInstance(error)) throw error;
       const nothingRan = error.outcome === "not-executed" || (error.outcome === "refused" && error instanceof ApiError);
       return new Map(page.map(([key]) => [key, { state: nothingRan ? "not-run" : "unknown", error }]));
     }
+    const exhausted = new Set<string>();
     const results = readMap(answer.result);
     const failures = readMap(answer.result_error);
     const totals = readMap(answer.result_total);
     const nexts = readMap(answer.result_next);
     const times = readMap(answer.result_time);
     let stopped = false;
-    return new Map(
+    const items = new Map(
       page.map(([key, { method }]): [string, BatchItem] => {
         operating.record(method, times[key] ?? {});
         if (Object.hasOwn(failures, key)) {
           stopped ||= halt;
           const failed = toFailed(failures[key]);
-          if (failed.code === "OPERATION_TIME_LIMIT") operating.exhaust(method);
+          if (failed.code === "OPERATION_TIME_LIMIT") exhausted.add(method);
           return [key, failed];
         }
         if (!Object.hasOwn(results, key)) return [key, { state: stopped ? "not-run" : "unknown" }];
         return [key, { state: "done", result: results[key], total: numberOf(totals[key]), next: numberOf(nexts[key]) }];
       }),
     );
+    for (const method of exhausted) await operating.exhaust(method);
+    for (const release of releases) release();
+    return items;
   }
 
   return async function batch<const Commands extends Readonly<Record<string, BatchCommand>> | readonly BatchCommand[]>(

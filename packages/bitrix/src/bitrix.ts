@@ -155,7 +155,13 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     store: storage.rateLimits,
     clock,
   });
-  const operating = createOperatingTime({ limitSeconds: operatingLimitSeconds, clock });
+  const operating = createOperatingTime({
+    limitSeconds: operatingLimitSeconds,
+    clock,
+    watermarks: storage.watermarks,
+    // Budgets are those of one webhook or application; the user's number is no secret.
+    account: `${address.host}:${oauth ? "application" : address.path.split("/")[2]}`,
+  });
   const originKey = `bitrix-origin:${address.origin}`;
   /** Read once: where the portal lives now. */
   let origin: Promise<string> | undefined;
@@ -210,13 +216,13 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     let token = await oauth?.tokens.current();
     let hasNewToken = false;
     for (let detours = 0; ; detours++) {
-      await operating.wait(method, signal);
-      const at = await currentOrigin();
+      const release = await operating.reserve(method, 1, signal);
       let target: string | undefined;
-      const client = clientAt(at, (location) => {
-        target = readRename(location, { current: at, path: `${address.path}/${method}`, allowedHosts });
-      });
       try {
+        const at = await currentOrigin();
+        const client = clientAt(at, (location) => {
+          target = readRename(location, { current: at, path: `${address.path}/${method}`, allowedHosts });
+        });
         const answer = await client.request({
           name: method,
           method: "POST",
@@ -239,11 +245,13 @@ export function createBitrix(options: BitrixOptions): Bitrix {
       } catch (error) {
         if (!(error instanceof ApiError) || detours >= maxDetours) throw error;
         if (error.vendorCode === redirected) await follow(target, method, error.status);
-        else if (error.vendorCode === "OPERATION_TIME_LIMIT") operating.exhaust(method);
+        else if (error.vendorCode === "OPERATION_TIME_LIMIT") await operating.exhaust(method);
         else if (oauth && token && !hasNewToken && tokenRefusals.has(error.vendorCode)) {
           token = await oauth.tokens.replace(token);
           hasNewToken = true;
         } else throw error;
+      } finally {
+        release();
       }
     }
   }
@@ -255,7 +263,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
       return (await request(method, parameters, callOptions)).result as Result;
     },
     batch,
-    list: createList({ request, batch }),
+    list: createList({ request, batch, costOf: operating.costOf }),
     get deals() {
       return deals;
     },

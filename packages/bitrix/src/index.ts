@@ -14,7 +14,7 @@ export { createDealSweep, type DealSweep, type DealSweepOptions } from "./deal-s
 export type { Deal, Deals, Stage } from "./deals.ts";
 export { InputError } from "./errors.ts";
 export { createEventHandler, dealEvents, dealTopic, type EventHandlerOptions } from "./event-handler.ts";
-export type { ListOptions } from "./list.ts";
+export type { ListOptions, ListProgress } from "./list.ts";
 export { fromDecimalText, toDecimalText } from "./money.ts";
 export { createOrderSide, type OrderSideOptions } from "./order-side.ts";
 export { createOrderStatusHandler, type OrderStatusHandlerOptions } from "./order-status-handler.ts";

@@ -11,7 +11,23 @@ export interface ListOptions {
   readonly filterField?: string;
   /** Continue after this id: the id of the last row that was seen. */
   readonly after?: string;
+  /**
+   * Requests side by side, each for up to 2 500 rows, which wait in memory until their turn. 1 reads one after the other.
+   * @defaultValue 8
+   */
+  readonly parallel?: number;
+  /** Told after each page that was handed out. */
+  readonly onProgress?: (progress: ListProgress) => void;
   readonly signal?: AbortSignal;
+}
+
+export interface ListProgress {
+  /** Rows handed out so far. */
+  readonly rows: number;
+  /** For the option `after` of a later listing. */
+  readonly after: string;
+  /** The highest id when the listing began; `undefined` while it is not known, and for short lists. */
+  readonly lastId: string | undefined;
 }
 
 type Row = Readonly<Record<string, unknown>>;
@@ -21,88 +37,231 @@ const isClassic = (method: string): boolean =>
   /^crm\.(deal|lead|contact|company|quote|product|activity)\.list$/i.test(method);
 
 const pageSize = 50;
-
-/** Pages in the first request that asks for several; doubles up to the 50 that a batch may hold. */
+/** Pages of the second request, which also asks for the last id. */
 const firstChain = 6;
 const longestChain = 50;
+/** Seconds that a request may run: Bitrix24 ends it at 60. */
+const longestRequest = 45;
+/** How much of a chain a new range is expected to fill: where the ids lie closer, the rest is asked for later. */
+const fill = 0.95;
+
+/** Rows with ids after `from`, up to `to`; the last range has no end. */
+interface Range {
+  from: bigint;
+  readonly to: bigint | undefined;
+  readonly pages: (readonly Row[])[];
+  state: "open" | "asked" | "read";
+}
 
 /**
- * Keyset pages: ordered by id, each from after the last id of the page before, without a count. Rows that are added or
+ * Key-set pages: ordered by id, each from after the last id of the page before, without a count. Rows that are added or
  * removed meanwhile are neither repeated nor make others be skipped, as offsets would.
  *
- * After a full first page up to 50 pages travel in one batch, each beginning where the one before it ended, so a request
- * of the limit brings 2 500 rows.
+ * A request is a batch of up to 50 pages, each beginning where the one before it ended: 2 500 rows. Once the last id is
+ * known, several such requests for ranges of ids run side by side; what a range did not bring travels with the next
+ * request. Rows are handed out in the order of their ids.
  *
  * @see apidocs.bitrix24.ru, "Large amounts of data", "Batch" (read 2026-08)
  */
 export function createList({
   request,
   batch,
+  costOf,
 }: {
   readonly request: (method: string, parameters: Parameters, options: CallOptions) => Promise<Envelope>;
   readonly batch: (
     commands: Readonly<Record<string, BatchCommand>>,
     options: BatchOptions,
   ) => Promise<Readonly<Record<string, BatchItem>>>;
+  /** Seconds that a page lately took. */
+  readonly costOf: (method: string) => number;
 }) {
   return async function* list<Result>(
     method: string,
     parameters: Parameters = {},
-    { signal, ...options }: ListOptions = {},
+    { signal, parallel = 8, onProgress, ...options }: ListOptions = {},
   ): AsyncIterableIterator<Result> {
     const idField = options.idField ?? (isClassic(method) ? "ID" : "id");
     const filterField = options.filterField ?? idField;
     checkParameters(method, parameters, { idField, filterField });
-    const callOptions: CallOptions = { safe: true, ...(signal ? { signal } : {}) };
-    const pageAfter = (after: Parameter): Parameters => ({
+    if (!Number.isInteger(parallel) || parallel < 1) throw new ConfigError("parallel must be a whole number from 1");
+    if (!/^\d+$/.test(options.after ?? "0")) throw new ConfigError("after must be the id of a row");
+    const stop = new AbortController();
+    const callOptions: CallOptions = {
+      safe: true,
+      signal: signal ? AbortSignal.any([signal, stop.signal]) : stop.signal,
+    };
+    const pageAfter = (after: Parameter, to?: bigint): Parameters => ({
       ...parameters,
-      filter: { ...(parameters.filter as Parameters | undefined), [`>${filterField}`]: after },
+      filter: {
+        ...(parameters.filter as Parameters | undefined),
+        [`>${filterField}`]: after,
+        ...(to === undefined ? {} : { [`<=${filterField}`]: to.toString() }),
+      },
       order: { [filterField]: "ASC" },
       start: -1,
     });
+    const idOf = (row: Row | undefined): bigint => {
+      const id = String(row?.[idField] ?? "");
+      if (!/^\d+$/.test(id)) throw shapeError(`${method} answered rows without ${idField}`, idField);
+      return BigInt(id);
+    };
 
-    let after = options.after ?? "0";
-    /** Gives a page's rows in order and moves on; a method that ignores the filter would be read for ever. */
-    function* take({ rows }: Page): IterableIterator<Result> {
-      for (const row of rows) {
-        const id = String(row[idField] ?? "");
-        if (!/^\d+$/.test(id) || BigInt(id) <= BigInt(after)) {
-          throw shapeError(`${method} did not answer rows in the order of ${idField}`, idField);
+    let seen = 0;
+    let lastId: bigint | undefined;
+    function* handOut(rows: readonly Row[], after: bigint): IterableIterator<Result> {
+      for (const row of rows) yield row as Result;
+      seen += rows.length;
+      onProgress?.({ rows: seen, after: after.toString(), lastId: lastId?.toString() });
+    }
+
+    /** Takes a page into its range; the range is read when the page is short or reaches its end. */
+    function take(range: Range, rows: readonly Row[]): void {
+      let kept = rows;
+      let last = range.from;
+      for (const [index, row] of rows.entries()) {
+        const id = idOf(row);
+        // A method that ignores the filter would be read for ever.
+        if (id <= last) throw shapeError(`${method} did not answer rows in the order of ${idField}`, idField);
+        if (range.to !== undefined && id > range.to) {
+          kept = rows.slice(0, index);
+          break;
         }
-        after = id;
-        yield row as Result;
+        last = id;
+      }
+      range.pages.push(kept);
+      range.from = last;
+      range.state = rows.length < pageSize || kept.length < rows.length || last === range.to ? "read" : "open";
+    }
+
+    const start = BigInt(options.after ?? "0");
+    const head: Range = { from: start, to: undefined, pages: [], state: "asked" };
+    const first = readPage((await request(method, pageAfter(start.toString()), callOptions)).result, method);
+    take(head, first.rows);
+    yield* handOut(head.pages.shift() as readonly Row[], head.from);
+    if (!fitsIntoCommand(parameters)) {
+      while (head.state !== "read") {
+        take(head, readPage((await request(method, pageAfter(head.from.toString()), callOptions)).result, method).rows);
+        yield* handOut(head.pages.shift() as readonly Row[], head.from);
+      }
+      return;
+    }
+
+    /** Ranges in the order of their ids; the first one is being handed out. */
+    const ranges: Range[] = [head];
+    /** Rows per id, as found lately. */
+    let density = first.rows.length > 1 ? (first.rows.length - 1) / Number(head.from - idOf(first.rows[0])) : 1;
+    const underWay = new Set<Promise<void>>();
+
+    const chainLength = (): number => {
+      const cost = costOf(method);
+      return cost > 0 ? Math.max(1, Math.min(longestChain, Math.floor(longestRequest / cost))) : longestChain;
+    };
+    /** Pages of the next request where nobody knows how many rows follow; doubles. */
+    let growth = firstChain;
+    const pagesOf = ({ from, to }: Range): number => {
+      const end = to ?? lastId ?? from;
+      return Math.max(1, Math.ceil((Number(end - from) * density) / pageSize / fill));
+    };
+
+    /** The next request: what ranges have left, then a new piece of the last one. */
+    function plan(): readonly { readonly range: Range; readonly pages: number }[] {
+      const parts: { range: Range; pages: number }[] = [];
+      let room = chainLength();
+      for (const [index, range] of ranges.entries()) {
+        if (room === 0) break;
+        if (range.state !== "open") continue;
+        const wanted = pagesOf(range);
+        if (range.to === undefined && (lastId === undefined || lastId <= range.from)) {
+          parts.push({ range, pages: Math.min(room, growth) });
+          range.state = "asked";
+          growth = Math.min(growth * 2, longestChain);
+          break;
+        }
+        const share = Math.min(room, Math.max(firstChain, Math.ceil(wanted / Math.max(1, parallel - underWay.size))));
+        if (range.to === undefined && wanted > share) {
+          const span = BigInt(Math.max(1, Math.floor((share * pageSize * fill) / density)));
+          const to = range.from + span;
+          const piece: Range = { from: range.from, to, pages: [], state: "asked" };
+          ranges.splice(index, 0, piece);
+          range.from = to;
+          parts.push({ range: piece, pages: share });
+          break;
+        }
+        const pages = Math.min(room, wanted);
+        range.state = "asked";
+        parts.push({ range, pages });
+        room -= pages;
+      }
+      return parts;
+    }
+
+    async function ask(parts: ReturnType<typeof plan>): Promise<void> {
+      const commands: Record<string, BatchCommand> = {};
+      for (const [part, { range, pages }] of parts.entries()) {
+        for (let page = 0; page < pages; page++) {
+          const from =
+            page === 0
+              ? range.from.toString()
+              : reference(`r${part}p${page - 1}`, ...first.path, pageSize - 1, idField);
+          commands[`r${part}p${page}`] = { method, parameters: pageAfter(from, range.to) };
+        }
+      }
+      const looksForEnd = lastId === undefined && parallel > 1;
+      if (looksForEnd)
+        commands.end = { method, parameters: { ...parameters, order: { [filterField]: "DESC" }, start: -1 } };
+      const items = await batch(commands, callOptions);
+      if (looksForEnd) {
+        const end = items.end as BatchItem;
+        // Without it, or of a method that does not sort downwards, all is read in one range.
+        const rows = end.state === "done" ? readPage(end.result, method).rows : [];
+        lastId = 0n;
+        for (const row of rows) if (idOf(row) > lastId) lastId = idOf(row);
+      }
+      for (const [part, { range, pages }] of parts.entries()) {
+        const from = range.from;
+        let rows = 0;
+        for (let index = 0; index < pages; index++) {
+          const page = readItem(items[`r${part}p${index}`] as BatchItem, method);
+          if (page === "later") break; // the method has to rest; the next request waits for it
+          take(range, page.rows);
+          rows += page.rows.length;
+          // What follows a short page referred to a row that is not there, and means nothing.
+          if (range.state === "read") break;
+        }
+        if (range.state === "asked") range.state = "open";
+        const span = Number((range.state === "read" ? (range.to ?? range.from) : range.from) - from);
+        if (rows > 0 && span > 0) density = density / 2 + rows / span / 2;
       }
     }
 
-    const first = readPage((await request(method, pageAfter(after), callOptions)).result, method);
-    yield* take(first);
-    let isLast = first.rows.length < pageSize;
-    const canChain = fitsIntoCommand(parameters);
-    for (let length = firstChain; !isLast; length = Math.min(length * 2, longestChain)) {
-      if (!canChain) {
-        const page = readPage((await request(method, pageAfter(after), callOptions)).result, method);
-        yield* take(page);
-        isLast = page.rows.length < pageSize;
-        continue;
+    try {
+      for (;;) {
+        while (ranges[0]) {
+          const [range] = ranges as [Range];
+          for (let page = range.pages.shift(); page; page = range.pages.shift()) {
+            yield* handOut(page, range.pages.length > 0 ? idOf(page.at(-1)) : range.from);
+          }
+          if (range.state !== "read") break;
+          ranges.shift();
+        }
+        if (ranges.length === 0) return;
+        // Until the end is known one request goes alone.
+        const limit = lastId === undefined ? 1 : parallel;
+        while (underWay.size < limit) {
+          const parts = plan();
+          if (parts.length === 0) break;
+          const task: Promise<void> = ask(parts).finally(() => underWay.delete(task));
+          task.catch(() => undefined); // seen by the race, or no longer wanted
+          underWay.add(task);
+        }
+        await Promise.race(underWay);
       }
-      const keys = Array.from({ length }, (_, index) => `p${index}`);
-      const commands = keys.map((key, index): [string, BatchCommand] => {
-        const from = index === 0 ? after : reference(`p${index - 1}`, ...first.path, pageSize - 1, idField);
-        return [key, { method, parameters: pageAfter(from) }];
-      });
-      const items = await batch(Object.fromEntries(commands), { ...callOptions, halt: true });
-      for (const key of keys) {
-        const page = readItem(items[key] as BatchItem, method);
-        if (page === "later") break; // the method has to rest; the next request waits for it
-        yield* take(page);
-        isLast = page.rows.length < pageSize;
-        // What follows a short page referred to a row that is not there, and means nothing.
-        if (isLast) break;
-      }
+    } finally {
+      stop.abort();
     }
   };
 }
-
 interface Page {
   readonly rows: readonly Row[];
   /** Where the rows are in the result. */

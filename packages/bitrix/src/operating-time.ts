@@ -1,55 +1,149 @@
-import type { Clock } from "@orderbridge/core";
+import type { Clock, WatermarkStore } from "@orderbridge/core";
 import * as v from "valibot";
 
 const timeSchema = v.object({
   operating: v.optional(v.number()),
   operating_reset_at: v.optional(v.number()),
+  processing: v.optional(v.number()),
 });
 
 export interface OperatingTime {
-  /** Waits while the method's budget of the last ten minutes is used up. */
-  wait(method: string, signal?: AbortSignal): Promise<void>;
+  /**
+   * Waits until so many calls of the method fit into its budget of the last ten minutes, those under way counted in.
+   * Call what it gives when their answer is there.
+   */
+  reserve(method: string, calls: number, signal?: AbortSignal): Promise<() => void>;
   /** Takes what an answer says about its method. */
   record(method: string, time: unknown): void;
   /** Bitrix24 refused the method with `OPERATION_TIME_LIMIT`: it rests until its oldest minute leaves the sum. */
-  exhaust(method: string): void;
+  exhaust(method: string): Promise<void>;
+  /** Seconds that a call of the method lately took; 0 before the first one. */
+  costOf(method: string): number;
+}
+
+interface Use {
+  /** Sum that the portal told last; `undefined` after a rest, until the next answer. */
+  seconds: number | undefined;
+  resetAt: number;
+  /** Seconds that calls under way are expected to take, and their number. */
+  reserved: number;
+  underWay: number;
+  cost: number;
+  waiting: (() => void)[];
+  sharedReadAt: number;
 }
 
 const bucketMs = 60_000;
+/** Other processes' rests are looked up at most this often. */
+const sharedMs = 1_000;
 
 /**
  * Bitrix24 counts the time that a method ran over ten minutes, per webhook, and refuses the next call when it exceeds the
- * limit. Answers tell the sum; some do not, then the last one holds.
+ * limit. Answers tell the sum, that of other processes with the same webhook included; some do not, then the last one
+ * holds. When a method has to rest, all processes with the same storage are told.
  *
  * @see apidocs.bitrix24.ru, "REST API limits", resource intensity (read 2026-08)
  */
 export function createOperatingTime({
   limitSeconds,
   clock,
+  watermarks,
+  account,
 }: {
   readonly limitSeconds: number;
   readonly clock: Clock;
+  readonly watermarks: WatermarkStore;
+  readonly account: string;
 }): OperatingTime {
-  const methods = new Map<string, { readonly seconds: number; readonly resetAt: number }>();
+  const methods = new Map<string, Use>();
+  const keyOf = (method: string) => `bitrix-rest:${account}:${method.toLowerCase()}`.slice(0, 191);
+
+  function useOf(method: string): Use {
+    const known = methods.get(method);
+    if (known) return known;
+    const use: Use = {
+      seconds: 0,
+      resetAt: 0,
+      reserved: 0,
+      underWay: 0,
+      cost: 0,
+      waiting: [],
+      sharedReadAt: Number.NEGATIVE_INFINITY,
+    };
+    methods.set(method, use);
+    return use;
+  }
+
+  async function share(method: string, resetAt: number): Promise<void> {
+    const key = keyOf(method);
+    const stored = await watermarks.get(key);
+    // Another process may be quicker, with the same news.
+    if (Number(stored ?? 0) < resetAt) await watermarks.advance(key, stored, String(resetAt));
+  }
+
+  /** Takes over a rest that another process was told of. */
+  async function readShared(method: string, use: Use): Promise<void> {
+    const now = clock.monotonicMs();
+    if (now - use.sharedReadAt < sharedMs) return;
+    use.sharedReadAt = now;
+    const until = Number((await watermarks.get(keyOf(method))) ?? 0);
+    if (until > clock.now().getTime() && (use.seconds ?? 0) < limitSeconds) {
+      use.seconds = limitSeconds;
+      use.resetAt = until;
+    }
+  }
+
   return {
-    async wait(method, signal) {
-      const used = methods.get(method);
-      if (!used || used.seconds < limitSeconds) return;
-      await clock.sleep(Math.max(0, used.resetAt - clock.now().getTime()), signal);
-      methods.delete(method); // the next answer tells the new sum
+    costOf: (method) => methods.get(method)?.cost ?? 0,
+    async reserve(method, calls, signal) {
+      const use = useOf(method);
+      for (;;) {
+        signal?.throwIfAborted();
+        await readShared(method, use);
+        const expected = calls * use.cost;
+        // After a rest nobody knows how much became free: one request finds out.
+        const fits =
+          use.seconds === undefined
+            ? use.underWay === 0
+            : use.seconds < limitSeconds && use.seconds + use.reserved + expected <= limitSeconds;
+        if (fits || (use.seconds === 0 && use.underWay === 0)) {
+          use.reserved += expected;
+          use.underWay++;
+          return () => {
+            use.reserved = use.underWay === 1 ? 0 : Math.max(0, use.reserved - expected);
+            use.underWay--;
+            for (const wake of use.waiting.splice(0)) wake();
+          };
+        }
+        if (use.underWay > 0) {
+          await new Promise<void>((resolve) => use.waiting.push(resolve));
+          continue;
+        }
+        await share(method, use.resetAt);
+        const restMs = use.resetAt - clock.now().getTime();
+        if (restMs > 0) await clock.sleep(restMs, signal);
+        if (use.resetAt <= clock.now().getTime()) use.seconds = undefined;
+      }
     },
     record(method, time) {
-      const { operating, operating_reset_at: resetAt } = v.parse(v.fallback(timeSchema, {}), time);
-      if (operating === undefined) return;
-      methods.set(method, {
-        seconds: operating,
-        resetAt: resetAt === undefined ? clock.now().getTime() + bucketMs : resetAt * 1000,
-      });
+      const { operating, operating_reset_at: resetAt, processing } = v.parse(v.fallback(timeSchema, {}), time);
+      const use = useOf(method);
+      if (processing !== undefined) use.cost = use.cost === 0 ? processing : use.cost * 0.8 + processing * 0.2;
+      if (operating === undefined) {
+        use.seconds ??= 0;
+        return;
+      }
+      // Answers of requests side by side come in any order; the sum of one window only grows.
+      const until = resetAt === undefined ? clock.now().getTime() + bucketMs : resetAt * 1000;
+      use.seconds = use.resetAt === until ? Math.max(use.seconds ?? 0, operating) : operating;
+      use.resetAt = until;
     },
-    exhaust(method) {
-      const known = methods.get(method)?.resetAt ?? 0;
+    async exhaust(method) {
+      const use = useOf(method);
       const now = clock.now().getTime();
-      methods.set(method, { seconds: limitSeconds, resetAt: known > now ? known : now + bucketMs });
+      use.seconds = limitSeconds;
+      use.resetAt = use.resetAt > now ? use.resetAt : now + bucketMs;
+      await share(method, use.resetAt);
     },
   };
 }

@@ -1,8 +1,8 @@
 import { ApiError, BlockedError, ConfigError } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
-import { describe, expect, test } from "vitest";
-import { createBitrix, InputError, reference } from "../src/index.ts";
+import { describe, expect, test, vi } from "vitest";
+import { createBitrix, InputError, type ListProgress, reference } from "../src/index.ts";
 import { createFakeBitrix, type FakeBitrixOptions } from "../src/testing/index.ts";
 
 const origin = "https://fake.bitrix24.kz";
@@ -300,9 +300,104 @@ describe("list", () => {
     const { fake, bitrix } = setUp({ operatingLimitSeconds: 1_000_000 });
     const ids = Array.from({ length: 7_777 }, () => fake.addDeal({ title: "Роза & co #1" }).id);
     const seen: number[] = [];
-    for await (const { id } of bitrix.deals.list({ filter: { "=title": "Роза & co #1" } })) seen.push(Number(id));
+    const options = { parallel: 1 };
+    for await (const { id } of bitrix.deals.list({ filter: { "=title": "Роза & co #1" } }, options))
+      seen.push(Number(id));
     expect(seen).toEqual(ids);
     expect(fake.journal.entries.map(({ path }) => path)).toEqual(["/crm.item.list", ...Array(6).fill("/batch")]);
+  });
+
+  test("reads ranges of ids side by side, hands rows out in order, and tells of its progress", async () => {
+    const clock = createFakeClock();
+    const fake = createFakeBitrix({ clock, takesTime: true, operatingLimitSeconds: 1_000_000 });
+    const bitrix = createBitrix({
+      webhookUrl: fake.webhookUrl(origin),
+      fetch: fetchFrom(fake.handle),
+      plan: budget,
+      operatingLimitSeconds: 1_000_000,
+      clock,
+    });
+    const ids = Array.from({ length: 6_000 }, () => fake.addDeal({}).id);
+    // Ids lie close in one half and far apart in the other.
+    for (const id of ids.slice(3_000)) if (id % 7 !== 0) fake.deleteDeal(id);
+    const left = fake.deals.map(({ id }) => id);
+    const progress: ListProgress[] = [];
+    const read = async (parallel: number) => {
+      const seen: number[] = [];
+      const startedAt = clock.now().getTime();
+      for await (const { id } of bitrix.deals.list({}, { parallel, onProgress: (now) => progress.push(now) }))
+        seen.push(Number(id));
+      return { seen, seconds: (clock.now().getTime() - startedAt) / 1000 };
+    };
+    const sideBySide = await drive(clock, read(8), 10);
+    expect(sideBySide.seen).toEqual(left);
+    expect(progress.at(-1)).toEqual({ rows: left.length, after: String(left.at(-1)), lastId: String(left.at(-1)) });
+    expect((await drive(clock, read(1), 10)).seconds).toBeGreaterThan(sideBySide.seconds * 2);
+  });
+
+  test("loses and doubles no row while 20 are added and 20 deleted in each second", async () => {
+    const clock = createFakeClock();
+    const fake = createFakeBitrix({ clock, takesTime: true, costs: { "crm.item.list": 0.069 } });
+    const bitrix = createBitrix({
+      webhookUrl: fake.webhookUrl(origin),
+      fetch: fetchFrom(fake.handle),
+      clock,
+      plan: budget,
+    });
+    const all = Array.from({ length: 5_000 }, () => fake.addDeal({}).id);
+    const doomed = all.filter((_, index) => index % 5 === 3).reverse();
+    const kept = all.filter((_, index) => index % 5 !== 3);
+    const stop = new AbortController();
+    let edits = 0;
+    const edit = async () => {
+      while (!stop.signal.aborted) {
+        fake.addDeal({ title: "жаңа" });
+        const id = doomed.splice((edits * 37) % doomed.length, 1)[0];
+        if (id !== undefined) fake.deleteDeal(id);
+        edits++;
+        await clock.sleep(50, stop.signal).catch(() => undefined);
+      }
+    };
+    const editing = edit();
+    const seen: number[] = [];
+    const read = async () => {
+      for await (const { id } of bitrix.deals.list()) seen.push(Number(id));
+    };
+    await drive(clock, read(), 10);
+    stop.abort();
+    await editing;
+    expect(edits).toBeGreaterThan(20);
+    expect(new Set(seen).size).toBe(seen.length);
+    expect(kept.filter((id) => !new Set(seen).has(id))).toEqual([]);
+  });
+
+  test("a rest that one process was told of holds for the others on its storage", async () => {
+    const clock = createFakeClock();
+    const storage = createMemoryStorage({ clock });
+    const fake = createFakeBitrix({ clock, operatingLimitSeconds: 5, costs: { "crm.item.update": 3 } });
+    const { id } = fake.addDeal({});
+    const [first, second] = [1, 2].map(() =>
+      createBitrix({
+        webhookUrl: fake.webhookUrl(origin),
+        fetch: fetchFrom(fake.handle),
+        plan: budget,
+        operatingLimitSeconds: 100, // expects too much: only the refusal tells
+        storage,
+        clock,
+      }),
+    );
+    for (const title of ["1", "2"]) {
+      await drive(clock, first?.deals.update(String(id), { title }) as Promise<unknown>);
+    }
+    const again = first?.deals.update(String(id), { title: "3" }) as Promise<unknown>;
+    await drive(
+      clock,
+      vi.waitFor(() => expect(fake.refusals.operating).toBe(1)),
+      1,
+    );
+    const other = second?.deals.update(String(id), { title: "4" }) as Promise<unknown>;
+    await drive(clock, Promise.all([again, other]), 5_000);
+    expect(fake.refusals.operating).toBe(1);
   });
 
   test("goes on page by page when a filter cannot travel in a batch", async () => {
@@ -316,7 +411,7 @@ describe("list", () => {
 
   test("rests with the method and then goes on where it was", async () => {
     const clock = createFakeClock();
-    const fake = createFakeBitrix({ clock, operatingLimitSeconds: 3, costs: { "crm.item.list": 0.2 } });
+    const fake = createFakeBitrix({ clock, operatingLimitSeconds: 3, costs: { "crm.item.list": 0.3 } });
     const bitrix = createBitrix({
       webhookUrl: fake.webhookUrl(origin),
       fetch: fetchFrom(fake.handle),
@@ -328,7 +423,7 @@ describe("list", () => {
     const ids = Array.from({ length: 1_000 }, () => fake.addDeal({}).id);
     const read = async () => {
       const seen: number[] = [];
-      for await (const { id } of bitrix.deals.list()) seen.push(Number(id));
+      for await (const { id } of bitrix.deals.list({}, { parallel: 1 })) seen.push(Number(id));
       return seen;
     };
     expect(await drive(clock, read(), 5_000)).toEqual(ids);
@@ -349,7 +444,9 @@ describe("list", () => {
     const bitrix = createBitrix({
       webhookUrl: `${origin}/rest/1/secret-secret/`,
       fetch: async (input) =>
-        Response.json({ result: String(input).endsWith("/batch") ? { result: { p0: rows }, result_error: [] } : rows }),
+        Response.json({
+          result: String(input).endsWith("/batch") ? { result: { r0p0: rows }, result_error: [] } : rows,
+        }),
       plan: budget,
     });
     const read = async () => {

@@ -1,9 +1,13 @@
 import { type Clock, type FetchHandler, systemClock } from "@orderbridge/core";
 import { createFaults, createJournal, type Faults, type Journal } from "@orderbridge/core/testing";
-import { encodePhpMap, type PhpValue, parsePhpForm, toPhpForm } from "./php-form.ts";
-
-type Row = Record<string, unknown>;
-type Values = Readonly<Record<string, unknown>>;
+import { type Answer, type Caller, type Method, Refused, type Row, type Values } from "./fake-bitrix-answer.ts";
+import { runFakeBatch } from "./fake-bitrix-batch.ts";
+import { createFakeEvents, type FakeEvent, type FakeEventOptions } from "./fake-bitrix-events.ts";
+import { createFakeLimits, type RunningTime, rateLimitBody } from "./fake-bitrix-limits.ts";
+import { createFakeOAuth } from "./fake-bitrix-oauth.ts";
+import { page, type SortedRows, sortedRows } from "./fake-bitrix-rows.ts";
+import { createFakeStore } from "./fake-bitrix-store.ts";
+import { parsePhpForm } from "./php-form.ts";
 
 export interface FakeDeal {
   readonly id: number;
@@ -27,7 +31,7 @@ export interface FakeWrite {
   readonly fields: Values;
 }
 
-export interface FakeBitrixOptions {
+export interface FakeBitrixOptions extends FakeEventOptions {
   /** Path parts of the incoming webhook. @defaultValue user 1, `fake-webhook-secret` */
   readonly userId?: number;
   readonly secret?: string;
@@ -46,23 +50,14 @@ export interface FakeBitrixOptions {
   readonly costs?: Readonly<Record<string, number>>;
   /** Where calls in a batch are counted: under their own methods, or under `batch` at half weight. @defaultValue "methods" */
   readonly batchAccounting?: "methods" | "batch";
-  /** Where events go to; without it they wait in `events`. A URL or a handler. */
-  readonly eventUrl?: string;
-  readonly deliver?: FetchHandler;
-  /** @defaultValue globalThis.fetch, for `eventUrl` */
-  readonly fetch?: typeof fetch;
+  /** Whether calls last as long as they cost, by the clock. @defaultValue false */
+  readonly takesTime?: boolean;
+  /** Seconds that the count of a list costs, which `start: -1` leaves out. @defaultValue 0 */
+  readonly countCost?: number;
   /** User fields that deals have. @defaultValue ["UF_CRM_ORDER_ID"] */
   readonly userFields?: readonly string[];
   /** Whether a no-op `crm.item.update` is left unsaved, without an event, as documented. @defaultValue true */
   readonly skipUnchanged?: boolean;
-}
-
-export interface FakeEvent {
-  readonly event: string;
-  readonly data: Values;
-  readonly at: Date;
-  /** Status that the receiver answered; `undefined` while it waits, or when it was lost. */
-  status: number | undefined;
 }
 
 export interface FakeBitrix {
@@ -76,6 +71,10 @@ export interface FakeBitrix {
   readonly events: readonly FakeEvent[];
   /** Calls that were refused because of a limit. */
   readonly refusals: { readonly rate: number; readonly operating: number };
+  /** Running time of a method that counts against its limit now, in seconds, over all callers. */
+  operatingOf(method: string): number;
+  /** Rows of the application's offline queue, reserved ones included. */
+  readonly offline: readonly Values[];
   /** The webhook's address on the given origin. */
   webhookUrl(origin: string): string;
   /** A person consents: the code that comes back with the redirect, good once and for 30 seconds. */
@@ -102,7 +101,10 @@ export interface FakeBitrix {
   shopOrder(id: number): Values | undefined;
   /** A manager or a payment changes an order of the store, `payed` too; raises the store's event. */
   changeShopOrder(id: number, fields: Values): void;
+  addPayment(payment: Values & { readonly id: number; readonly orderId: number }): void;
   addProduct(product: Values & { readonly id: number; readonly iblockId: number }): void;
+  addPrice(price: Values & { readonly id: number; readonly productId: number }): void;
+  readonly prices: readonly Values[];
   /** A robot: gets the deal after each change and gives the stage it moves it to, or nothing. */
   setRobot(robot: ((deal: FakeDeal) => string | undefined) | undefined): void;
   /** What happens to coming events: each gives how many copies are sent. @defaultValue one copy each */
@@ -132,19 +134,22 @@ const sampleCosts: Readonly<Record<string, number>> = {
   "crm.deal.update": 1.35,
   "sale.order.update": 0.99,
   "catalog.price.update": 0.011,
+  "sale.payment.update": 4.14,
 };
 
-class Refused extends Error {
-  readonly status: number;
-  readonly body: Values;
-  constructor(status: number, error: unknown, description: string, extra: Values = {}) {
-    super(description);
-    this.status = status;
-    this.body = { error, error_description: description, ...extra };
-  }
+/** What one HTTP request holds while it runs. */
+interface RequestState {
+  readonly time: RunningTime;
+  readonly caller: Caller;
+  readonly isBatch: boolean;
+  readonly startedAt: number;
+  busyMs: number;
 }
 
-const pageSize = 50;
+interface Executed {
+  readonly answer: Answer;
+  readonly time: Values;
+}
 
 /** Classic names of a deal's fields. */
 const classicNames: Readonly<Record<string, string>> = {
@@ -193,6 +198,8 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     operatingLimitSeconds = 480,
     costs = sampleCosts,
     batchAccounting = "methods",
+    takesTime = false,
+    countCost = 0,
     skipUnchanged = true,
     userFields = ["UF_CRM_ORDER_ID"],
   } = options;
@@ -204,13 +211,18 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
   const categories = new Map<number, { name: string; stages: readonly FakeStage[] }>([
     [0, { name: "Общая", stages: defaultStages }],
   ]);
-  const shopOrders = new Map<number, Row>();
-  const products = new Map<number, Row>();
-  const prices = new Map<number, Row>();
-  const events: FakeEvent[] = [];
   const writes: FakeWrite[] = [];
   const journal = createJournal();
-  const refusals = { rate: 0, operating: 0 };
+  const limits = createFakeLimits({ clock, bucket, operatingLimitSeconds });
+  const queue = createFakeEvents({ ...options, clock, memberId, applicationToken });
+  const { events, raise } = queue;
+  const oauth = createFakeOAuth({ clock, client, memberId, userId });
+  const store = createFakeStore({
+    clock,
+    raise,
+    write: (method, id, fields) => writes.push({ method, id: id as number, fields }),
+    nextId: () => ++lastId,
+  });
   const faults = createFaults(clock, {
     rateLimited: () => Response.json(rateLimitBody, { status: 503 }),
     blocked: () =>
@@ -220,107 +232,8 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
       ),
   });
   let robot: ((deal: FakeDeal) => string | undefined) | undefined;
-  let copiesOf: (event: FakeEvent, index: number) => number = () => 1;
-  let eventUrl = options.eventUrl;
   let redirectOrigin: string | undefined;
-  let sending: Promise<unknown> = Promise.resolve();
   let lastId = 7000;
-
-  // ----- limits
-
-  const buckets = new Map<string, { level: number; at: number }>();
-  function takeRequest(address: string): void {
-    const now = clock.now().getTime();
-    const row = buckets.get(address) ?? { level: 0, at: now };
-    const level = Math.max(0, row.level - ((now - row.at) / 1000) * bucket.perSecond);
-    if (level + 1 > bucket.capacity) {
-      buckets.set(address, { level, at: now });
-      refusals.rate++;
-      throw new Refused(503, rateLimitBody.error, rateLimitBody.error_description);
-    }
-    buckets.set(address, { level: level + 1, at: now });
-  }
-
-  const minutes = new Map<string, Map<number, number>>();
-  function operatingOf(method: string): { readonly seconds: number; readonly resetAt: number | undefined } {
-    const minute = Math.floor(clock.now().getTime() / 60_000);
-    const recent = [...(minutes.get(method) ?? [])].filter(([at]) => at > minute - 10);
-    const oldest = recent.reduce<number | undefined>(
-      (least, [at]) => (least === undefined ? at : Math.min(least, at)),
-      undefined,
-    );
-    return {
-      seconds: recent.reduce((sum, [, seconds]) => sum + seconds, 0),
-      resetAt: oldest === undefined ? undefined : (oldest + 10) * 60,
-    };
-  }
-  function checkOperating(method: string): void {
-    if (operatingOf(method).seconds <= operatingLimitSeconds) return;
-    refusals.operating++;
-    throw new Refused(429, "OPERATION_TIME_LIMIT", "Method is blocked due to operation time limit.");
-  }
-  function recordOperating(method: string, seconds: number): void {
-    if (seconds <= 0.1) return; // not recorded at all
-    const minute = Math.floor(clock.now().getTime() / 60_000);
-    const row = minutes.get(method) ?? new Map<number, number>();
-    row.set(minute, (row.get(minute) ?? 0) + seconds);
-    minutes.set(method, row);
-  }
-  function timeOf(method: string): Values {
-    const now = clock.now().getTime() / 1000;
-    const { seconds, resetAt } = operatingOf(method);
-    return {
-      start: now,
-      finish: now,
-      duration: 0,
-      processing: 0,
-      date_start: clock.now().toISOString(),
-      date_finish: clock.now().toISOString(),
-      ...(resetAt === undefined ? {} : { operating_reset_at: resetAt }),
-      operating: seconds,
-    };
-  }
-
-  // ----- events
-
-  function raise(event: string, data: Values): void {
-    const entry: FakeEvent = { event, data, at: clock.now(), status: undefined };
-    const copies = copiesOf(entry, events.length);
-    events.push(entry);
-    if (eventUrl === undefined && !options.deliver) return;
-    const body = toPhpForm({
-      event,
-      event_handler_id: 975,
-      data,
-      ts: Math.floor(clock.now().getTime() / 1000),
-      auth: {
-        domain: "fake.bitrix24.kz",
-        client_endpoint: "https://fake.bitrix24.kz/rest/",
-        server_endpoint: "https://oauth.bitrix.info/rest/",
-        member_id: memberId,
-        application_token: applicationToken,
-      },
-    }).toString();
-    for (let copy = 0; copy < copies; copy++) sending = sending.then(() => send(entry, body));
-  }
-
-  /** Once; whatever the receiver answers, it is not repeated. */
-  async function send(entry: FakeEvent, body: string): Promise<void> {
-    const init = {
-      method: "POST",
-      headers: { "content-type": "application/x-www-form-urlencoded" },
-      body,
-    };
-    try {
-      const answer = options.deliver
-        ? await options.deliver(new Request(eventUrl ?? "http://receiver.invalid/bitrix/events", init))
-        : await (options.fetch ?? fetch)(eventUrl as string, init);
-      entry.status = answer.status;
-      await answer.body?.cancel();
-    } catch {
-      entry.status = 0;
-    }
-  }
 
   // ----- deals
 
@@ -346,7 +259,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     });
   }
 
-  function createDeal(fields: Values): Row {
+  function createDeal(fields: Values, by?: Caller): Row {
     const now = clock.now().toISOString();
     const categoryId = Number(fields.categoryId ?? 0);
     const row: Row = {
@@ -367,7 +280,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     deals.set(row.id as number, row);
     dealIds.push(row.id as number);
     recordMove(row, 1);
-    raise("ONCRMDEALADD", { FIELDS: { ID: row.id } });
+    raise("ONCRMDEALADD", { FIELDS: { ID: row.id } }, by);
     return row;
   }
 
@@ -377,7 +290,11 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     );
 
   /** Changes a deal the way the portal does; `true` when something was saved. */
-  function changeDeal(row: Row, fields: Values, { canMoveCategory }: { readonly canMoveCategory: boolean }): boolean {
+  function changeDeal(
+    row: Row,
+    fields: Values,
+    { canMoveCategory, by }: { readonly canMoveCategory: boolean; readonly by?: Caller },
+  ): boolean {
     const next = pickFields(fields);
     const targetCategory = canMoveCategory && next.categoryId !== undefined ? Number(next.categoryId) : row.categoryId;
     if (!canMoveCategory) delete next.categoryId;
@@ -397,10 +314,12 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
       recordMove(row, funnelMoved ? 5 : stage?.semantics === "process" ? 2 : 3);
     }
     if (funnelMoved) {
-      raise("ONCRMDEALMOVETOCATEGORY", {
-        FIELDS: { ID: row.id, CATEGORY_ID: row.categoryId, STAGE_ID: row.stageId },
-      });
-    } else raise("ONCRMDEALUPDATE", { FIELDS: { ID: row.id } });
+      raise(
+        "ONCRMDEALMOVETOCATEGORY",
+        { FIELDS: { ID: row.id, CATEGORY_ID: row.categoryId, STAGE_ID: row.stageId } },
+        by,
+      );
+    } else raise("ONCRMDEALUPDATE", { FIELDS: { ID: row.id } }, by);
     const robotStage = robot?.(toFakeDeal(row));
     if (robotStage !== undefined && robotStage !== row.stageId)
       changeDeal(row, { stageId: robotStage }, { canMoveCategory: false });
@@ -452,36 +371,34 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
 
   // ----- methods
 
-  interface Answer {
-    readonly result: unknown;
-    readonly total?: number;
-    readonly next?: number;
-  }
-  type Method = (parameters: Values) => Answer;
-
   const methods: Readonly<Record<string, Method>> = {
     profile: () => ({ result: { ID: String(userId), ADMIN: true, NAME: "Айгүл" } }),
     scope: () => ({ result: ["crm", "sale", "catalog"] }),
     methods: () => ({ result: Object.keys(methods) }),
     "crm.deal.get": ({ id, ID }) => ({ result: toClassic(findDeal(id ?? ID)) }),
-    "crm.deal.list": (parameters) => page(dealsFrom(parameters, "ID", toClassic), parameters, "ID", (rows) => rows),
-    "crm.deal.add": ({ fields }) => {
+    "crm.deal.list": (parameters) =>
+      page(sortedRows(sortedDeals, parameters, "ID", toClassic), parameters, {
+        idName: "ID",
+        wrap: (rows) => rows,
+        isSorted: true,
+      }),
+    "crm.deal.add": ({ fields }, by) => {
       if (typeof fields !== "object" || fields === null)
         throw new Refused(400, "", "Parameter 'fields' must be array.");
-      const row = createDeal(fromClassic(fields as Values));
+      const row = createDeal(fromClassic(fields as Values), by);
       writes.push({ method: "crm.deal.add", id: row.id as number, fields: fields as Values });
       return { result: row.id };
     },
-    "crm.deal.update": ({ id, fields }) => {
+    "crm.deal.update": ({ id, fields }, by) => {
       const row = findDeal(id);
       if (typeof fields !== "object" || fields === null)
         throw new Refused(400, "", "Parameter 'fields' must be array.");
       writes.push({ method: "crm.deal.update", id: row.id as number, fields: fields as Values });
-      changeDeal(row, fromClassic(fields as Values), { canMoveCategory: false });
+      changeDeal(row, fromClassic(fields as Values), { canMoveCategory: false, by });
       return { result: true };
     },
-    "crm.deal.delete": ({ id }) => {
-      removeDeal(findDeal(id));
+    "crm.deal.delete": ({ id }, by) => {
+      removeDeal(findDeal(id), by);
       return { result: true };
     },
     "crm.deal.fields": () => ({
@@ -492,23 +409,23 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     "crm.item.get": (parameters) => ({ result: { item: toItem(findItem(parameters), parameters) } }),
     "crm.item.list": (parameters) => {
       checkEntityType(parameters);
-      const rows = dealsFrom(parameters, "id", (row) => toItem(row, parameters));
-      return page(rows, parameters, "id", (items) => ({ items }));
+      const rows = sortedRows(sortedDeals, parameters, "id", (row) => toItem(row, parameters));
+      return page(rows, parameters, { idName: "id", wrap: (items) => ({ items }), isSorted: true });
     },
-    "crm.item.add": (parameters) => {
+    "crm.item.add": (parameters, by) => {
       checkEntityType(parameters);
-      const row = createDeal((parameters.fields ?? {}) as Values);
+      const row = createDeal((parameters.fields ?? {}) as Values, by);
       writes.push({ method: "crm.item.add", id: row.id as number, fields: (parameters.fields ?? {}) as Values });
       return { result: { item: toItem(row, parameters) } };
     },
-    "crm.item.update": (parameters) => {
+    "crm.item.update": (parameters, by) => {
       const row = findItem(parameters);
       writes.push({ method: "crm.item.update", id: row.id as number, fields: (parameters.fields ?? {}) as Values });
-      changeDeal(row, (parameters.fields ?? {}) as Values, { canMoveCategory: true });
+      changeDeal(row, (parameters.fields ?? {}) as Values, { canMoveCategory: true, by });
       return { result: { item: toItem(row, parameters) } };
     },
-    "crm.item.delete": (parameters) => {
-      removeDeal(findItem(parameters));
+    "crm.item.delete": (parameters, by) => {
+      removeDeal(findItem(parameters), by);
       return { result: [] };
     },
     "crm.category.list": (parameters) => {
@@ -541,186 +458,54 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
       const result = entity === undefined ? rows : rows.filter((row) => row.ENTITY_ID === entity);
       return { result, total: result.length };
     },
-    "crm.stagehistory.list": (parameters) => page(history, parameters, "ID", (items) => ({ items })),
-    "sale.order.get": ({ id }) => ({ result: { order: { ...findShopOrder(id) } } }),
-    "sale.order.list": (parameters) => page([...shopOrders.values()], parameters, "id", (orders) => ({ orders })),
-    "sale.order.update": ({ id, fields }) => {
-      const row = findShopOrder(id);
-      const { payed: _derived, id: _id, ...writable } = (fields ?? {}) as Row;
-      writes.push({ method: "sale.order.update", id: row.id as number, fields: writable });
-      saveShopOrder(row, writable);
-      return { result: { order: { ...row } } };
-    },
-    "sale.status.list": ({ filter }) => {
-      const rows = [
-        ["N", "O"],
-        ["P", "O"],
-        ["S", "O"],
-        ["D", "O"],
-        ["F", "O"],
-        ["DN", "D"],
-        ["DD", "D"],
-        ["DF", "D"],
-      ].map(([id, type], index) => ({ id, type, sort: 100 * (index + 1), notify: "Y", color: "", xmlId: "" }));
-      const type = (filter as Values | undefined)?.type;
-      return { result: { statuses: type === undefined ? rows : rows.filter((row) => row.type === type) } };
-    },
-    "catalog.product.list": (parameters) => {
-      const select = Object.values((parameters.select ?? {}) as Values);
-      const filter = (parameters.filter ?? {}) as Values;
-      if (!select.includes("id") || !select.includes("iblockId")) {
-        throw new Refused(400, 0, "Required select fields: id, iblockId");
-      }
-      if (filter.iblockId === undefined) throw new Refused(400, 0, "Required filter fields: iblockId");
-      return page([...products.values()], parameters, "id", (rows) => ({ products: rows }));
-    },
-    "catalog.product.get": ({ id }) => ({ result: { product: { ...findProduct(id) } } }),
-    "catalog.product.update": ({ id, fields }) => {
-      const row = findProduct(id);
-      writes.push({ method: "catalog.product.update", id: row.id as number, fields: (fields ?? {}) as Values });
-      Object.assign(row, fields, { timestampX: clock.now().toISOString() });
-      return { result: { element: { ...row } } };
-    },
-    "catalog.price.list": (parameters) => page([...prices.values()], parameters, "id", (rows) => ({ prices: rows })),
-    "catalog.price.add": ({ fields }) => {
-      const row: Row = { ...(fields as Values), id: ++lastId };
-      prices.set(row.id as number, row);
-      writes.push({ method: "catalog.price.add", id: row.id as number, fields: fields as Values });
-      return { result: { price: { ...row } } };
-    },
-    "catalog.price.update": ({ id, fields }) => {
-      const row = prices.get(Number(id));
-      const { price, currency } = (fields ?? {}) as Values;
-      if (!row) throw new Refused(400, 0, "Price is not exists");
-      if (price === undefined || currency === undefined) throw new Refused(400, 0, "Required fields: price, currency");
-      writes.push({ method: "catalog.price.update", id: row.id as number, fields: fields as Values });
-      Object.assign(row, { price, currency });
-      return { result: { price: { ...row } } };
+    "crm.stagehistory.list": (parameters) =>
+      page(history, parameters, { idName: "ID", wrap: (items) => ({ items }), isSorted: true }),
+    ...store.methods,
+  };
+
+  function removeDeal(row: Row, by?: Caller): void {
+    deals.delete(row.id as number);
+    raise("ONCRMDEALDELETE", { FIELDS: { ID: row.id } }, by);
+  }
+
+  const sortedDeals: SortedRows = {
+    ids: dealIds,
+    get: (id) => deals.get(id),
+    get size() {
+      return deals.size;
     },
   };
 
-  function saveShopOrder(row: Row, fields: Values): void {
-    Object.assign(row, fields, { version: Number(row.version ?? 0) + 1, dateUpdate: clock.now().toISOString() });
-    raise("ONSALEORDERSAVED", { FIELDS: { ID: row.id, XML_ID: row.xmlId ?? "", ACTION: "save" } });
-  }
-  function findShopOrder(id: unknown): Row {
-    const row = shopOrders.get(Number(id));
-    if (!row) throw new Refused(400, 200540400001, "order is not exists");
-    return row;
-  }
-  function findProduct(id: unknown): Row {
-    const row = products.get(Number(id));
-    if (!row) throw new Refused(400, 0, "product does not exist.");
-    return row;
-  }
-  function removeDeal(row: Row): void {
-    deals.delete(row.id as number);
-    raise("ONCRMDEALDELETE", { FIELDS: { ID: row.id } });
-  }
-
-  /** Deals by ascending id, from where the filter lets them begin. */
-  function* dealsFrom(parameters: Values, idName: string, view: (row: Row) => Row): IterableIterator<Row> {
-    const after = Number(((parameters.filter ?? {}) as Values)[`>${idName}`] ?? 0);
-    let [low, high] = [0, dealIds.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if ((dealIds[middle] as number) > after) high = middle;
-      else low = middle + 1;
-    }
-    for (; low < dealIds.length; low++) {
-      const row = deals.get(dealIds[low] as number);
-      if (row) yield view(row);
-    }
-  }
-
-  /** Filters, orders and cuts rows to a page. `start` is floored to a whole page; `-1` leaves out the count. */
-  function page(
-    rows: Iterable<Row>,
-    parameters: Values,
-    idName: string,
-    wrap: (rows: readonly Row[]) => unknown,
-  ): Answer {
-    const filter = (parameters.filter ?? {}) as Values;
-    const order = Object.entries((parameters.order ?? { [idName]: "ASC" }) as Values);
-    const isById = order.length === 1 && order[0]?.[0] === idName && String(order[0][1]).toUpperCase() === "ASC";
-    const matching: Row[] = [];
-    for (const row of rows) {
-      if (matches(row, filter)) matching.push(row);
-      if (isById && Number(parameters.start ?? 0) < 0 && matching.length === pageSize) break;
-    }
-    if (!isById) {
-      matching.sort((left, right) => {
-        for (const [name, direction] of order) {
-          const difference = compare(left[name], right[name]);
-          if (difference !== 0) return String(direction).toUpperCase() === "DESC" ? -difference : difference;
-        }
-        return 0;
-      });
-    }
-    const start = Number(parameters.start ?? 0);
-    if (start < 0) return { result: wrap(matching.slice(0, pageSize)), total: 0 };
-    const from = Math.floor(start / pageSize) * pageSize;
-    const next = from + pageSize;
-    return {
-      result: wrap(matching.slice(from, next)),
-      total: matching.length,
-      ...(next < matching.length ? { next } : {}),
-    };
-  }
-
   // ----- HTTP
 
-  function run(method: string, parameters: Values): Answer {
-    const known = methods[method];
+  function run(method: string, parameters: Values, caller: Caller): Answer {
+    const forApplications = queue.methods[method];
+    const known = methods[method] ?? (caller.isApplication ? forApplications : undefined);
     if (!known) {
-      if (/^(event|placement)\./.test(method)) {
+      if (forApplications || /^(event|placement)\./.test(method)) {
         throw new Refused(403, "WRONG_AUTH_TYPE", "Current authorization type is denied for this method");
       }
       throw new Refused(404, "ERROR_METHOD_NOT_FOUND", "Method not found!");
     }
-    return known(parameters);
+    const connector = parameters.auth_connector;
+    return known(parameters, connector === undefined ? caller : { ...caller, connector: String(connector) });
   }
 
-  function runBatch(parameters: Values): unknown {
-    const halt = Number(parameters.halt ?? 0) === 1;
-    const commands = Object.entries((parameters.cmd ?? {}) as Values).filter(
-      ([, command]) => typeof command === "string",
-    );
-    const maps: Record<
-      "result" | "result_error" | "result_total" | "result_next" | "result_time",
-      [string, unknown][]
-    > = {
-      result: [],
-      result_error: [],
-      result_total: [],
-      result_next: [],
-      result_time: [],
-    };
-    for (const [index, [key, command]] of commands.entries()) {
-      try {
-        if (index >= pageSize) throw new Refused(400, "ERROR_BATCH_LENGTH_EXCEEDED", "Max batch length exceeded");
-        const [name = "", query = ""] = (command as string).split("#", 1)[0]?.split(/\?(.*)/s) ?? [];
-        const method = name.toLowerCase();
-        if (["batch", "upload", "download"].includes(method)) {
-          throw new Refused(405, "ERROR_BATCH_METHOD_NOT_ALLOWED", "Method is not allowed for batch usage");
-        }
-        checkOperating(method);
-        const resolved = resolve(parsePhpForm(query), maps) as Values;
-        const answer = run(method, resolved);
-        const cost = costs[method] ?? 0.05;
-        if (batchAccounting === "methods") recordOperating(method, cost);
-        else recordOperating("batch", cost / 2);
-        maps.result.push([key, answer.result]);
-        if (answer.total !== undefined) maps.result_total.push([key, answer.total]);
-        if (answer.next !== undefined) maps.result_next.push([key, answer.next]);
-        maps.result_time.push([key, timeOf(batchAccounting === "methods" ? method : "batch")]);
-      } catch (error) {
-        if (!(error instanceof Refused)) throw error;
-        maps.result_error.push([key, error.body]);
-        if (halt) break;
-      }
+  /** Runs a command and books its time, under its own method or under `batch` at half weight. */
+  async function execute(method: string, parameters: Values, request: RequestState): Promise<Executed> {
+    const { time, caller, isBatch } = request;
+    time.check(method);
+    const answer = run(method, parameters, caller);
+    const counts = answer.total !== undefined && Number(parameters.start ?? 0) >= 0;
+    const cost = (costs[method] ?? 0.05) + (counts ? countCost : 0);
+    const account = isBatch && batchAccounting === "batch" ? "batch" : method;
+    time.add(account, account === "batch" ? cost / 2 : cost);
+    if (takesTime) {
+      request.busyMs += cost * 1000;
+      const behindMs = request.startedAt + request.busyMs - clock.monotonicMs();
+      if (behindMs > 0) await clock.sleep(behindMs);
     }
-    return Object.fromEntries(Object.entries(maps).map(([name, entries]) => [name, encodePhpMap(entries)]));
+    return { answer, time: time.describe(account, cost) };
   }
 
   async function readParameters(request: Request, url: URL): Promise<Values> {
@@ -736,79 +521,32 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     }
   }
 
-  // ----- OAuth
-
-  const codes = new Map<string, number>();
-  const accessTokens = new Map<string, number>();
-  const refreshTokens = new Set<string>();
-  let granted = 0;
-  let refreshes = 0;
-
-  /** Parameters come in the query or as a form. A code and a refresh token work once. */
-  async function giveTokens(request: Request, url: URL): Promise<Response> {
-    const {
-      grant_type: grant,
-      client_id: id,
-      client_secret: given,
-      code,
-      refresh_token: refreshToken,
-    } = {
-      ...parsePhpForm(url.search.slice(1)),
-      ...(request.method === "POST" ? parsePhpForm(await request.text()) : {}),
+  async function answer(request: Request, method: string, parameters: Values, caller: Caller): Promise<Response> {
+    limits.takeRequest(request.headers.get("x-forwarded-for") ?? "one address");
+    const time = limits.begin(caller.credential);
+    const state: RequestState = {
+      time,
+      caller,
+      isBatch: method === "batch",
+      startedAt: clock.monotonicMs(),
+      busyMs: 0,
     };
-    const refuse = (error: string) => Response.json({ error, error_description: error }, { status: 400 });
-    const now = clock.now().getTime();
-    if (id !== client.id || given !== client.secret) return refuse("invalid_client");
-    if (grant === "refresh_token") {
-      if (!refreshTokens.delete(String(refreshToken))) return refuse("invalid_grant");
-      refreshes++;
-    } else if (grant === "authorization_code") {
-      const endsAt = codes.get(String(code)) ?? 0;
-      codes.delete(String(code));
-      if (endsAt < now) return refuse("invalid_grant");
-    } else return refuse("invalid_request");
-    granted++;
-    accessTokens.set(`access-${granted}`, now + 3_600_000);
-    refreshTokens.add(`refresh-${granted}`);
-    return Response.json({
-      access_token: `access-${granted}`,
-      refresh_token: `refresh-${granted}`,
-      expires: Math.floor(now / 1000) + 3600,
-      expires_in: 3600,
-      scope: "crm,sale,catalog",
-      domain: "oauth.bitrix.info",
-      server_endpoint: "https://oauth.bitrix.info/rest/",
-      client_endpoint: "https://fake.bitrix24.kz/rest/",
-      member_id: memberId,
-      status: "L",
-      user_id: userId,
-    });
-  }
-
-  function checkToken(token: unknown): void {
-    if (token === undefined) throw new Refused(401, "NO_AUTH_FOUND", "Wrong authorization data");
-    const endsAt = accessTokens.get(String(token));
-    if (endsAt === undefined) throw new Refused(401, "invalid_token", "Unable to get application by token");
-    if (endsAt <= clock.now().getTime()) {
-      throw new Refused(401, "expired_token", "The access token provided has expired.");
+    try {
+      if (method !== "batch") {
+        const executed = await execute(method, parameters, state);
+        return Response.json({ ...executed.answer, time: executed.time });
+      }
+      time.check("batch");
+      const result = await runFakeBatch(parameters, (name, values) => execute(name, values, state));
+      return Response.json({ result, time: time.describe("batch", 0) });
+    } finally {
+      time.end();
     }
-  }
-
-  async function answer(request: Request, method: string, parameters: Values): Promise<Response> {
-    takeRequest(request.headers.get("x-forwarded-for") ?? "one address");
-    checkOperating(method);
-    if (method === "batch") {
-      const result = runBatch(parameters);
-      return Response.json({ result, time: timeOf("batch") });
-    }
-    const found = run(method, parameters);
-    recordOperating(method, costs[method] ?? 0.05);
-    return Response.json({ ...found, time: timeOf(method) });
   }
 
   const handled: FetchHandler = async (request) => {
     const url = new URL(request.url);
-    if (url.pathname === "/oauth/token/") return giveTokens(request, url);
+    if (url.pathname === "/oauth/token/") return oauth.giveTokens(request, url);
     const [, prefix, ...parts] = url.pathname.replace(/\/{2,}/g, "/").split("/");
     const rawMethod = parts.pop() ?? "";
     const method = rawMethod.replace(/\.json$/, "").toLowerCase();
@@ -821,11 +559,13 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     }
     try {
       const { auth, ...parameters } = await readParameters(request, url);
-      if (parts.length === 0) checkToken(auth);
+      const isApplication = parts.length === 0;
+      if (isApplication) oauth.checkToken(auth);
       else if (parts.join("/") !== `${userId}/${secret}`) {
         throw new Refused(401, "INVALID_CREDENTIALS", "Invalid request credentials");
       }
-      return await answer(request, method, parameters);
+      const credential = isApplication ? client.id : `${userId}/${secret}`;
+      return await answer(request, method, parameters, { credential, isApplication, connector: "" });
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       return Response.json(error.body, { status: error.status });
@@ -853,22 +593,18 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     journal,
     writes,
     events,
-    refusals,
+    refusals: limits.refusals,
+    operatingOf: (method) =>
+      [client.id, `${userId}/${secret}`].reduce((sum, credential) => sum + limits.operating(credential, method), 0),
+    get offline() {
+      return queue.offline;
+    },
     webhookUrl: (origin) => `${origin}/rest/${userId}/${secret}/`,
-    consent() {
-      const code = `code-${codes.size + granted + 1}`;
-      codes.set(code, clock.now().getTime() + 30_000);
-      return code;
-    },
-    expireTokens() {
-      for (const token of accessTokens.keys()) accessTokens.set(token, 0);
-    },
-    revokeTokens() {
-      accessTokens.clear();
-      refreshTokens.clear();
-    },
+    consent: oauth.consent,
+    expireTokens: oauth.expireTokens,
+    revokeTokens: oauth.revokeTokens,
     get refreshes() {
-      return refreshes;
+      return oauth.refreshes;
     },
     deal: (id) => {
       const row = deals.get(id);
@@ -890,100 +626,23 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     addCategory(id, name, stages) {
       categories.set(id, { name, stages });
     },
-    addShopOrder(order) {
-      shopOrders.set(order.id, { statusId: "N", payed: "N", canceled: "N", version: 0, ...order });
-    },
-    shopOrder: (id) => shopOrders.get(id),
-    changeShopOrder(id, fields) {
-      saveShopOrder(findShopOrder(id), fields);
-    },
-    addProduct(product) {
-      products.set(product.id, { active: "Y", ...product });
+    addShopOrder: store.addOrder,
+    shopOrder: store.order,
+    changeShopOrder: store.changeOrder,
+    addPayment: store.addPayment,
+    addProduct: store.addProduct,
+    addPrice: store.addPrice,
+    get prices() {
+      return store.prices;
     },
     setRobot(next) {
       robot = next;
     },
-    setEventCopies(next) {
-      copiesOf = next;
-    },
-    setEventUrl(url) {
-      eventUrl = url;
-    },
+    setEventCopies: queue.setCopies,
+    setEventUrl: queue.setUrl,
     redirectTo(origin) {
       redirectOrigin = origin;
     },
-    async settled() {
-      for (let seen: unknown; seen !== sending; ) {
-        seen = sending;
-        await sending;
-      }
-    },
+    settled: queue.settled,
   };
-}
-
-const rateLimitBody = { error: "QUERY_LIMIT_EXCEEDED", error_description: "Too many requests" };
-
-function compare(left: unknown, right: unknown): number {
-  const [a, b] = [Number(left), Number(right)];
-  if (!Number.isNaN(a) && !Number.isNaN(b)) return a - b;
-  return String(left ?? "") < String(right ?? "") ? -1 : String(left ?? "") > String(right ?? "") ? 1 : 0;
-}
-
-function matches(row: Row, filter: Values): boolean {
-  return Object.entries(filter).every(([key, wanted]) => {
-    const [, operator = "", name = ""] = /^(>=|<=|!=|!@|>|<|=|!|@)?(.*)$/.exec(key) ?? [];
-    const value = row[name];
-    const among = () =>
-      Object.values(typeof wanted === "object" && wanted !== null ? wanted : { wanted }).some(
-        (one) => String(one) === String(value),
-      );
-    switch (operator) {
-      case ">":
-        return compare(value, wanted) > 0;
-      case ">=":
-        return compare(value, wanted) >= 0;
-      case "<":
-        return compare(value, wanted) < 0;
-      case "<=":
-        return compare(value, wanted) <= 0;
-      case "!":
-      case "!=":
-      case "!@":
-        return !among();
-      default:
-        return among();
-    }
-  });
-}
-
-/**
- * References in a command's parameters. One runs to the next white space; where its path ends early, the deepest value
- * that was found is used: as it is when it is the whole parameter, else only when it is a text or a number.
- */
-function resolve(value: PhpValue, maps: Readonly<Record<string, readonly [string, unknown][]>>): unknown {
-  if (typeof value === "object") {
-    return Object.fromEntries(Object.entries(value).map(([key, child]) => [key, resolve(child, maps)]));
-  }
-  const names: Readonly<Record<string, string>> = {
-    $result: "result",
-    $error: "result_error",
-    $total: "result_total",
-    $next: "result_next",
-  };
-  const find = (text: string): unknown => {
-    const [, head = ""] = /^(\$\w+)\[/.exec(text) ?? [];
-    const entries = maps[names[head] ?? ""];
-    if (!entries) return text;
-    let node: unknown = Object.fromEntries(entries);
-    for (const [, step = ""] of text.slice(head.length).matchAll(/\[([^\]]*)\]/g)) {
-      if (typeof node !== "object" || node === null || !(step in node)) break;
-      node = (node as Row)[step];
-    }
-    return node;
-  };
-  if (/^\$\w+\[\S*$/.test(value)) return find(value);
-  return value.replace(/\$\w+\[\S*/g, (text) => {
-    const found = find(text);
-    return typeof found === "string" || typeof found === "number" ? String(found) : text;
-  });
 }

@@ -3,10 +3,10 @@ export {
   type FakeBitrix,
   type FakeBitrixOptions,
   type FakeDeal,
-  type FakeEvent,
   type FakeStage,
   type FakeWrite,
 } from "./fake-bitrix.ts";
+export type { FakeEvent, FakeEventOptions } from "./fake-bitrix-events.ts";
 export {
   createFakeBitrixSite,
   type FakeBitrixSite,
