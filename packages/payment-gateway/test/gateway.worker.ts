@@ -18,7 +18,8 @@ export interface WorkerSettings {
   readonly expiryHoldMs?: number;
   readonly checkClaimMs?: number;
   readonly hints?: boolean;
-  readonly migrate?: boolean;
+  /** Brings the tables up to date and ends. */
+  readonly migrateOnly?: boolean;
 }
 
 const settings = JSON.parse(process.argv[2] ?? "{}") as WorkerSettings;
@@ -36,7 +37,12 @@ const storage = createPaymentGatewayStorage({
   ...database,
   ...(settings.hints ? { hints: createPostgresHints(databaseUrl) } : {}),
 });
-if (settings.migrate) await storage.migrate();
+if (settings.migrateOnly) {
+  await storage.migrate();
+  await database.close();
+  process.stdout.write("migrated\n", () => process.exit(0));
+  await new Promise(() => undefined);
+}
 const gateway = createPaymentGateway({
   storage,
   providers: [createBankProvider(bankUrl, askAfterMs === undefined ? {} : { askAfterMs })],
