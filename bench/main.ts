@@ -4,14 +4,20 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { type BenchResult, print } from "./harness.ts";
 import { benchSignatures } from "./p1-signatures.ts";
+import { benchImport } from "./p2-import.ts";
 import { benchRateLimit } from "./p3-rate-limit.ts";
+import { benchListing } from "./p4-listing.ts";
 import { benchGateway } from "./p5-gateway.ts";
+import { benchBackfill } from "./p6-backfill.ts";
 import { benchWeight } from "./p7-weight.ts";
 
 const benches: Readonly<Record<string, () => Promise<BenchResult>>> = {
   P1: benchSignatures,
+  P2: benchImport,
   P3: benchRateLimit,
+  P4: benchListing,
   P5: benchGateway,
+  P6: benchBackfill,
   P7: benchWeight,
 };
 

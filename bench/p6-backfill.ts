@@ -1,0 +1,101 @@
+import { fork } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { listen } from "@orderbridge/core/testing";
+import { createFakeKaspi } from "@orderbridge/kaspi-amocrm/testing";
+import type { BenchResult } from "./harness.ts";
+
+const base = 10_000;
+/** `P6_ORDERS=1000000` runs the whole claim, which takes long; the default shows the slope within minutes. */
+const large = Number(process.env.P6_ORDERS ?? 100_000);
+/** A run that takes longer is stopped, and its figures are for what it did. */
+const budgetMs = Number(process.env.P6_MINUTES ?? (large > 100_000 ? 120 : 5)) * 60_000;
+const first = Date.UTC(2024, 0, 1);
+const stepMs = 60_000; // one order a minute: 20 160 in the 14 days of a listing, whatever the count
+
+interface Run {
+  readonly seen: number;
+  readonly created?: number;
+  readonly seconds: number;
+  readonly peakMb: number;
+}
+
+/** amoCRM without a memory: gives ids and keeps nothing, so that only our own process can grow. */
+function createForgetfulAmocrm(): (request: Request) => Promise<Response> {
+  let nextId = 1;
+  return async (request) => {
+    const { pathname } = new URL(request.url);
+    if (request.method === "GET") return new Response(null, { status: 204 });
+    const items = (await request.json()) as readonly { readonly request_id?: string; readonly id?: number }[];
+    const rows = items.map(({ request_id, id }) => ({ id: id ?? nextId++, request_id }));
+    const name = pathname.endsWith("/link") ? "links" : (pathname.split("/").at(-1) as string);
+    return Response.json({ _embedded: { [name]: name === "links" ? [] : rows } });
+  };
+}
+
+async function backfill(count: number): Promise<Run> {
+  const kaspi = createFakeKaspi({
+    generated: {
+      count,
+      from: first,
+      stepMs,
+      at: (index) => ({
+        code: String(700_000_000 + index),
+        state: "ARCHIVE",
+        status: "COMPLETED",
+        cellPhone: String(7_010_000_000 + (index % 200_000)),
+        entries: [{ sku: `SKU-${index % 5_000}`, name: "Шам", basePrice: 7990, quantity: 1 + (index % 3) }],
+      }),
+    },
+  });
+  const amocrm = createForgetfulAmocrm();
+  const server = await listen((request) => {
+    kaspi.journal.clear();
+    return new URL(request.url).pathname.startsWith("/shop/") ? kaspi.handle(request) : amocrm(request);
+  });
+  const folder = mkdtempSync(join(tmpdir(), "orderbridge-p6-"));
+  try {
+    const args = [
+      server.url,
+      `sqlite:${join(folder, "p6.db")}`,
+      String(first),
+      String(first + (count - 1) * stepMs),
+      String(budgetMs),
+    ];
+    // V8 lets the young generation grow with the run before it collects; bounded, what is left is what we hold.
+    const child = fork(join(import.meta.dirname, "p6-worker.ts"), args, { execArgv: ["--max-semi-space-size=4"] });
+    return await new Promise<Run>((resolve, reject) => {
+      child.once("message", (message) => resolve(message as Run));
+      child.once("exit", (code) => reject(new Error(`the back-fill ended with ${code}`)));
+    });
+  } finally {
+    await server.close();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+export async function benchBackfill(): Promise<BenchResult> {
+  const small = await backfill(base);
+  const big = await backfill(large);
+  const row = (asked: number, { seen, seconds, peakMb }: Run) => [
+    String(asked),
+    String(seen),
+    seconds.toFixed(0),
+    (seen / seconds).toFixed(0),
+    peakMb.toFixed(0),
+  ];
+  const isWhole = big.seen === large && big.created === large;
+  return {
+    id: "P6",
+    title:
+      "Back-fill of generated Kaspi orders into SQLite and an amoCRM that keeps nothing: peak RSS with --max-semi-space-size=4",
+    table: [["orders", "done", "seconds", "orders/s", "peak MB"], row(base, small), row(large, big)],
+    targets: [
+      {
+        text: `peak at ${isWhole ? large : `${big.seen} of ${large} (stopped after ${budgetMs / 60_000} min)`} within 60 MB of the peak at ${base}${large < 1_000_000 ? "; 1 000 000 with P6_ORDERS=1000000" : ""}`,
+        met: big.seen >= 10 * base && big.peakMb - small.peakMb <= 60,
+      },
+    ],
+  };
+}
