@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
+import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createKaspiQrProvider, kaspiQrCodes } from "../src/providers/kaspi-qr.ts";
 import { shopSecret } from "./gateway-harness.ts";
 import { openQr, pressButton, type QrWorld } from "./provider-worlds.ts";
@@ -227,6 +228,34 @@ describe("a QR or link", () => {
     await press(id);
     expect(fake.payments).toHaveLength(2);
     expect(provider.payerStep(await get(id))).toEqual({ kind: "link", url: remote({ id }).opens });
+  });
+
+  test("a process that ends between hearing of the money and booking it loses nothing", async () => {
+    let ends = true;
+    const { fake, pass, remote } = await start({
+      storageFor: async (clock) => {
+        const storage = createPaymentGatewayMemoryStorage({ clock });
+        const change: typeof storage.change = (id, decide, key) =>
+          storage.change(
+            id,
+            (payment) => {
+              const decision = decide(payment);
+              if (decision?.booking && ends) throw new Error("the process ends here");
+              return decision;
+            },
+            key,
+          );
+        return { ...storage, change };
+      },
+    });
+    const { id } = await create();
+    await press(id);
+    fake.pay(remote({ id }).id);
+    await pass(5_000);
+    expect((await get(id)).paidMinor).toBe(0n);
+    ends = false;
+    await pass(120_000, 5_000);
+    expect(await get(id)).toMatchObject({ status: "paid", paidMinor: 1_598_055n });
   });
 
   test("a transaction that another payment has is no money of this one", async () => {
@@ -486,6 +515,24 @@ describe("refunds", () => {
       refundingMinor: 60_000n,
       needsAttention: expect.stringContaining("ask the bank"),
     });
+  });
+
+  test("a second refund waits until it is known what became of the first one", async () => {
+    const { context, fake, pass, remote } = await start();
+    const payment = await create(100_000n);
+    await context.pay(payment);
+    context.loseRefundReply?.();
+    await refund(payment.id, 60_000n);
+    expect((await refund(payment.id, 10_000n)).refund.status).toBe("pending");
+    expect(fake.journal.count("/payment/return")).toBe(1);
+    await pass(600_000, 30_000);
+    const { refundedMinor, refundingMinor, needsAttention } = await get(payment.id);
+    expect([refundedMinor, refundingMinor, needsAttention, remote(payment).returnedMinor]).toEqual([
+      70_000n,
+      0n,
+      undefined,
+      70_000n,
+    ]);
   });
 
   test("somebody refunds by hand while an answer is lost: a person is called, nothing is repeated", async () => {

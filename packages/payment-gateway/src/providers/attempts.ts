@@ -327,9 +327,9 @@ export function readSession({ session }: Pick<Payment, "session">): AttemptSessi
   return session === undefined ? { attempts: [], refunds: {} } : (JSON.parse(session) as AttemptSession);
 }
 
-export const writeSession = (session: AttemptSession): string => JSON.stringify(session);
+const writeSession = (session: AttemptSession): string => JSON.stringify(session);
 
-export const withAttempt = (session: AttemptSession, changed: Attempt): AttemptSession => ({
+const withAttempt = (session: AttemptSession, changed: Attempt): AttemptSession => ({
   ...session,
   attempts: session.attempts.map((attempt) => (attempt.id === changed.id ? changed : attempt)),
 });
