@@ -7,7 +7,7 @@ import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { ConfigError, createHttpClient, createRateLimiter, type RateLimitStore, systemClock } from "../src/index.ts";
 import { createMemoryStorage } from "../src/memory/index.ts";
-import { createRedisRateLimits } from "../src/redis/index.ts";
+import { openRedis as connectToRedis, createRedisRateLimits } from "../src/redis/index.ts";
 import { createFakeClock, type FakeClock, listen, rateLimitCases } from "../src/testing/index.ts";
 import { openRedis, redisProgram, redisService, redisUrl, startRedisServer } from "./redis-server.ts";
 import { untilSleeping } from "./settle.ts";
@@ -245,5 +245,46 @@ describe.skipIf(redisProgram.skipped)(`a ${redisProgram.name} of one's own`, () 
     if (redis.status !== "ready") await once(redis, "ready");
     await client.send({ name: "leads.create", path: "/leads", method: "POST" });
     expect(calls).toBe(1);
+  });
+});
+
+describe("openRedis", () => {
+  test.each(["", "localhost:6379", "http://127.0.0.1:6379"])("refuses the address %j", async (url) => {
+    await expect(connectToRedis(url, { purpose: "slots" })).rejects.toThrow(ConfigError);
+  });
+
+  test("starts without a server, and tells of an outage once", async () => {
+    const told: string[] = [];
+    const note = (message: string) => told.push(message);
+    const redis = await connectToRedis("redis://127.0.0.1:1", { purpose: "slots", logger: { info: note, warn: note } });
+    await once(redis, "error"); // of a later attempt
+    redis.disconnect();
+    expect(told).toEqual(["Redis does not answer"]);
+  });
+
+  describe.skipIf(redisProgram.skipped)(redisProgram.name, () => {
+    test("keeps no slot waiting for a server that is gone, but does keep jobs; and tells when it is back", async () => {
+      const server = await startRedisServer();
+      const told: string[] = [];
+      const note = (message: string) => told.push(message);
+      const [slots, jobs] = await Promise.all([
+        connectToRedis(server.url, { purpose: "slots", logger: { info: note, warn: note } }),
+        connectToRedis(server.url, { purpose: "jobs" }),
+      ]);
+      try {
+        expect([await slots.ping(), await jobs.ping()]).toEqual(["PONG", "PONG"]);
+        await server.kill();
+        await expect(slots.ping()).rejects.toThrow();
+        const later = jobs.ping();
+        await server.start();
+        expect(await later).toBe("PONG");
+        if (slots.status !== "ready") await once(slots, "ready");
+        expect(told).toEqual(["Redis does not answer", "Redis answers again"]);
+      } finally {
+        slots.disconnect();
+        jobs.disconnect();
+        await server.remove();
+      }
+    });
   });
 });

@@ -67,13 +67,12 @@ const printTo =
 async function withTools(terminal: Terminal, work: (tools: Tools) => Promise<number>): Promise<number> {
   const environment = readKaspiAmocrmEnvironment(terminal.variables);
   const keys = terminal.variables.ENCRYPTION_KEYS?.trim();
-  const redisUrl = terminal.variables.REDIS_URL?.trim();
-  const note = (text: string) => terminal.err(`note: ${text}\n`);
-  const redis = redisUrl
-    ? await openRedis(redisUrl, { purpose: "slots", logger: { warn: note, info: note } })
-    : undefined;
   const database = await openDatabase(terminal.variables.DATABASE_URL || "sqlite:./kaspi-amocrm.db");
+  let redis: Awaited<ReturnType<typeof openRedis>> | undefined;
   try {
+    const redisUrl = terminal.variables.REDIS_URL?.trim();
+    const note = (text: string) => terminal.err(`note: ${text}\n`);
+    if (redisUrl) redis = await openRedis(redisUrl, { purpose: "slots", logger: { warn: note, info: note } });
     const core = createKyselyStorage({ ...database, ...(keys && { cipher: createCipher({ keys }) }) });
     const own = createKaspiAmocrmStorage(database);
     await core.migrate();

@@ -5,10 +5,12 @@ import type { Clock, RateLimitStore } from "../ports.ts";
 import { checkKey } from "../stored-text.ts";
 import { generationScript, penalizeScript, reserveScript } from "./scripts.ts";
 
+export { type OpenRedisOptions, openRedis } from "./open-redis.ts";
+
 export interface RedisRateLimitsOptions {
   /**
-   * A connection to the primary. Take `new Redis(url, { enableOfflineQueue: false, maxRetriesPerRequest: 1 })`, so that
-   * nothing asked during an outage is reserved after it. Closing it is yours.
+   * A connection to the primary, of {@link openRedis} or `new Redis(url, { enableOfflineQueue: false,
+   * maxRetriesPerRequest: 1 })`: nothing asked during an outage may be reserved after it. Closing it is yours.
    */
   readonly redis: Pick<Redis, "eval">;
   /** The rate limits of the SQL storage: the vendor's blocks and pauses must survive an emptied Redis. */
