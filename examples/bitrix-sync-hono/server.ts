@@ -3,7 +3,6 @@ import { createServer } from "node:http";
 import { setTimeout as wait } from "node:timers/promises";
 import { getRequestListener } from "@hono/node-server";
 import {
-  bitrixOrderStatuses,
   createBackendApi,
   createBitrix,
   createDealSide,
@@ -20,51 +19,12 @@ import {
 } from "@orderbridge/bitrix";
 import { createBitrixStorage } from "@orderbridge/bitrix/kysely";
 import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
-import { commonVariables, configure, createJsonLogger, start, variables } from "@orderbridge/example-support";
+import { configure, connectFleet, createJsonLogger, dailyPrune, start } from "@orderbridge/example-support";
 import { Hono } from "hono";
-import * as v from "valibot";
+import { shape } from "./settings.ts";
 
-const { secret, text, url, id, json, withDefault, optional } = variables;
-
-/** A stage stands for one status: two statuses at one stage would leave the way back open. */
-const stageMap = (value: string | undefined) => {
-  const map = json(
-    v.record(v.picklist(bitrixOrderStatuses.statuses), v.pipe(v.string(), v.nonEmpty("is empty"))),
-    '{"new": "NEW", "delivered": "WON"}',
-  )(value);
-  const stages = Object.values(map);
-  const twice = stages.find((stage, index) => stages.indexOf(stage) !== index);
-  if (twice === undefined) return map;
-  throw new variables.VariableProblem(`gives stage ${twice} to two statuses; keep one of them`);
-};
-
-/** The portal's address, tried out at once: a wrong one must be named by its variable. */
-const webhookUrl = (value: string | undefined): string => {
-  const given = text("https://example.bitrix24.kz/rest/1/secret/, as Bitrix24 shows it")(value);
-  try {
-    createBitrix({ webhookUrl: given });
-    return given;
-  } catch (error) {
-    throw new variables.VariableProblem((error as Error).message.replace("webhookUrl ", ""));
-  }
-};
-
-const config = configure({
-  ...commonVariables({ port: 3002, database: "sqlite:./bitrix-sync.db" }),
-  WEBHOOK_SECRET: secret("the secret that the site sends in X-Webhook-Secret"),
-  API_TOKEN: secret("the bearer token of this backend's API"),
-  BITRIX_SITE_URL: url("the address of the site, e.g. https://shop.example"),
-  BITRIX_SITE_TOKEN: secret("the bearer token of the site's product endpoint"),
-  BITRIX_SITE_PRODUCT_PATH: withDefault(text("a path"), "/api/v2/products/update-from-railway"),
-  BITRIX_WEBHOOK_URL: webhookUrl,
-  BITRIX_APPLICATION_TOKEN: secret("the application token that Bitrix24 shows beside the outgoing webhook"),
-  BITRIX_STAGE_MAP: stageMap,
-  BITRIX_CATEGORY_ID: withDefault(id("the id of the funnel"), "0"),
-  BITRIX_PAID_STAGE_ID: optional(text("the stage of paid deals")),
-  BITRIX_LINK_FIELD: withDefault(text("the deal's field that holds our order id"), "UF_CRM_ORDER_ID"),
-});
+const config = configure(shape);
 const logger = createJsonLogger(config.LOG_LEVEL);
-if (config.REDIS_URL) logger.warn("REDIS_URL is set, but this version does not use it yet");
 if (config.ENCRYPTION_KEYS) logger.warn("ENCRYPTION_KEYS is set, but this server stores no secrets");
 
 await start(async () => {
@@ -74,9 +34,13 @@ await start(async () => {
   await core.migrate();
   await storage.migrate();
 
+  const fleet = await connectFleet({ name: "bitrix-sync", redisUrl: config.REDIS_URL, storage: core, logger });
+  const chores = fleet.createJobEngine({ jobs: [dailyPrune("bitrix-sync", (signal) => core.prune({ signal }))] });
+
   const secrets = [config.WEBHOOK_SECRET];
   const orders = createOrders({ storage });
-  const bitrix = createBitrix({ webhookUrl: config.BITRIX_WEBHOOK_URL, storage: core, logger });
+  const budgets = { ...core, rateLimits: fleet.rateLimits };
+  const bitrix = createBitrix({ webhookUrl: config.BITRIX_WEBHOOK_URL, storage: budgets, logger });
   const deals = createDealSide({
     bitrix,
     stages: config.BITRIX_STAGE_MAP,
@@ -128,7 +92,7 @@ await start(async () => {
   app.all("/api/v1/*", (c) => api(c.req.raw));
 
   const stopping = new AbortController();
-  const working = Promise.all([worker.run(stopping.signal), sweep.run(stopping.signal)]);
+  const working = Promise.all([worker, sweep, chores].map((each) => each.run(stopping.signal)));
   deals.check().then(
     ({ unmappedStages }) => unmappedStages.length > 0 && logger.warn("stages without a status", { unmappedStages }),
     (error) => logger.error("the stage map could not be checked", { error }),
@@ -141,6 +105,7 @@ await start(async () => {
       stopping.abort();
       // A portal that does not answer must not hold the stop: what is not finished is due again after the next start.
       await Promise.race([working, wait(5_000)]);
+      fleet.close();
       await database.close();
     },
   };

@@ -1,15 +1,13 @@
 // Kaspi orders become amoCRM leads: imported every minute, reconciled every ten, or whenever cron calls.
-import { ConfigError, createJobEngine, defineHandler, type FetchHandler } from "@orderbridge/core";
+import { ConfigError, defineHandler, type FetchHandler, type Job } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
 import { createCipher, createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
-import { createRedisRateLimits } from "@orderbridge/core/redis";
 import { verifySharedSecret } from "@orderbridge/core/signature";
-import { configure, createJsonLogger, start } from "@orderbridge/example-support";
+import { configure, connectFleet, createJsonLogger, dailyPrune, start } from "@orderbridge/example-support";
 import { connectKaspiAmocrm, readKaspiAmocrmEnvironment } from "@orderbridge/kaspi-amocrm";
 import { createAmocrmWebhookHandler } from "@orderbridge/kaspi-amocrm/amocrm";
 import { createKaspiAmocrmStorage } from "@orderbridge/kaspi-amocrm/kysely";
 import Fastify from "fastify";
-import { Redis } from "ioredis";
 import { shape } from "./settings.ts";
 
 const settings = configure(shape);
@@ -23,13 +21,8 @@ await start(async () => {
   const own = createKaspiAmocrmStorage(database);
   await core.migrate();
   await own.migrate();
-  const redis = settings.REDIS_URL
-    ? new Redis(settings.REDIS_URL, { lazyConnect: true, enableOfflineQueue: false, maxRetriesPerRequest: 1 })
-    : undefined;
-  redis?.on("error", (error) => logger.warn("Redis does not answer", { error })); // no call leaves meanwhile
-  await redis?.connect();
-  const rateLimits = redis ? createRedisRateLimits({ redis, durable: core.rateLimits }) : core.rateLimits;
-  const storage = { ...core, ...own, rateLimits };
+  const fleet = await connectFleet({ name: "kaspi-amocrm", redisUrl: settings.REDIS_URL, storage: core, logger });
+  const storage = { ...core, ...own, rateLimits: fleet.rateLimits };
   const { sync, connection } = await connectKaspiAmocrm({ environment, storage, logger });
   try {
     const problems = await sync.check();
@@ -89,15 +82,17 @@ await start(async () => {
   await fastify.ready();
 
   const stopping = new AbortController();
-  const prune = {
-    name: "prune",
-    everyMs: 86_400_000,
-    run: async ({ signal }: { signal: AbortSignal }) => void (await core.prune({ signal })),
-  };
-  const running = Promise.all([
-    createJobEngine({ jobs: [prune], leases: core.leases, logger }).run(stopping.signal),
-    settings.SCHEDULE === "on" && sync.run(stopping.signal),
-  ]);
+  const job = (task: "importNew" | "reconcile", everyMs: number): Job => ({
+    name: `kaspi-amocrm ${task}`,
+    everyMs,
+    async run({ signal }) {
+      const report = await sync[task]({ signal }); // its own lease keeps cron and the command line apart
+      if (report) logger.info(`${task} ended`, { ...report });
+    },
+  });
+  const jobs = [dailyPrune("kaspi-amocrm", (signal) => core.prune({ signal }))];
+  if (settings.SCHEDULE === "on") jobs.push(job("importNew", 60_000), job("reconcile", 600_000));
+  const running = fleet.createJobEngine({ jobs }).run(stopping.signal);
   return {
     server: fastify.server,
     port: settings.PORT,
@@ -106,7 +101,7 @@ await start(async () => {
       stopping.abort();
       await running; // what was begun ends, so that nothing has to be looked up at the next start
       await fastify.close();
-      redis?.disconnect();
+      fleet.close();
       await database.close();
     },
   };

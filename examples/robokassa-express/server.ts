@@ -1,7 +1,8 @@
 // A shop on Express that sells through Robokassa: orders, pay links, notifications, and pages to come back to.
 import { randomUUID } from "node:crypto";
 import { createServer } from "node:http";
-import { openDatabase } from "@orderbridge/core/kysely";
+import { createJobEngine } from "@orderbridge/core";
+import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import { toNodeListener } from "@orderbridge/core/node";
 import {
   commonVariables,
@@ -9,6 +10,7 @@ import {
   createJsonLogger,
   robokassaOptions,
   robokassaProblems,
+  robokassaPrune,
   robokassaVariables,
   start,
 } from "@orderbridge/example-support";
@@ -44,7 +46,9 @@ const show = ({ id, status, total, invId, paidAt, test }: Order) => ({
 await start(async () => {
   const { db, dialect, close } = await openDatabase(variables.DATABASE_URL);
   const storage = createRobokassaStorage({ db, dialect });
+  const core = createKyselyStorage({ db, dialect }); // leases: only one of several servers prunes
   await storage.migrate();
+  await core.migrate();
   const robokassa = createRobokassa({ ...robokassaOptions(variables), logger });
 
   const app = express();
@@ -109,12 +113,13 @@ await start(async () => {
     response.status(500).json({ detail: "Internal error" });
   }) satisfies ErrorRequestHandler);
 
-  // Finds payments whose notification was lost.
+  // Finds payments whose notification was lost, and drops old notifications from the log.
   const stopping = new AbortController();
-  const reconciling = createReconciler(shop).run(stopping.signal);
+  const engine = createJobEngine({ jobs: [robokassaPrune(storage.callbacks)], leases: core.leases, logger });
+  const working = Promise.all([createReconciler(shop), engine].map((each) => each.run(stopping.signal)));
   const onStop = async () => {
     stopping.abort();
-    await reconciling;
+    await working;
     await close();
   };
   return { server: createServer(app), port: variables.PORT, host: variables.HOST, onStop };

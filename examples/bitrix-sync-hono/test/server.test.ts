@@ -1,11 +1,17 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import {
   createFakeBitrix,
   createFakeBitrixSite,
   type FakeBitrix,
   type FakeBitrixSite,
 } from "@orderbridge/bitrix/testing";
-import { type Listening, listen } from "@orderbridge/core/testing";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { openRedis } from "@orderbridge/core/redis";
+import { createFakeClock, type Listening, listen } from "@orderbridge/core/testing";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { redisProgram, startRedisServer } from "../../../packages/core/test/redis-server.ts";
 import { send } from "../../demo/flow.ts";
 import { type RunningServer, startServer } from "../../demo/servers.ts";
 
@@ -17,13 +23,14 @@ let portal: FakeBitrix;
 let site: FakeBitrixSite;
 let server: RunningServer;
 let listening: readonly Listening[];
+let variables: Readonly<Record<string, string>>;
 
 beforeAll(async () => {
   portal = createFakeBitrix();
   site = createFakeBitrixSite({ webhookSecret: secret, siteToken: "demo-site-token" });
   listening = await Promise.all([listen(portal.handle), listen(site.handle)]);
   const [portalServer, siteServer] = listening as [Listening, Listening];
-  server = await startServer("bitrix-sync-hono", {
+  variables = {
     DATABASE_URL: "sqlite::memory:",
     WEBHOOK_SECRET: secret,
     API_TOKEN: token,
@@ -33,7 +40,8 @@ beforeAll(async () => {
     BITRIX_APPLICATION_TOKEN: "fake-application-token",
     BITRIX_STAGE_MAP: JSON.stringify(stages),
     BITRIX_PAID_STAGE_ID: "PREPAYMENT_INVOICE",
-  });
+  };
+  server = await startServer("bitrix-sync-hono", variables);
   portal.setEventUrl(`${server.url}/bitrix/events`);
   site.setBackendUrl(server.url);
 });
@@ -122,3 +130,30 @@ test("a start with a wrong address names its variable", async () => {
     }),
   ).rejects.toThrow(/BITRIX_WEBHOOK_URL must look like[\s\S]*BITRIX_STAGE_MAP is wrong at "done"/);
 });
+
+test("what ended long ago is deleted by itself", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "orderbridge-bitrix-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const databaseUrl = `sqlite:${join(folder, "sync.db")}`;
+  const database = await openDatabase(databaseUrl);
+  onTestFinished(() => database.close());
+  const storage = createKyselyStorage({ ...database, clock: createFakeClock("2026-01-01T00:00:00Z") });
+  await storage.migrate();
+  await storage.idempotency.begin({ scope: "shop", key: "old", fingerprint: "", ttlMs: 1000 });
+  const pruning = await startServer("bitrix-sync-hono", { ...variables, DATABASE_URL: databaseUrl });
+  onTestFinished(() => pruning.stop());
+  await until(() => database.db.selectFrom("orderbridge_idempotency").selectAll().execute()).toEqual([]);
+});
+
+test.skipIf(redisProgram.skipped)(
+  `with REDIS_URL the portal's budget comes from Redis (${redisProgram.name})`,
+  async () => {
+    const redisServer = await startRedisServer();
+    onTestFinished(() => redisServer.remove());
+    const redis = await openRedis(redisServer.url, { purpose: "slots" });
+    onTestFinished(() => redis.disconnect());
+    const budgeted = await startServer("bitrix-sync-hono", { ...variables, REDIS_URL: redisServer.url });
+    await until(() => redis.keys("orderbridge:rate:*")).toEqual([expect.stringContaining("bitrix")]); // the stage map is checked
+    await budgeted.stop();
+  },
+);

@@ -8,7 +8,7 @@ import { createFakeClock, listen } from "@orderbridge/core/testing";
 import { createFakeAmocrm, createFakeKaspi, fakeAccount } from "@orderbridge/kaspi-amocrm/testing";
 import { Redis } from "ioredis";
 import { afterEach, expect, test } from "vitest";
-import { redisService, redisUrl } from "../../../packages/core/test/redis-server.ts";
+import { redisProgram, redisService, redisUrl, startRedisServer } from "../../../packages/core/test/redis-server.ts";
 
 const cleanUps: (() => Promise<void>)[] = [];
 afterEach(async () => {
@@ -169,5 +169,78 @@ test.skipIf(redisService.skipped)(
       expect.stringContaining("kaspi"),
     ]);
     expect((await server.stop()).code).toBe(0);
+  },
+);
+
+test.skipIf(redisProgram.skipped)(
+  `two workers share the jobs through BullMQ, and FLUSHALL in the middle of an import loses nothing (${redisProgram.name})`,
+  { timeout: 60_000 },
+  async () => {
+    const redisServer = await startRedisServer();
+    cleanUps.push(() => redisServer.remove());
+    const redis = new Redis(redisServer.url);
+    cleanUps.push(async () => redis.disconnect());
+    const folder = mkdtempSync(join(tmpdir(), "orderbridge-worker-"));
+    cleanUps.push(async () => rmSync(folder, { recursive: true, force: true }));
+    const databaseUrl = `sqlite:${join(folder, "worker.db")}`;
+    const database = await openDatabase(databaseUrl);
+    cleanUps.push(() => database.close());
+    await createKyselyStorage(database).migrate();
+
+    const kaspi = createFakeKaspi({ clock: systemClock });
+    const amocrm = createFakeAmocrm({ clock: systemClock });
+    const { promise: flushed, resolve: goOn } = Promise.withResolvers<void>();
+    let created = 0;
+    const [kaspiPort, amocrmPort] = await Promise.all([
+      listen(kaspi.handle),
+      listen(async (request) => {
+        const creates = request.method === "POST" && new URL(request.url).pathname.endsWith("/leads");
+        if (creates && created++ === 0) await flushed;
+        return amocrm.handle(request);
+      }),
+    ]);
+    cleanUps.push(kaspiPort.close, amocrmPort.close);
+    const entries = [{ sku: "LAMP", name: "Шам", basePrice: 100 }];
+    kaspi.addOrder({ code: "700000001", cellPhone: "7010000001", entries });
+    kaspi.addOrder({ code: "700000002", cellPhone: "7010000002", entries });
+
+    const variables = {
+      ...settings,
+      SCHEDULE: "on",
+      DATABASE_URL: databaseUrl,
+      REDIS_URL: redisServer.url,
+      KASPI_API_URL: kaspiPort.url,
+      AMO_API_URL: amocrmPort.url,
+      IMPORT_FROM: new Date(Date.now() - 3_600_000).toISOString(),
+    };
+    const workers = [startServer(variables), startServer(variables)];
+    cleanUps.push(async () => void (await Promise.all(workers.map((worker) => worker.stop()))));
+    await Promise.all(workers.map(({ url }) => url));
+    await expect.poll(() => created, { timeout: 20_000 }).toBe(1);
+    // One entry for each job, named as its lease, without data.
+    const jobKeys = async () => (await redis.keys("{kaspi-amocrm}:jobs:job *")).filter((key) => !key.endsWith(":lock"));
+    const names = ["importNew", "prune", "reconcile"].map((name) => `{kaspi-amocrm}:jobs:job kaspi-amocrm ${name}`);
+    expect((await jobKeys()).sort()).toEqual(names);
+    for (const key of names) expect(await redis.hget(key, "data")).toBe("{}");
+
+    await redis.flushall();
+    goOn();
+    await expect.poll(() => amocrm.leads.length, { timeout: 20_000 }).toBe(2);
+    await expect.poll(async () => (await jobKeys()).sort(), { timeout: 20_000 }).toEqual(names);
+
+    // The minute passes: its lease in SQL says so, and the queue that was filled anew brings the next order.
+    kaspi.addOrder({ code: "700000003", cellPhone: "7010000001", entries });
+    await redis.flushall();
+    await database.db
+      .deleteFrom("orderbridge_lease")
+      .where("name", "=", "job kaspi-amocrm importNew interval")
+      .execute();
+    await expect.poll(() => amocrm.leads.length, { timeout: 20_000 }).toBe(3);
+    expect(amocrm.leads.map(({ name }) => name).sort()).toEqual([
+      "Kaspi 700000001",
+      "Kaspi 700000002",
+      "Kaspi 700000003",
+    ]);
+    expect((await Promise.all(workers.map((worker) => worker.stop()))).map(({ code }) => code)).toEqual([0, 0]);
   },
 );

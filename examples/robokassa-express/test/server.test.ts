@@ -2,8 +2,10 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openDatabase } from "@orderbridge/core/kysely";
 import { type Listening, listen } from "@orderbridge/core/testing";
 import { createRobokassa } from "@orderbridge/robokassa";
+import { createRobokassaStorage } from "@orderbridge/robokassa/kysely";
 import { createFakeRobokassa, type FakeRobokassa } from "@orderbridge/robokassa/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
@@ -248,4 +250,24 @@ describe("does not start, and says which variable to mend", () => {
     expect(said).toContain(text);
     expect(said).not.toMatch(/\n\s+at /);
   });
+});
+
+test("notifications that are older than 90 days leave the log by themselves", async () => {
+  const database = await openDatabase(`sqlite:${join(folder, "shop.db")}`);
+  const storage = createRobokassaStorage(database);
+  try {
+    await storage.migrate();
+    const entry = { source: "result", signature: undefined, shpNames: [], verdict: "paid", fit: undefined } as const;
+    const sold = { ...entry, outSum: "1000.00", status: 200 };
+    const day = 86_400_000;
+    for (const [index, ageDays] of [91, 89].entries()) {
+      await storage.callbacks.record({ ...sold, invId: String(index), at: new Date(Date.now() - ageDays * day) });
+    }
+    await startShop();
+    await expect
+      .poll(async () => (await storage.callbacks.list({ limit: 9 })).map(({ invId }) => invId), { timeout: 10_000 })
+      .toEqual(["1"]);
+  } finally {
+    await database.close();
+  }
 });

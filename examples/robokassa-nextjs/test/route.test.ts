@@ -1,5 +1,10 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openDatabase } from "@orderbridge/core/kysely";
+import { createRobokassaStorage } from "@orderbridge/robokassa/kysely";
 import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
-import { afterAll, afterEach, beforeAll, expect, test, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { closeShop, GET, POST } from "../app/[...path]/route.ts";
 
 const shop = {
@@ -65,4 +70,25 @@ test("names the wrong field of an order, and knows what is not there", async () 
   expect((await get("/elsewhere")).status).toBe(404);
   expect((await get("/robokassa/success")).status).toBe(400);
   expect((await get("/healthz")).status).toBe(200);
+});
+
+test("notifications that are older than 90 days leave the log by themselves", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "orderbridge-next-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const databaseUrl = `sqlite:${join(folder, "shop.db")}`;
+  vi.stubEnv("DATABASE_URL", databaseUrl);
+  onTestFinished(() => void vi.stubEnv("DATABASE_URL", "sqlite::memory:"));
+  const database = await openDatabase(databaseUrl);
+  onTestFinished(() => database.close());
+  const storage = createRobokassaStorage(database);
+  await storage.migrate();
+  const entry = { source: "result", signature: undefined, shpNames: [], verdict: "paid", fit: undefined } as const;
+  const sold = { ...entry, outSum: "1000.00", status: 200 };
+  for (const [index, ageDays] of [91, 89].entries()) {
+    await storage.callbacks.record({ ...sold, invId: String(index), at: new Date(Date.now() - ageDays * 86_400_000) });
+  }
+  expect((await get("/healthz")).status).toBe(200); // the first request opens the shop
+  await expect
+    .poll(async () => (await storage.callbacks.list({ limit: 9 })).map(({ invId }) => invId), { timeout: 10_000 })
+    .toEqual(["1"]);
 });

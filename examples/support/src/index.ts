@@ -1,4 +1,5 @@
-export { robokassaOptions, robokassaProblems, robokassaVariables } from "./robokassa.ts";
+export { connectFleet, dailyPrune, type Fleet, type FleetOptions } from "./redis.ts";
+export { robokassaOptions, robokassaProblems, robokassaPrune, robokassaVariables } from "./robokassa.ts";
 export * from "./server.ts";
 export * as variables from "./variables.ts";
 export { commonVariables } from "./variables.ts";

@@ -1,4 +1,6 @@
 import { readFileSync } from "node:fs";
+import { type Job, systemClock } from "@orderbridge/core";
+import { dailyPrune } from "./redis.ts";
 import {
   flag,
   oneOf,
@@ -91,3 +93,7 @@ export function robokassaOptions(values: RobokassaValues) {
     ...(apiUrl ? { apiUrl } : {}),
   };
 }
+
+/** Drops notifications older than 90 days from the log, as `robokassa prune` does. */
+export const robokassaPrune = (callbacks: { readonly prune: (before: Date) => Promise<number> }): Job =>
+  dailyPrune("robokassa", () => callbacks.prune(new Date(systemClock.now().getTime() - 90 * 86_400_000)));

@@ -1,12 +1,13 @@
 // A whole shop in one route handler of Next: put it into your `app` folder. It imports nothing of Next itself.
 import { randomUUID } from "node:crypto";
-import { ConfigError, type FetchHandler } from "@orderbridge/core";
-import { openDatabase } from "@orderbridge/core/kysely";
+import { ConfigError, createJobEngine, type FetchHandler } from "@orderbridge/core";
+import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import {
   commonVariables,
   createJsonLogger,
   robokassaOptions,
   robokassaProblems,
+  robokassaPrune,
   robokassaVariables,
   variables,
 } from "@orderbridge/example-support";
@@ -34,12 +35,16 @@ async function openShop() {
   const logger = createJsonLogger(read.values.LOG_LEVEL);
   const { db, dialect, close } = await openDatabase(read.values.DATABASE_URL);
   const storage = createRobokassaStorage({ db, dialect });
+  const core = createKyselyStorage({ db, dialect }); // leases: only one of several processes prunes
   await storage.migrate();
+  await core.migrate();
   const robokassa = createRobokassa({ ...robokassaOptions(read.values), logger });
   const certificates = read.values.ROBOKASSA_RESULT2_CERTS;
-  // Finds payments whose notification was lost, for as long as this process lives.
+  // Finds payments whose notification was lost and drops old notifications from the log, while this process lives.
   const stopping = new AbortController();
-  const reconciling = createReconciler({ robokassa, storage, logger }).run(stopping.signal);
+  const reconciler = createReconciler({ robokassa, storage, logger });
+  const engine = createJobEngine({ jobs: [robokassaPrune(storage.callbacks)], leases: core.leases, logger });
+  const working = Promise.all([reconciler, engine].map((each) => each.run(stopping.signal)));
   return {
     robokassa,
     storage,
@@ -47,7 +52,7 @@ async function openShop() {
     result2: certificates && createResult2Handler({ robokassa, storage, logger, certificates }),
     async close() {
       stopping.abort();
-      await reconciling;
+      await working;
       await close();
     },
   };
