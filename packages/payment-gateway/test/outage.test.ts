@@ -1,15 +1,80 @@
 // The world around the gateway is away for a while: its database, or Redis.
 import { setTimeout as pause } from "node:timers/promises";
 import { silentLogger } from "@orderbridge/core";
+import { createBullmqJobEngine } from "@orderbridge/core/bullmq";
 import { openDatabase } from "@orderbridge/core/kysely";
+import { createMemoryStorage } from "@orderbridge/core/memory";
 import { listen } from "@orderbridge/core/testing";
+import { Redis } from "ioredis";
 import { describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
+import { redisProgram, startRedisServer } from "../../core/test/redis-server.ts";
+import { createPaymentGateway, type Payment } from "../src/index.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
+import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createFakeReceiver } from "../src/testing/index.ts";
-import { createBank } from "./bank.ts";
+import { createBank, createBankProvider } from "./bank.ts";
 import { privateServers } from "./private-servers.ts";
 import { startWorker, workerToken } from "./processes.ts";
+
+test.skipIf(redisProgram.skipped)(
+  "Redis emptied: chores that BullMQ spreads go on within 5 s, because the leases and due times are in the database",
+  { timeout: 60_000 },
+  async () => {
+    const server = await startRedisServer();
+    const redis = new Redis(server.url, { maxRetriesPerRequest: null });
+    const storage = createPaymentGatewayMemoryStorage();
+    const { leases } = createMemoryStorage();
+    const gateway = createPaymentGateway({
+      storage,
+      providers: [createBankProvider("http://127.0.0.1:9")].map(({ state: _state, ...provider }) => provider),
+      publicUrl: "https://pay.example",
+      expiryHoldMs: 0,
+      logger: silentLogger,
+      jobs: (jobs) => createBullmqJobEngine({ jobs, leases, redis, refreshMs: 1_000, prefix: "{gateway}" }),
+    });
+    const stopping = new AbortController();
+    const running = gateway.run(stopping.signal);
+    try {
+      const expires = async (id: string): Promise<void> => {
+        await storage.createPayment(overduePayment(id));
+        await expect.poll(async () => (await storage.getPayment(id))?.status, { timeout: 5_000 }).toBe("expired");
+      };
+      await expires("before");
+      await redis.flushall();
+      await expires("after");
+      const { events } = await storage.historyOf("after");
+      expect(events.map(({ name }) => name)).toEqual(["expired"]);
+    } finally {
+      stopping.abort();
+      await running;
+      await gateway.close();
+      redis.disconnect();
+      await server.remove();
+    }
+  },
+);
+
+const overduePayment = (id: string): Payment => ({
+  id,
+  merchant: "shop",
+  provider: "bank",
+  status: "pending",
+  currency: "KZT",
+  amountMinor: 10_000n,
+  paidMinor: 0n,
+  refundedMinor: 0n,
+  refundingMinor: 0n,
+  description: "",
+  metadata: "{}",
+  late: false,
+  test: false,
+  sequence: 0,
+  createdAt: new Date(0),
+  updatedAt: new Date(0),
+  expiresAt: new Date(1),
+  version: 1,
+});
 
 /** How long the database is away. */
 const awayMs = process.env.PROOF === "1" ? 30_000 : 1_500;

@@ -1,4 +1,7 @@
 import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { createWebhookSigner } from "@orderbridge/core/signature";
 import { Webhook } from "standardwebhooks";
 import { expect, test } from "vitest";
 import { findProgram } from "../../../scripts/services.ts";
@@ -13,6 +16,29 @@ test("a test webhook is accepted by verifyWebhook and by standardwebhooks", () =
   expect(result).toMatchObject({ ok: true, webhook: { event: "paid", metadata: { order_id: "7" } } });
   const today = signTestWebhook({ secret });
   expect(new Webhook(secret).verify(today.body, { ...today.headers })).toMatchObject({ event: "paid" });
+});
+
+test("svix accepts ours and signs what verifyWebhook accepts, also while a secret is being replaced", () => {
+  const { Webhook: SvixWebhook } = createRequire(join(import.meta.dirname, "../../../bench/package.json"))("svix");
+  const today = signTestWebhook({ secret });
+  expect(new SvixWebhook(secret).verify(today.body, { ...today.headers })).toMatchObject({ event: "paid" });
+  const next = "whsec_hJgR7BzSZDPkRVwXjiTF6Ih9GUGx+OaGZqKE9LhcfVU=";
+  const signed = createWebhookSigner({ secrets: [next, secret] })({
+    id: "evt_test",
+    timestamp: new Date(),
+    body: today.body,
+  });
+  for (const one of [next, secret]) {
+    expect(new SvixWebhook(one).verify(today.body, { ...signed })).toMatchObject({ event: "paid" });
+    expect(new Webhook(one).verify(today.body, { ...signed })).toMatchObject({ event: "paid" });
+  }
+  const { body } = signTestWebhook({ secret, now });
+  const headers = {
+    "webhook-id": "evt_test",
+    "webhook-timestamp": String(now() / 1000),
+    "webhook-signature": new SvixWebhook(secret).sign("evt_test", new Date(now()), body),
+  };
+  expect(verifyWebhook({ headers, body, secrets: [secret], now }).ok).toBe(true);
 });
 
 test("standardwebhooks signs what verifyWebhook accepts", () => {

@@ -1,0 +1,75 @@
+import { ConfigError, silentLogger } from "@orderbridge/core";
+import { openDatabase } from "@orderbridge/core/kysely";
+import { listen } from "@orderbridge/core/testing";
+import { sql } from "kysely";
+import { expect, test } from "vitest";
+import { testDatabases } from "../../core/test/databases.ts";
+import { createPaymentGateway } from "../src/index.ts";
+import { createPaymentGatewayStorage, createPostgresHints } from "../src/kysely/index.ts";
+import { createSandboxProvider } from "../src/providers/sandbox.ts";
+import { createFakeReceiver } from "../src/testing/index.ts";
+
+const [postgres] = testDatabases().filter(({ name }) => name.startsWith("PostgreSQL"));
+
+test.skipIf(postgres?.skipped)(
+  "PostgreSQL tells a process that looks once an hour what another one has stored, also after its connection was cut",
+  async () => {
+    const database = await (postgres as NonNullable<typeof postgres>).open();
+    const receiver = createFakeReceiver({ secrets: ["test_secret_key"] });
+    const listening = await listen(receiver.handle);
+    const name = `hints_${process.pid}`;
+    const url = new URL(database.url);
+    url.searchParams.set("application_name", name);
+    const open = () =>
+      createPaymentGateway({
+        storage: createPaymentGatewayStorage({ ...database, hints: createPostgresHints(url.href) }),
+        providers: [createSandboxProvider()],
+        publicUrl: "https://pay.example",
+        webhooks: { allowAddresses: ["127.0.0.1"] },
+        pollIntervalMs: 3_600_000,
+        logger: silentLogger,
+      });
+    await createPaymentGatewayStorage(database).migrate();
+    const [sending, storing] = [open(), open()];
+    const stopping = new AbortController();
+    const running = sending.run(stopping.signal);
+    const listeners = async () => {
+      const { rows } = await sql<{
+        pid: number;
+      }>`select pid from pg_stat_activity where application_name = ${name} and query = 'listen orderbridge_gateway'`.execute(
+        database.db,
+      );
+      return rows.map(({ pid }) => pid);
+    };
+    try {
+      await expect.poll(async () => (await listeners()).length, { timeout: 10_000 }).toBe(1);
+      const cancelOne = async () => {
+        const { payment } = await storing.payments.create({
+          merchant: "shop",
+          amountMinor: 100n,
+          webhookUrl: listening.url,
+          webhookSecret: "test_secret_key",
+        });
+        await storing.payments.cancel("shop", payment.id);
+      };
+      await cancelOne();
+      await expect.poll(() => receiver.accepted.length, { timeout: 5_000 }).toBe(1);
+      for (const pid of await listeners()) await sql`select pg_terminate_backend(${pid})`.execute(database.db);
+      await cancelOne(); // nobody listens now: it is found when the connection is back
+      await expect.poll(() => receiver.accepted.length, { timeout: 15_000 }).toBe(2);
+    } finally {
+      stopping.abort();
+      await running;
+      await Promise.all([sending.close(), storing.close(), listening.close()]);
+      await database.close();
+    }
+  },
+);
+
+test("hints are for PostgreSQL: another database refuses them at creation", async () => {
+  expect(() => createPostgresHints("mysql://localhost/payments")).toThrow(ConfigError);
+  const database = await openDatabase("sqlite::memory:");
+  const hints = createPostgresHints("postgres://localhost/payments");
+  expect(() => createPaymentGatewayStorage({ ...database, hints })).toThrow("only PostgreSQL");
+  await database.close();
+});
