@@ -263,6 +263,31 @@ describe("pages", () => {
   });
 });
 
+test("the log of a webhook shows what was sent, when, what came back as text, and the next try", async () => {
+  const rude = await listen(async () => new Response(hostile, { status: 500 }));
+  try {
+    await logIn();
+    const id = await create({
+      webhook_url: `${rude.url}/hook`,
+      webhook_secret: "test_secret_key",
+      metadata: { n: "Әлия" },
+    });
+    await world.press(id, "pay");
+    await world.gateway.work();
+    const { html } = await open(`/admin/payments/${id}`);
+    // The clock of the tests begins at midnight; the second try comes five seconds later.
+    expect(html).toContain("pending, next try 2026-11-01 00:00:05 UTC");
+    expect(html).toMatch(
+      /<td>1<\/td><td>2026-11-01 00:00:00 UTC<\/td><td>\d+ ms<\/td><td>http_500<\/td><td>&lt;script&gt;/,
+    );
+    expect(html).toContain("{&quot;event&quot;:&quot;paid&quot;");
+    expect(html).toContain("Әлия");
+    expect([html.includes("<script"), html.includes("<img")]).toEqual([false, false]);
+  } finally {
+    await rude.close();
+  }
+});
+
 describe("providers with attempts", () => {
   test("a person sees the attempts, what is wrong with them, and gives one up after confirming", async () => {
     const { world: till, fake, provider, pass } = await openSmartpos({ gateway: { admin } });

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
+import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import { createWorld, type World } from "./gateway-harness.ts";
 
 let world: World;
@@ -102,6 +103,46 @@ test.each([
   const id = await create();
   expect((await world.press(id, action, amount)).status).toBe(status);
   expect((await world.api("GET", `/api/payment/${id}`)).body.data.status).toBe("pending");
+});
+
+test("delayed money comes by itself, unless it is said to fail; after a cancellation it is late", async () => {
+  const delayed = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }), {});
+  const gateway = delayed.another({ providers: [createSandboxProvider({ delayMs: 5_000, clock: delayed.clock })] });
+  const press = (id: string, action: string) =>
+    gateway.handle(
+      new Request(`https://pay.example/providers/sandbox/${id}`, {
+        method: "POST",
+        body: new URLSearchParams({ action }),
+      }),
+    );
+  const begin = async (): Promise<string> => {
+    const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+    await press(payment.id, "delay");
+    await press(payment.id, "delay");
+    expect((await gateway.payments.get("shop", payment.id))?.status).toBe("processing");
+    return payment.id;
+  };
+  try {
+    const [paid, failed, cancelled] = [await begin(), await begin(), await begin()];
+    await press(failed, "fail");
+    await press(cancelled, "cancel");
+    delayed.clock.advance(4_999);
+    await gateway.work();
+    const states = async () =>
+      (await Promise.all([paid, failed, cancelled].map((id) => gateway.payments.get("shop", id)))).map(
+        (payment) => [payment?.status, payment?.paidMinor, payment?.late] as const,
+      );
+    expect((await states()).map(([status]) => status)).toEqual(["processing", "pending", "cancelled"]);
+    delayed.clock.advance(1);
+    await gateway.work();
+    expect(await states()).toEqual([
+      ["paid", 50_000n, false],
+      ["pending", 0n, false],
+      ["paid", 50_000n, true],
+    ]);
+  } finally {
+    await delayed.close();
+  }
 });
 
 test("failing leaves the payment open, cancelling ends it", async () => {
