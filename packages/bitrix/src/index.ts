@@ -8,14 +8,18 @@ export {
   createBitrix,
   type Envelope,
 } from "./bitrix.ts";
+export type { Categories, Category, Stage } from "./categories.ts";
 export { type BitrixConnection, type BitrixConnectionOptions, createBitrixConnection } from "./connection.ts";
+export type { Contact, ContactChange, Contacts, ContactValue, NewContactValue } from "./contacts.ts";
 export { createDealSide, type DealSide, type DealSideOptions } from "./deal-side.ts";
 export { createDealSweep, type DealSweep, type DealSweepOptions } from "./deal-sweep.ts";
-export type { Deal, Deals, Stage } from "./deals.ts";
+export type { Deal, Deals } from "./deals.ts";
 export { InputError } from "./errors.ts";
 export { createEventHandler, dealEvents, dealTopic, type EventHandlerOptions } from "./event-handler.ts";
+export type { Item, Items } from "./items.ts";
 export type { ListOptions, ListProgress } from "./list.ts";
 export { fromDecimalText, toDecimalText } from "./money.ts";
+export { createOfflineQueue, type OfflineQueue, type OfflineQueueOptions } from "./offline-queue.ts";
 export { createOrderSide, type OrderSideOptions } from "./order-side.ts";
 export { createOrderStatusHandler, type OrderStatusHandlerOptions } from "./order-status-handler.ts";
 export { bitrixOrderStatuses } from "./order-statuses.ts";
@@ -35,9 +39,10 @@ export {
   type ProductSyncOptions,
   productTopic,
 } from "./product-sync.ts";
+export type { CatalogPrice, CatalogProduct, PriceType, Products } from "./products.ts";
 export type { RestAddress } from "./rest-address.ts";
 export { createSaleOrderSide, type SaleOrderSide, type SaleOrderSideOptions } from "./sale-order-side.ts";
-export type { ShopOrder, ShopOrders } from "./shop-orders.ts";
+export type { ShopOrder, ShopOrders, ShopPayment, ShopPayments } from "./shop-orders.ts";
 export {
   createStatusSync,
   type SideChange,
@@ -66,4 +71,5 @@ export type {
   WorkStore,
 } from "./storage.ts";
 export { createSyncHandlers } from "./sync-handlers.ts";
+export type { UserField, UserFields } from "./user-fields.ts";
 export { createWorker, type Worker, type WorkerOptions } from "./worker.ts";

@@ -14,6 +14,7 @@ test("exports these names and no others", () => {
     "createDealSide",
     "createDealSweep",
     "createEventHandler",
+    "createOfflineQueue",
     "createOrderSide",
     "createOrderStatusHandler",
     "createOrders",

@@ -128,3 +128,29 @@ export function page(
     ...(next < matching.length ? { next } : {}),
   };
 }
+
+/** A page of rows that are kept by id; without a filter the rows before the page are not looked at. */
+export function sortedPage(
+  rows: SortedRows,
+  parameters: Values,
+  {
+    idName,
+    view,
+    wrap,
+  }: {
+    readonly idName: string;
+    readonly view: (row: Row) => Row;
+    readonly wrap: (rows: readonly Row[]) => unknown;
+  },
+): Answer {
+  const start = Number(parameters.start ?? 0);
+  const isPlain = parameters.filter === undefined && parameters.order === undefined && start >= 0;
+  if (!isPlain || rows.size !== rows.ids.length) {
+    return page(sortedRows(rows, parameters, idName, view), parameters, { idName, wrap, isSorted: true });
+  }
+  const from = Math.floor(start / pageSize) * pageSize;
+  const found = rows.ids.slice(from, from + pageSize).map((id) => view(rows.get(id) as Row));
+  const cut = page(found, { select: parameters.select, start: -1 }, { idName, wrap, isSorted: true });
+  const next = from + pageSize;
+  return { result: cut.result, total: rows.size, ...(next < rows.size ? { next } : {}) };
+}

@@ -5,8 +5,10 @@ import { runFakeBatch } from "./fake-bitrix-batch.ts";
 import { createFakeEvents, type FakeEvent, type FakeEventOptions } from "./fake-bitrix-events.ts";
 import { createFakeLimits, type RunningTime, rateLimitBody } from "./fake-bitrix-limits.ts";
 import { createFakeOAuth } from "./fake-bitrix-oauth.ts";
-import { page, type SortedRows, sortedRows } from "./fake-bitrix-rows.ts";
+import { page, type SortedRows, sortedPage } from "./fake-bitrix-rows.ts";
 import { createFakeStore } from "./fake-bitrix-store.ts";
+import { createFakeCatalog } from "./fake-catalog.ts";
+import { createFakeCrm, type FakeSmartProcess } from "./fake-crm.ts";
 import { parsePhpForm } from "./php-form.ts";
 
 export interface FakeDeal {
@@ -56,6 +58,8 @@ export interface FakeBitrixOptions extends FakeEventOptions {
   readonly countCost?: number;
   /** User fields that deals have. @defaultValue ["UF_CRM_ORDER_ID"] */
   readonly userFields?: readonly string[];
+  /** Code of "product does not exist.": the page of the method says empty, other catalogue methods give 0. @defaultValue 0 */
+  readonly missingProductCode?: "" | 0;
   /** Whether a no-op `crm.item.update` is left unsaved, without an event, as documented. @defaultValue true */
   readonly skipUnchanged?: boolean;
 }
@@ -103,8 +107,16 @@ export interface FakeBitrix {
   changeShopOrder(id: number, fields: Values): void;
   addPayment(payment: Values & { readonly id: number; readonly orderId: number }): void;
   addProduct(product: Values & { readonly id: number; readonly iblockId: number }): void;
+  product(id: number): Values | undefined;
   addPrice(price: Values & { readonly id: number; readonly productId: number }): void;
   readonly prices: readonly Values[];
+  contact(id: number): Values | undefined;
+  /** A manager sets up a smart process, with a number of 128 or more. */
+  addSmartProcess(process: FakeSmartProcess): void;
+  /** Elements of a smart process. */
+  items(entityTypeId: number): readonly Values[];
+  /** Raises any event. */
+  raise(event: string, data: Values): void;
   /** A robot: gets the deal after each change and gives the stage it moves it to, or nothing. */
   setRobot(robot: ((deal: FakeDeal) => string | undefined) | undefined): void;
   /** What happens to coming events: each gives how many copies are sent. @defaultValue one copy each */
@@ -201,8 +213,8 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     takesTime = false,
     countCost = 0,
     skipUnchanged = true,
-    userFields = ["UF_CRM_ORDER_ID"],
   } = options;
+  const userFields = [...(options.userFields ?? ["UF_CRM_ORDER_ID"])];
 
   const deals = new Map<number, Row>();
   /** Every id that was given, ascending; a deleted deal leaves its id. */
@@ -217,12 +229,14 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
   const queue = createFakeEvents({ ...options, clock, memberId, applicationToken });
   const { events, raise } = queue;
   const oauth = createFakeOAuth({ clock, client, memberId, userId });
-  const store = createFakeStore({
+  const parts = {
     clock,
     raise,
-    write: (method, id, fields) => writes.push({ method, id: id as number, fields }),
+    write: (method: string, id: unknown, fields: Values) => void writes.push({ method, id: id as number, fields }),
     nextId: () => ++lastId,
-  });
+  };
+  const store = createFakeStore(parts);
+  const catalog = createFakeCatalog({ ...parts, missingProductCode: options.missingProductCode });
   const faults = createFaults(clock, {
     rateLimited: () => Response.json(rateLimitBody, { status: 503 }),
     blocked: () =>
@@ -234,6 +248,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
   let robot: ((deal: FakeDeal) => string | undefined) | undefined;
   let redirectOrigin: string | undefined;
   let lastId = 7000;
+  const crm = createFakeCrm({ ...parts, userFields });
 
   // ----- deals
 
@@ -371,17 +386,13 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
 
   // ----- methods
 
-  const methods: Readonly<Record<string, Method>> = {
+  const methods: Readonly<Record<string, Method>> = crm.extend({
     profile: () => ({ result: { ID: String(userId), ADMIN: true, NAME: "Айгүл" } }),
     scope: () => ({ result: ["crm", "sale", "catalog"] }),
     methods: () => ({ result: Object.keys(methods) }),
     "crm.deal.get": ({ id, ID }) => ({ result: toClassic(findDeal(id ?? ID)) }),
     "crm.deal.list": (parameters) =>
-      page(sortedRows(sortedDeals, parameters, "ID", toClassic), parameters, {
-        idName: "ID",
-        wrap: (rows) => rows,
-        isSorted: true,
-      }),
+      sortedPage(sortedDeals, parameters, { idName: "ID", view: toClassic, wrap: (rows) => rows }),
     "crm.deal.add": ({ fields }, by) => {
       if (typeof fields !== "object" || fields === null)
         throw new Refused(400, "", "Parameter 'fields' must be array.");
@@ -409,8 +420,8 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     "crm.item.get": (parameters) => ({ result: { item: toItem(findItem(parameters), parameters) } }),
     "crm.item.list": (parameters) => {
       checkEntityType(parameters);
-      const rows = sortedRows(sortedDeals, parameters, "id", (row) => toItem(row, parameters));
-      return page(rows, parameters, { idName: "id", wrap: (items) => ({ items }), isSorted: true });
+      const view = (row: Row) => toItem(row, parameters);
+      return sortedPage(sortedDeals, parameters, { idName: "id", view, wrap: (items) => ({ items }) });
     },
     "crm.item.add": (parameters, by) => {
       checkEntityType(parameters);
@@ -461,7 +472,8 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     "crm.stagehistory.list": (parameters) =>
       page(history, parameters, { idName: "ID", wrap: (items) => ({ items }), isSorted: true }),
     ...store.methods,
-  };
+    ...catalog.methods,
+  });
 
   function removeDeal(row: Row, by?: Caller): void {
     deals.delete(row.id as number);
@@ -630,11 +642,16 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     shopOrder: store.order,
     changeShopOrder: store.changeOrder,
     addPayment: store.addPayment,
-    addProduct: store.addProduct,
-    addPrice: store.addPrice,
+    addProduct: catalog.addProduct,
+    product: catalog.product,
+    addPrice: catalog.addPrice,
     get prices() {
-      return store.prices;
+      return catalog.prices;
     },
+    contact: crm.contact,
+    addSmartProcess: crm.addSmartProcess,
+    items: crm.itemsOf,
+    raise: (event, data) => raise(event, data),
     setRobot(next) {
       robot = next;
     },
