@@ -21,7 +21,16 @@ test("a test webhook is accepted by verifyWebhook and by standardwebhooks", () =
 test("svix accepts ours and signs what verifyWebhook accepts, also while a secret is being replaced", () => {
   const { Webhook: SvixWebhook } = createRequire(join(import.meta.dirname, "../../../bench/package.json"))("svix");
   const today = signTestWebhook({ secret });
-  expect(new SvixWebhook(secret).verify(today.body, { ...today.headers })).toMatchObject({ event: "paid" });
+  const svixTakes = (one: string, body: string, headers: object): boolean => {
+    try {
+      new SvixWebhook(one).verify(body, { ...headers }); // throws when it does not
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  expect(svixTakes(secret, today.body, today.headers)).toBe(true);
+  expect(svixTakes(secret, `${today.body} `, today.headers)).toBe(false);
   const next = "whsec_hJgR7BzSZDPkRVwXjiTF6Ih9GUGx+OaGZqKE9LhcfVU=";
   const signed = createWebhookSigner({ secrets: [next, secret] })({
     id: "evt_test",
@@ -29,7 +38,7 @@ test("svix accepts ours and signs what verifyWebhook accepts, also while a secre
     body: today.body,
   });
   for (const one of [next, secret]) {
-    expect(new SvixWebhook(one).verify(today.body, { ...signed })).toMatchObject({ event: "paid" });
+    expect(svixTakes(one, today.body, signed)).toBe(true);
     expect(new Webhook(one).verify(today.body, { ...signed })).toMatchObject({ event: "paid" });
   }
   const { body } = signTestWebhook({ secret, now });
