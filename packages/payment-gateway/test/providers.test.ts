@@ -13,7 +13,7 @@ import { createRobokassaProvider } from "../src/providers/robokassa.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import { type ProviderCaseContext, providerCases } from "../src/testing/index.ts";
 import { createWorld, type World } from "./gateway-harness.ts";
-import { openQr, openSmartpos } from "./provider-worlds.ts";
+import { openQr, openSmartpos, pressButton } from "./provider-worlds.ts";
 
 let world: World;
 afterEach(() => world.close());
@@ -209,6 +209,28 @@ describe.each(testDatabases())("providers with attempts on $name", ({ skipped, o
   const storageFor = async (clock: FakeClock) => createPaymentGatewayStorage({ ...database, clock });
   test.skipIf(skipped).each(providerCases)("kaspi-qr: $name", async ({ run }) =>
     run(await opened(openQr({ storageFor }))),
+  );
+  test.skipIf(skipped)(
+    "four processes, and payers who press meanwhile, ask Kaspi no earlier than its interval",
+    async () => {
+      const qr = await openQr({ storageFor });
+      world = qr.world;
+      const processes = [world.gateway, world.another(), world.another(), world.another()];
+      const payments = await Promise.all(
+        Array.from({ length: 6 }, () => world.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n })),
+      );
+      const press = ({ payment }: (typeof payments)[number]) =>
+        pressButton(world, "kaspi-qr", payment.id, { action: "pay" });
+      await Promise.all(payments.flatMap((one) => [press(one), press(one)]));
+      for (let seconds = 0; seconds < 15; seconds++) {
+        world.clock.advance(1_000);
+        await Promise.all([...processes.map((one) => one.work()), ...payments.map(press)]);
+      }
+      expect([qr.fake.payments.length, qr.fake.violations]).toEqual([6, []]);
+      const asked = qr.fake.journal.count("/payment/status/");
+      expect(asked).toBeGreaterThanOrEqual(12);
+      expect(asked).toBeLessThanOrEqual(18);
+    },
   );
   test.skipIf(skipped).each(providerCases)("kaspi-smartpos: $name", async ({ run }) =>
     run(await opened(openSmartpos({ storageFor }))),
