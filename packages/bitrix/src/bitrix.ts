@@ -16,12 +16,16 @@ import {
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import * as v from "valibot";
 import { type BatchCommand, type BatchOptions, type BatchResult, createBatch } from "./batch.ts";
+import { type Categories, createCategories } from "./categories.ts";
 import type { BitrixConnection } from "./connection.ts";
+import { type Contacts, createContacts } from "./contacts.ts";
 import { createDeals, type Deals } from "./deals.ts";
 import { readRefusal } from "./error-body.ts";
+import { createItems, type Items } from "./items.ts";
 import { createList, type ListOptions } from "./list.ts";
 import { createOperatingTime } from "./operating-time.ts";
 import { type Parameters, toJsonParameters } from "./parameters.ts";
+import { createProducts, type Products } from "./products.ts";
 import { accountOf, parseWebhookUrl, readRename } from "./rest-address.ts";
 import { createShopOrders, type ShopOrders } from "./shop-orders.ts";
 
@@ -107,6 +111,13 @@ export interface Bitrix {
     options?: ListOptions,
   ): AsyncIterableIterator<Row>;
   readonly deals: Deals;
+  /** Elements of any CRM type by `crm.item`: 31 smart invoices, 128 and above smart processes. */
+  items(entityTypeId: number): Items;
+  readonly contacts: Contacts;
+  /** Funnels and dictionaries of the CRM. */
+  readonly categories: Categories;
+  /** Products and prices of the catalogue (`catalog.product`, `catalog.price`). */
+  readonly products: Products;
   /** Orders of the online store (`sale.order`). */
   readonly orders: ShopOrders;
 }
@@ -264,14 +275,27 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     },
     batch,
     list: createList({ request, batch, costOf: operating.costOf }),
+    items: (entityTypeId) => createItems(client, entityTypeId),
     get deals() {
       return deals;
+    },
+    get contacts() {
+      return contacts;
+    },
+    get categories() {
+      return categories;
+    },
+    get products() {
+      return products;
     },
     get orders() {
       return orders;
     },
   };
   const deals = createDeals(client);
+  const contacts = createContacts(client);
+  const categories = createCategories(client);
+  const products = createProducts(client);
   const orders = createShopOrders(client);
   return client;
 }

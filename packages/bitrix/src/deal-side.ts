@@ -1,5 +1,6 @@
 import { ConfigError, createStatusMapper } from "@orderbridge/core";
-import type { Deal, Deals, Stage } from "./deals.ts";
+import type { Stage } from "./categories.ts";
+import type { Deal, Deals } from "./deals.ts";
 import type { SideState, SyncSide } from "./status-sync.ts";
 
 export interface DealSideOptions {

@@ -1,6 +1,18 @@
-import { ApiError, ResponseShapeError } from "@orderbridge/core";
 import * as v from "valibot";
+import {
+  createOnce,
+  decimalText,
+  equalTo,
+  holds,
+  idText,
+  isRefusal,
+  optionalText,
+  readAnswer,
+  settle,
+  yes,
+} from "./answers.ts";
 import type { Bitrix } from "./bitrix.ts";
+import { InputError } from "./errors.ts";
 import type { ListOptions } from "./list.ts";
 import type { Parameters } from "./parameters.ts";
 
@@ -23,37 +35,74 @@ export interface ShopOrders {
   get(id: string): Promise<ShopOrder | undefined>;
   update(id: string, fields: Parameters): Promise<ShopOrder>;
   list(parameters?: Parameters, options?: ListOptions): AsyncIterableIterator<ShopOrder>;
-  /** Ids of the order statuses of this portal. */
-  statuses(): Promise<readonly string[]>;
+  /** Ids of the order statuses of this portal, or of its delivery statuses: they are unique across both. */
+  statuses(kind?: "order" | "delivery"): Promise<readonly string[]>;
+  readonly payments: ShopPayments;
 }
 
-const text = v.pipe(v.union([v.number(), v.string()]), v.transform(String));
+/** A payment of an order. The order's `paid` follows its payments. */
+export interface ShopPayment {
+  readonly id: string;
+  readonly orderId: string;
+  readonly paid: boolean;
+  /** Decimal text. */
+  readonly sum: string;
+  readonly currency: string | undefined;
+  readonly paySystemId: string;
+  readonly xmlId: string | undefined;
+  /** ISO 8601 with offset. */
+  readonly datePaid: string | undefined;
+  readonly fields: Readonly<Record<string, unknown>>;
+}
+
+export interface ShopPayments {
+  /** `undefined` when there is no such payment. */
+  get(id: string): Promise<ShopPayment | undefined>;
+  /** Payments of one order, by id. */
+  ofOrder(orderId: string): Promise<readonly ShopPayment[]>;
+  /** Adds an unpaid payment once per (order, `xmlId`): looks for it before, and again when the reply was lost. */
+  add(payment: {
+    readonly orderId: string;
+    readonly xmlId: string;
+    readonly paySystemId: string;
+    readonly fields?: Parameters;
+  }): Promise<ShopPayment>;
+  /**
+   * Marks a payment as paid, or takes it back with `paid` false. The pay system, which every change must name, is the
+   * stored one. Nothing is written when it is so already.
+   *
+   * @throws {InputError} when there is no such payment.
+   */
+  setPaid(id: string, paid: boolean, fields?: Parameters): Promise<ShopPayment>;
+}
+
 const orderSchema = v.looseObject({
-  id: text,
+  id: idText,
   statusId: v.string(),
-  payed: v.fallback(v.string(), "N"),
-  canceled: v.fallback(v.string(), "N"),
-  xmlId: v.fallback(v.optional(v.string()), undefined),
+  payed: yes,
+  canceled: yes,
+  xmlId: optionalText,
   version: v.fallback(v.optional(v.number()), undefined),
-  dateUpdate: v.fallback(v.optional(v.string()), undefined),
+  dateUpdate: optionalText,
+});
+const paymentSchema = v.looseObject({
+  id: idText,
+  orderId: idText,
+  paid: yes,
+  sum: v.fallback(decimalText, "0.00"),
+  currency: optionalText,
+  paySystemId: idText,
+  xmlId: optionalText,
+  datePaid: optionalText,
 });
 
 function toShopOrder(value: unknown, method: string): ShopOrder {
-  const parsed = v.safeParse(orderSchema, value);
-  if (!parsed.success) {
-    throw new ResponseShapeError(`bitrix: ${method} answered an unexpected shape`, {
-      vendor: "bitrix",
-      status: 200,
-      paths: parsed.issues.map((issue) => v.getDotPath(issue) ?? "(root)"),
-      outcome: "executed",
-    });
-  }
-  const { id, statusId, payed, canceled, xmlId, version, dateUpdate } = parsed.output;
+  const { id, statusId, payed, canceled, xmlId, version, dateUpdate } = readAnswer(orderSchema, value, method);
   return {
     id,
     statusId,
-    paid: payed === "Y",
-    canceled: canceled === "Y",
+    paid: payed,
+    canceled,
     xmlId,
     version,
     dateUpdate,
@@ -61,8 +110,16 @@ function toShopOrder(value: unknown, method: string): ShopOrder {
   };
 }
 
+function toShopPayment(value: unknown, method: string): ShopPayment {
+  const { id, orderId, paid, sum, currency, paySystemId, xmlId, datePaid } = readAnswer(paymentSchema, value, method);
+  const fields = value as Readonly<Record<string, unknown>>;
+  return { id, orderId, paid, sum, currency, paySystemId, xmlId, datePaid, fields };
+}
+
 /** "Order not found" of `sale.order`, apidocs.bitrix24.ru (read 2026-08). */
 const orderNotFound = "200540400001";
+/** "Payment not found" of `sale.payment`. */
+const paymentNotFound = "200640400001";
 
 /** Needs the scope `sale` and the rights of an administrator. */
 export function createShopOrders(bitrix: Pick<Bitrix, "call" | "list">): ShopOrders {
@@ -72,7 +129,7 @@ export function createShopOrders(bitrix: Pick<Bitrix, "call" | "list">): ShopOrd
         const { order } = await bitrix.call<{ order: unknown }>("sale.order.get", { id });
         return toShopOrder(order, "sale.order.get");
       } catch (error) {
-        if (error instanceof ApiError && error.vendorCode === orderNotFound) return undefined;
+        if (isRefusal(error, [orderNotFound])) return undefined;
         throw error;
       }
     },
@@ -85,11 +142,67 @@ export function createShopOrders(bitrix: Pick<Bitrix, "call" | "list">): ShopOrd
         yield toShopOrder(order, "sale.order.list");
       }
     },
-    async statuses() {
-      const { statuses } = await bitrix.call<{ statuses: { id: string; type: string }[] }>("sale.status.list", {
-        filter: { type: "O" },
+    async statuses(kind = "order") {
+      const type = kind === "order" ? "O" : "D";
+      const answer = await bitrix.call("sale.status.list", { filter: { type } });
+      const schema = v.object({ statuses: v.array(v.object({ id: v.string(), type: v.string() })) });
+      return readAnswer(schema, answer, "sale.status.list")
+        .statuses.filter((status) => status.type === type)
+        .map(({ id }) => id);
+    },
+    payments: createShopPayments(bitrix),
+  };
+}
+
+function createShopPayments(bitrix: Pick<Bitrix, "call" | "list">): ShopPayments {
+  async function call(method: string, parameters: Parameters): Promise<ShopPayment> {
+    const { payment } = readAnswer(v.object({ payment: v.unknown() }), await bitrix.call(method, parameters), method);
+    return toShopPayment(payment, method);
+  }
+
+  async function get(id: string): Promise<ShopPayment | undefined> {
+    try {
+      return await call("sale.payment.get", { id });
+    } catch (error) {
+      if (isRefusal(error, [paymentNotFound])) return undefined;
+      throw error;
+    }
+  }
+
+  async function find(filter: Parameters): Promise<readonly ShopPayment[]> {
+    const payments: ShopPayment[] = [];
+    for await (const row of bitrix.list("sale.payment.list", { filter: equalTo(filter) })) {
+      // A filter that was ignored would give the payments of all orders.
+      if (holds(row, filter)) payments.push(toShopPayment(row, "sale.payment.list"));
+    }
+    return payments;
+  }
+
+  return {
+    get,
+    ofOrder: (orderId) => find({ orderId }),
+    add({ orderId, xmlId, paySystemId, fields = {} }) {
+      if (xmlId === "") throw new InputError("xmlId", "must not be empty: by it the payment is found again");
+      return createOnce({
+        find: async () => (await find({ orderId, xmlId }))[0],
+        create: () => call("sale.payment.add", { fields: { ...fields, orderId, paySystemId, xmlId } }),
       });
-      return statuses.map(({ id }) => id);
+    },
+    async setPaid(id, paid, fields = {}) {
+      const payment = await get(id);
+      if (!payment) throw new InputError("id", "is not the id of a payment");
+      if (payment.paid === paid) return payment;
+      return settle({
+        write: () =>
+          call("sale.payment.update", {
+            id,
+            fields: { ...fields, paySystemId: payment.paySystemId, paid: paid ? "Y" : "N" },
+          }),
+        async look() {
+          const now = await get(id);
+          return now?.paid === paid ? now : undefined;
+        },
+      });
     },
   };
 }

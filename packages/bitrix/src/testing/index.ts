@@ -16,4 +16,5 @@ export {
   type FakeSiteProduct,
   type SendOptions,
 } from "./fake-bitrix-site.ts";
+export type { FakeSmartProcess } from "./fake-crm.ts";
 export { type BitrixStorageContext, bitrixStorageCases } from "./storage-cases.ts";

@@ -1,0 +1,271 @@
+import type { Clock } from "@orderbridge/core";
+import { type Caller, type Method, Refused, type Row, type Values } from "./fake-bitrix-answer.ts";
+import { page } from "./fake-bitrix-rows.ts";
+
+type Methods = Readonly<Record<string, Method>>;
+
+/** A smart process: its fields besides the usual ones, those of them that are yes or no, and its stages. */
+export interface FakeSmartProcess {
+  readonly entityTypeId: number;
+  readonly title: string;
+  readonly userFields?: readonly string[];
+  readonly booleanFields?: readonly string[];
+}
+
+const usualItemFields = [
+  "id",
+  "xmlId",
+  "title",
+  "stageId",
+  "categoryId",
+  "opportunity",
+  "currencyId",
+  "createdTime",
+  "updatedTime",
+  "movedTime",
+];
+const contactFields = [
+  "NAME",
+  "LAST_NAME",
+  "SECOND_NAME",
+  "COMMENTS",
+  "SOURCE_ID",
+  "ORIGINATOR_ID",
+  "ORIGIN_ID",
+  "ORIGIN_VERSION",
+];
+const multifields = ["PHONE", "EMAIL"];
+
+/**
+ * Contacts, smart processes and user fields of deals. "Contacts", "Universal methods", "Custom fields of deals",
+ * apidocs.bitrix24.ru (read 2026-11)
+ */
+export function createFakeCrm({
+  clock,
+  raise,
+  write,
+  nextId,
+  userFields,
+}: {
+  readonly clock: Clock;
+  readonly raise: (event: string, data: Values, by?: Caller) => void;
+  readonly write: (method: string, id: unknown, fields: Values) => void;
+  readonly nextId: () => number;
+  /** Names of the user fields of deals; new ones are put into it. */
+  readonly userFields: string[];
+}) {
+  const contacts = new Map<number, Row>();
+  const processes = new Map<number, FakeSmartProcess>();
+  const items = new Map<number, Map<number, Row>>();
+  let lastFieldId = 500;
+  const fieldRows: Row[] = userFields.map((name) => toFieldRow(name, "string", name));
+
+  function toFieldRow(name: string, type: string, label: unknown, settings: unknown = {}): Row {
+    return {
+      ID: String(++lastFieldId),
+      ENTITY_ID: "CRM_DEAL",
+      FIELD_NAME: name,
+      USER_TYPE_ID: type,
+      XML_ID: null,
+      SORT: "100",
+      MULTIPLE: "N",
+      MANDATORY: "N",
+      EDIT_FORM_LABEL: label,
+      SETTINGS: settings,
+    };
+  }
+
+  function fieldsOf(value: unknown): Values {
+    if (typeof value !== "object" || value === null) throw new Refused(400, "", "Parameter 'fields' must be array");
+    return value as Values;
+  }
+
+  // ----- contacts
+
+  function findContact(id: unknown): Row {
+    const row = contacts.get(Number(id));
+    if (!row) throw new Refused(400, "", "Контакт не найден");
+    return row;
+  }
+  function saveContact(row: Row, fields: Values): void {
+    for (const [name, value] of Object.entries(fields)) {
+      if (contactFields.includes(name) || name.startsWith("UF_")) row[name] = value === null ? null : String(value);
+      if (multifields.includes(name)) row[name] = saveRows(name, row[name], value);
+    }
+    row.DATE_MODIFY = clock.now().toISOString();
+  }
+  /** A row without `ID` is added, one with `ID` changed, and deleted when it is empty or says so. Others stay. */
+  function saveRows(name: string, stored: unknown, given: unknown): readonly Values[] {
+    let rows = [...((stored ?? []) as Values[])];
+    for (const { ID, VALUE, VALUE_TYPE = "WORK", DELETE } of Object.values(given as Values) as Values[]) {
+      const isEmpty = VALUE === undefined || VALUE === "" || DELETE === "Y";
+      if (ID === undefined && !isEmpty) {
+        rows.push({ ID: String(nextId()), VALUE_TYPE, VALUE: String(VALUE), TYPE_ID: name });
+      } else if (isEmpty) rows = rows.filter((row) => row.ID !== String(ID));
+      else rows = rows.map((row) => (row.ID === String(ID) ? { ...row, VALUE: String(VALUE), VALUE_TYPE } : row));
+    }
+    return rows;
+  }
+  /** `*` leaves out user fields and multifields; without `select` it is `*` and `UF_*`. */
+  function pick(row: Row, select: readonly string[]): Row {
+    const isWanted = (name: string): boolean => {
+      if (name === "ID" || select.includes(name)) return true;
+      if (multifields.includes(name)) return false;
+      return select.includes(name.startsWith("UF_") ? "UF_*" : "*");
+    };
+    return Object.fromEntries(Object.entries(row).filter(([name]) => isWanted(name)));
+  }
+  /** Filters by a multifield match its value exactly. */
+  function hasValue(row: Row, filter: Values): boolean {
+    return multifields.every((name) => {
+      const wanted = filter[name] ?? filter[`=${name}`];
+      return wanted === undefined || ((row[name] ?? []) as Values[]).some(({ VALUE }) => VALUE === String(wanted));
+    });
+  }
+
+  // ----- smart processes
+
+  function itemsOf(entityTypeId: number): Map<number, Row> {
+    const rows = items.get(entityTypeId) ?? new Map<number, Row>();
+    items.set(entityTypeId, rows);
+    return rows;
+  }
+  function findItem(process: FakeSmartProcess, id: unknown): Row {
+    const row = itemsOf(process.entityTypeId).get(Number(id));
+    if (!row) throw new Refused(400, "NOT_FOUND", "Элемент не найден");
+    return row;
+  }
+  const namesOf = ({ userFields: own = [], booleanFields = [] }: FakeSmartProcess): readonly string[] => [
+    ...usualItemFields,
+    ...own,
+    ...booleanFields,
+  ];
+  function saveItem(process: FakeSmartProcess, row: Row, fields: Values): void {
+    const fixed = ["id", "createdTime", "updatedTime", "movedTime"];
+    for (const [name, value] of Object.entries(fields)) {
+      if (!namesOf(process).includes(name) || fixed.includes(name)) continue; // ignored without a word
+      const isYes = value === "Y" || value === true || value === 1 || value === "1";
+      row[name] = process.booleanFields?.includes(name) ? (isYes ? "Y" : "N") : value;
+    }
+    row.updatedTime = clock.now().toISOString();
+  }
+  function checkFilter(process: FakeSmartProcess, filter: Values): void {
+    for (const key of Object.keys(filter)) {
+      const name = key.replace(/^(>=|<=|!=|!@|>|<|=|!|@)/, "");
+      if (!namesOf(process).includes(name)) {
+        throw new Refused(400, "INVALID_ARG_VALUE", `Invalid filter: field '${name}' is not allowed in filter`);
+      }
+    }
+  }
+
+  const smartMethods: Readonly<
+    Record<string, (process: FakeSmartProcess, parameters: Values, by: Caller) => ReturnType<Method>>
+  > = {
+    "crm.item.get": (process, { id }) => ({ result: { item: { ...findItem(process, id) } } }),
+    "crm.item.list": (process, parameters) => {
+      const filter = (parameters.filter ?? {}) as Values;
+      checkFilter(process, filter);
+      const booleans = process.booleanFields ?? [];
+      // Reads give Y and N, but filters know 1 and 0 only.
+      const convert = (row: Row, forms: Values): Row =>
+        Object.fromEntries(
+          Object.entries(row).map(([name, value]) => [name, booleans.includes(name) ? forms[String(value)] : value]),
+        );
+      const rows = [...itemsOf(process.entityTypeId).values()].map((row) => convert(row, { Y: "1", N: "0" }));
+      return page(rows, parameters, {
+        idName: "id",
+        wrap: (found) => ({ items: found.map((row) => convert(row, { 1: "Y", 0: "N" })) }),
+      });
+    },
+    "crm.item.add": (process, { fields }, by) => {
+      const now = clock.now().toISOString();
+      const row: Row = { id: nextId(), xmlId: null, title: "", createdTime: now, movedTime: now };
+      for (const name of process.booleanFields ?? []) row[name] = "N";
+      saveItem(process, row, fieldsOf(fields));
+      itemsOf(process.entityTypeId).set(row.id as number, row);
+      write("crm.item.add", row.id, fields as Values);
+      raise("ONCRMDYNAMICITEMADD", { FIELDS: { ID: row.id, ENTITY_TYPE_ID: process.entityTypeId } }, by);
+      return { result: { item: { ...row } } };
+    },
+    "crm.item.update": (process, { id, fields }, by) => {
+      const row = findItem(process, id);
+      saveItem(process, row, fieldsOf(fields));
+      write("crm.item.update", row.id, fields as Values);
+      raise("ONCRMDYNAMICITEMUPDATE", { FIELDS: { ID: row.id, ENTITY_TYPE_ID: process.entityTypeId } }, by);
+      return { result: { item: { ...row } } };
+    },
+  };
+
+  const methods: Methods = {
+    "crm.contact.get": ({ id }) => ({ result: { ...findContact(id) } }),
+    "crm.contact.list": (parameters) => {
+      const filter = (parameters.filter ?? {}) as Values;
+      const rest = Object.fromEntries(
+        Object.entries(filter).filter(([name]) => !multifields.includes(name.replace(/^=/, ""))),
+      );
+      const select = Object.values((parameters.select ?? ["*", "UF_*"]) as Values).map(String);
+      const rows = [...contacts.values()].filter((row) => hasValue(row, filter));
+      const { select: _select, ...others } = parameters;
+      return page(
+        rows,
+        { ...others, filter: rest },
+        { idName: "ID", wrap: (found) => found.map((row) => pick(row, select)) },
+      );
+    },
+    "crm.contact.add": ({ fields }, by) => {
+      const values = fieldsOf(fields);
+      const id = nextId();
+      const row: Row = { ID: String(id), NAME: null, LAST_NAME: null, DATE_CREATE: clock.now().toISOString() };
+      saveContact(row, values);
+      contacts.set(id, row);
+      write("crm.contact.add", id, values);
+      raise("ONCRMCONTACTADD", { FIELDS: { ID: id } }, by);
+      return { result: id };
+    },
+    "crm.contact.update": ({ id, fields }, by) => {
+      const row = findContact(id);
+      const values = fieldsOf(fields);
+      saveContact(row, values);
+      write("crm.contact.update", Number(id), values);
+      raise("ONCRMCONTACTUPDATE", { FIELDS: { ID: Number(id) } }, by);
+      return { result: true };
+    },
+    "crm.deal.userfield.list": ({ filter }) => {
+      const wanted = Object.entries((filter ?? {}) as Values);
+      const result = fieldRows.filter((row) => wanted.every(([name, value]) => String(row[name]) === String(value)));
+      return { result, total: result.length };
+    },
+    "crm.deal.userfield.add": ({ fields }) => {
+      const { FIELD_NAME, USER_TYPE_ID, LABEL, SETTINGS } = fieldsOf(fields);
+      if (FIELD_NAME === undefined || USER_TYPE_ID === undefined)
+        throw new Refused(400, "", "Required field is missing");
+      const name = `UF_CRM_${String(FIELD_NAME)}`;
+      if (!/^[A-Z0-9_]{1,20}$/.test(name)) throw new Refused(400, "ERROR_CORE", "Поле FIELD_NAME слишком длинное");
+      if (userFields.includes(name)) throw new Refused(400, "ERROR_CORE", `Поле ${name} уже существует`);
+      const row = toFieldRow(name, String(USER_TYPE_ID), LABEL ?? null, SETTINGS);
+      fieldRows.push(row);
+      userFields.push(name);
+      write("crm.deal.userfield.add", Number(row.ID), fields as Values);
+      return { result: Number(row.ID) };
+    },
+  };
+
+  return {
+    /** All methods of the portal; those of `crm.item` go to the smart process that the call names. */
+    extend(base: Methods): Methods {
+      const shared = Object.entries(smartMethods).map(([name, smart]): [string, Method] => [
+        name,
+        (parameters, caller) => {
+          const process = processes.get(Number(parameters.entityTypeId));
+          return process ? smart(process, parameters, caller) : (base[name] as Method)(parameters, caller);
+        },
+      ]);
+      return { ...base, ...methods, ...Object.fromEntries(shared) };
+    },
+    addSmartProcess(process: FakeSmartProcess): void {
+      processes.set(process.entityTypeId, process);
+    },
+    contact: (id: number): Values | undefined => contacts.get(id),
+    itemsOf: (entityTypeId: number): readonly Values[] => [...itemsOf(entityTypeId).values()],
+  };
+}
