@@ -102,6 +102,21 @@ test("a storage that is away for a while stops nothing for good", async () => {
   await expect.poll(() => receiver.requests.length, { timeout: 5_000 }).toBe(1);
 });
 
+test("an outcome that cannot be stored for a while is stored later, and the webhook is not repeated", async () => {
+  const storage = createPaymentGatewayMemoryStorage();
+  let failures = 3;
+  const flaky: GatewayStorage = {
+    ...storage,
+    finishDeliveries: (...args) =>
+      failures-- > 0 ? Promise.reject(new Error("connection lost")) : storage.finishDeliveries(...args),
+  };
+  const { gateway } = start(flaky, { pollIntervalMs: 10 });
+  const id = await pay(gateway);
+  await expect.poll(async () => (await storage.deliveriesOf(id))[0]?.state, { timeout: 10_000 }).toBe("delivered");
+  expect(receiver.requests).toHaveLength(1);
+  expect((await storage.deliveriesOf(id))[0]?.log).toHaveLength(1);
+});
+
 test("one dead receiver does not hold up the others", async () => {
   const dead = await listen(() => new Promise(() => undefined));
   try {
