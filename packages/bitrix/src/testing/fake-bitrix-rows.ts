@@ -8,29 +8,27 @@ export function compare(left: unknown, right: unknown): number {
   return String(left ?? "") < String(right ?? "") ? -1 : String(left ?? "") > String(right ?? "") ? 1 : 0;
 }
 
-function matches(row: Row, filter: Values): boolean {
-  return Object.entries(filter).every(([key, wanted]) => {
+/** A filter's conditions, read once for all rows. */
+function conditionsOf(filter: Values): readonly ((row: Row) => boolean)[] {
+  return Object.entries(filter).map(([key, wanted]) => {
     const [, operator = "", name = ""] = /^(>=|<=|!=|!@|>|<|=|!|@)?(.*)$/.exec(key) ?? [];
-    const value = row[name];
-    const among = () =>
-      Object.values(typeof wanted === "object" && wanted !== null ? wanted : { wanted }).some(
-        (one) => String(one) === String(value),
-      );
+    const list = Object.values(typeof wanted === "object" && wanted !== null ? wanted : { wanted }).map(String);
+    const among = (row: Row) => list.includes(String(row[name]));
     switch (operator) {
       case ">":
-        return compare(value, wanted) > 0;
+        return (row) => compare(row[name], wanted) > 0;
       case ">=":
-        return compare(value, wanted) >= 0;
+        return (row) => compare(row[name], wanted) >= 0;
       case "<":
-        return compare(value, wanted) < 0;
+        return (row) => compare(row[name], wanted) < 0;
       case "<=":
-        return compare(value, wanted) <= 0;
+        return (row) => compare(row[name], wanted) <= 0;
       case "!":
       case "!=":
       case "!@":
-        return !among();
+        return (row) => !among(row);
       default:
-        return among();
+        return among;
     }
   });
 }
@@ -93,7 +91,7 @@ export function page(
     readonly isSorted?: boolean;
   },
 ): Answer {
-  const filter = (parameters.filter ?? {}) as Values;
+  const conditions = conditionsOf((parameters.filter ?? {}) as Values);
   const order = Object.entries((parameters.order ?? { [idName]: "ASC" }) as Values);
   const isById = order.length === 1 && order[0]?.[0] === idName;
   const start = Number(parameters.start ?? 0);
@@ -107,7 +105,7 @@ export function page(
     );
   const matching: Row[] = [];
   for (const row of rows) {
-    if (matches(row, filter)) matching.push(row);
+    if (conditions.every((holds) => holds(row))) matching.push(row);
     if (inOrder && start < 0 && matching.length === pageSize) break;
   }
   if (!inOrder) {
