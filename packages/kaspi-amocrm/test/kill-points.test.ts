@@ -96,6 +96,17 @@ async function goOn({ clock, sync, amocrm }: Awaited<ReturnType<typeof createSce
 /** Every point with `PROOF=1`; else each twelfth in memory and a few in databases, to keep the daily run short. */
 const stepOf = (storageName: string): number => (process.env.PROOF === "1" ? 1 : storageName === "memory" ? 12 : 90);
 
+/**
+ * Of a clean run, as counted last. A job that has become shorter for a reason gets its new number here.
+ *
+ * Commits are between the answer of a transaction's last statement (rolled back) and the next point (committed). An insert
+ * that MariaDB refuses as a duplicate has no answer to stop at.
+ */
+const recordedPoints: Readonly<Record<string, Readonly<Record<string, number>>>> = {
+  importNew: { memory: 112, SQLite: 212, PostgreSQL: 212, MariaDB: 212 },
+  reconcile: { memory: 94, SQLite: 136, PostgreSQL: 136, MariaDB: 135 },
+};
+
 const jobs = [
   {
     name: "importNew",
@@ -132,7 +143,10 @@ for (const { name: storageName, skipped, open } of testStorages()) {
         const points = clean.killer.passed();
         const expected = await goOn(clean);
         expect(expected.leads).toHaveLength(4);
-        expect(points).toBeGreaterThan(60);
+        expect(points, "points; fewer need a reason").toBeGreaterThanOrEqual(
+          recordedPoints[name]?.[storageName] as number,
+        );
+        process.stdout.write(`  ${name} on ${storageName}: ${points} kill points\n`);
 
         let killed = 0;
         for (let point = 0; point < points; point += stepOf(storageName)) {
