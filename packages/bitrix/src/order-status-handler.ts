@@ -1,26 +1,9 @@
-import {
-  type Clock,
-  defineHandler,
-  type FetchHandler,
-  type Logger,
-  redactingLogger,
-  systemClock,
-} from "@orderbridge/core";
+import { type Clock, type FetchHandler, type Logger, redactingLogger, systemClock } from "@orderbridge/core";
 import * as v from "valibot";
-import { InputError } from "./errors.ts";
 import { bitrixOrderStatuses } from "./order-statuses.ts";
 import { type ChangedOrder, changeOrder, updateOrder } from "./orders.ts";
 import type { BitrixStorage, Order } from "./storage.ts";
-import {
-  checkSecrets,
-  idSchema,
-  instantSchema,
-  isAuthentic,
-  json,
-  readJson,
-  versionSchema,
-  yesSchema,
-} from "./webhook-request.ts";
+import { createWebhookReceiver, idSchema, instantSchema, json, versionSchema, yesSchema } from "./webhook-request.ts";
 
 export interface OrderStatusHandlerOptions {
   readonly storage: BitrixStorage;
@@ -60,7 +43,6 @@ const changedBy = "bitrix";
 export function createOrderStatusHandler(options: OrderStatusHandlerOptions): FetchHandler {
   const { storage, secrets, statuses = bitrixOrderStatuses, clock = systemClock } = options;
   const logger = redactingLogger(options.logger ?? console);
-  checkSecrets(secrets);
 
   type Applied = ChangedOrder & { readonly ignored?: "stale" | "unmapped_status" };
 
@@ -74,18 +56,11 @@ export function createOrderStatusHandler(options: OrderStatusHandlerOptions): Fe
     return changeOrder(seen, { status: mapped.status, paid: paymentOf(order, change) }, { changedBy, at });
   }
 
-  return defineHandler(
-    async (request, body) => {
-      if (!isAuthentic(request.headers, body, { secrets, logger })) {
-        return json(401, { detail: "Invalid webhook secret" });
-      }
-      let change: StatusChange;
-      try {
-        change = readJson(body, bodySchema);
-      } catch (error) {
-        if (!(error instanceof InputError)) throw error;
-        return json(422, { detail: error.message, field: error.field });
-      }
+  return createWebhookReceiver({
+    secrets,
+    logger,
+    schema: bodySchema,
+    async receive(change) {
       const result = await updateOrder(
         storage,
         (stores) => stores.orders.getByBitrixOrderId(change.order_id),
@@ -113,8 +88,7 @@ export function createOrderStatusHandler(options: OrderStatusHandlerOptions): Fe
         changed: changes.length > 0,
       });
     },
-    { logger, maxBodyBytes: 65_536 },
-  );
+  });
 }
 
 /** Older than what was taken over. The site's counter decides where both have one, else the time of the change. */

@@ -3,7 +3,6 @@ import {
   type Clock,
   ConfigError,
   createHttpClient,
-  defineHandler,
   type FetchHandler,
   type HttpAnswer,
   type Logger,
@@ -17,16 +16,7 @@ import * as v from "valibot";
 import { InputError } from "./errors.ts";
 import { fromDecimalText, toDecimalText } from "./money.ts";
 import type { BitrixStorage, Product, ProductConflict, ProductValues } from "./storage.ts";
-import {
-  checkSecrets,
-  idSchema,
-  instantSchema,
-  isAuthentic,
-  json,
-  readJson,
-  versionSchema,
-  yesSchema,
-} from "./webhook-request.ts";
+import { createWebhookReceiver, idSchema, instantSchema, json, versionSchema, yesSchema } from "./webhook-request.ts";
 
 /** Work topic of a product that has to be pushed. Keys are product ids. */
 export const productTopic = "product";
@@ -105,7 +95,6 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
     timeoutMs = 15_000,
   } = options;
   const logger = redactingLogger(options.logger ?? console);
-  checkSecrets(secrets);
   if (!productPath.startsWith("/")) throw new ConfigError("productPath must begin with /");
   if (options.siteToken === "") throw new ConfigError("siteToken must not be empty");
   /** Stores what `change` makes of the stored product; again from the start when somebody else was quicker. */
@@ -272,18 +261,11 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
     get: (id) => storage.products.get(id),
     conflicts: (id) => storage.products.conflicts(id),
     push,
-    handle: defineHandler(
-      async (request, body) => {
-        if (!isAuthentic(request.headers, body, { secrets, logger })) {
-          return json(401, { detail: "Invalid webhook secret" });
-        }
-        let change: v.InferOutput<typeof webhookSchema>;
-        try {
-          change = readJson(body, webhookSchema);
-        } catch (error) {
-          if (!(error instanceof InputError)) throw error;
-          return json(422, { detail: error.message, field: error.field });
-        }
+    handle: createWebhookReceiver({
+      secrets,
+      logger,
+      schema: webhookSchema,
+      async receive(change) {
         const before = await storage.products.get(change.id);
         if (before?.siteVersion !== undefined && change.version < before.siteVersion) {
           return json(200, { status: "ignored", reason: "stale" });
@@ -291,8 +273,7 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
         const product = await store(change.id, takeOver(change.id, change));
         return json(200, { status: "success", id: change.id, version: product?.siteVersion });
       },
-      { logger, maxBodyBytes: 65_536 },
-    ),
+    }),
   };
 }
 

@@ -1,10 +1,10 @@
-import { ConfigError, type Logger } from "@orderbridge/core";
+import { ConfigError, defineHandler, type FetchHandler, type Logger } from "@orderbridge/core";
 import { verifyHmac, verifySharedSecret } from "@orderbridge/core/signature";
 import * as v from "valibot";
 import { InputError } from "./errors.ts";
 
 /** Secrets in force; several while one is being replaced. */
-export function checkSecrets(secrets: readonly string[]): void {
+function checkSecrets(secrets: readonly string[]): void {
   if (secrets.length === 0 || secrets.some((secret) => secret.length < 8)) {
     throw new ConfigError("secrets: give at least one, each of at least 8 characters");
   }
@@ -14,7 +14,7 @@ export function checkSecrets(secrets: readonly string[]): void {
  * The shared secret in `X-Webhook-Secret` and, when it is sent, the hex HMAC-SHA256 of the body in `X-Webhook-Signature`.
  * Compared in constant time.
  */
-export function isAuthentic(
+function isAuthentic(
   headers: Headers,
   body: Uint8Array,
   { secrets, logger }: { readonly secrets: readonly string[]; readonly logger: Pick<Logger, "warn"> },
@@ -26,6 +26,40 @@ export function isAuthentic(
   const reason = !shared.ok ? `secret ${shared.reason}` : `signature ${signed?.ok === false ? signed.reason : ""}`;
   logger.warn("bitrix: a webhook was refused", { reason });
   return false;
+}
+
+/**
+ * A webhook of the site: the secret, then a JSON body that fits the schema, then `receive`. 401 for a wrong secret, 422 that
+ * names the field, 413 above 64 KiB.
+ */
+export function createWebhookReceiver<Schema extends v.GenericSchema>({
+  secrets,
+  logger,
+  schema,
+  receive,
+}: {
+  readonly secrets: readonly string[];
+  readonly logger: Logger;
+  readonly schema: Schema;
+  readonly receive: (body: v.InferOutput<Schema>) => Promise<Response>;
+}): FetchHandler {
+  checkSecrets(secrets);
+  return defineHandler(
+    async (request, bytes) => {
+      if (!isAuthentic(request.headers, bytes, { secrets, logger })) {
+        return json(401, { detail: "Invalid webhook secret" });
+      }
+      let body: v.InferOutput<Schema>;
+      try {
+        body = readJson(bytes, schema);
+      } catch (error) {
+        if (!(error instanceof InputError)) throw error;
+        return json(422, { detail: error.message, field: error.field });
+      }
+      return receive(body);
+    },
+    { logger, maxBodyBytes: 65_536 },
+  );
 }
 
 /** A JSON body that fits a schema. @throws {InputError} names the field. */
