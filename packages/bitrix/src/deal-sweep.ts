@@ -3,8 +3,13 @@ import type { Bitrix } from "./bitrix.ts";
 import { dealTopic } from "./event-handler.ts";
 import type { BitrixStorage } from "./storage.ts";
 
+/** "Funnel change" among the types of the stage history. */
+const movedToFunnel = 5;
+/** Rows of the history that are read again: ids of changes that run side by side may appear out of order. */
+const movesOverlap = 200;
+
 export interface DealSweepOptions {
-  readonly bitrix: Pick<Bitrix, "list">;
+  readonly bitrix: Pick<Bitrix, "list" | "call">;
   readonly storage: Pick<BitrixStorage, "links" | "work">;
   /** Keeps the position, and lets one process of many sweep. */
   readonly core: Pick<Storage, "watermarks" | "leases">;
@@ -32,7 +37,10 @@ export interface DealSweep {
 
 /**
  * Finds the changes whose events were lost: Bitrix24 sends an event once, whatever becomes of it. Reads the deals by their
- * time of change, with overlap; a deal that was looked at before is found settled, which costs one read.
+ * time of change, with overlap; a deal that was looked at before is found settled, which costs one read. Moves to another
+ * funnel, of which a webhook gets no event, are read from the stage history as well.
+ *
+ * @see apidocs.bitrix24.ru, "crm.stagehistory.list" (read 2026-08)
  */
 export function createDealSweep(options: DealSweepOptions): DealSweep {
   const {
@@ -48,6 +56,7 @@ export function createDealSweep(options: DealSweepOptions): DealSweep {
   } = options;
   const logger = redactingLogger(options.logger ?? console);
   const name = `bitrix-deal-sweep:${sync}`;
+  const movesName = `${name}:moves`;
   const holder = crypto.randomUUID();
 
   async function sweep(signal?: AbortSignal): Promise<number> {
@@ -72,8 +81,39 @@ export function createDealSweep(options: DealSweepOptions): DealSweep {
       await storage.work.mark(dealTopic, dealId);
       found++;
     }
+    found += await sweepMoves(signal);
     await core.watermarks.advance(name, position, startedAt.toISOString());
     return found;
+  }
+
+  /** Moves to another funnel since the last sweep, by the stage history; the first sweep only notes where it stands. */
+  async function sweepMoves(signal?: AbortSignal): Promise<number> {
+    const position = await core.watermarks.get(movesName);
+    const moves = { entityTypeId: 2, filter: { TYPE_ID: movedToFunnel } };
+    const after = position === undefined ? undefined : Math.max(0, Number(position) - movesOverlap);
+    let last = Number(position ?? 0);
+    const owners = new Set<string>();
+    if (after === undefined) {
+      const { items } = await bitrix.call<{ items: readonly { ID: unknown }[] }>("crm.stagehistory.list", {
+        ...moves,
+        order: { ID: "DESC" },
+        start: -1,
+      });
+      last = items.reduce((most, { ID }) => Math.max(most, Number(ID)), 0);
+    } else {
+      const options = { idField: "ID", after: String(after), ...(signal ? { signal } : {}) };
+      for await (const row of bitrix.list<{ ID: unknown; OWNER_ID: unknown }>(
+        "crm.stagehistory.list",
+        moves,
+        options,
+      )) {
+        last = Math.max(last, Number(row.ID));
+        owners.add(String(row.OWNER_ID));
+      }
+    }
+    for (const dealId of owners) await storage.work.mark(dealTopic, dealId);
+    if (String(last) !== position) await core.watermarks.advance(movesName, position, String(last));
+    return owners.size;
   }
 
   return {

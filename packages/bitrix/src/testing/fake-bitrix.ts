@@ -56,6 +56,8 @@ export interface FakeBitrixOptions extends FakeEventOptions {
   readonly takesTime?: boolean;
   /** Seconds that the count of a list costs, which `start: -1` leaves out. @defaultValue 0 */
   readonly countCost?: number;
+  /** Whether a move to another funnel changes the deal's `updatedTime`; not documented. @defaultValue true */
+  readonly movesChangeTime?: boolean;
   /** User fields that deals have. @defaultValue ["UF_CRM_ORDER_ID"] */
   readonly userFields?: readonly string[];
   /** Code of "product does not exist.": the page of the method says empty, other catalogue methods give 0. @defaultValue 0 */
@@ -212,6 +214,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     batchAccounting = "methods",
     takesTime = false,
     countCost = 0,
+    movesChangeTime = true,
     skipUnchanged = true,
   } = options;
   const userFields = [...(options.userFields ?? ["UF_CRM_ORDER_ID"])];
@@ -323,7 +326,12 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     const now = clock.now().toISOString();
     const moved = next.stageId !== undefined && next.stageId !== row.stageId;
     const funnelMoved = targetCategory !== row.categoryId;
-    Object.assign(row, next, { updatedTime: now }, moved ? { movedTime: now } : {});
+    Object.assign(
+      row,
+      next,
+      funnelMoved && !movesChangeTime ? {} : { updatedTime: now },
+      moved ? { movedTime: now } : {},
+    );
     if (moved || funnelMoved) {
       const stage = stagesOf(row.categoryId as number).find(({ id }) => id === row.stageId);
       recordMove(row, funnelMoved ? 5 : stage?.semantics === "process" ? 2 : 3);
@@ -373,7 +381,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
   }
   /** Without `useOriginalUfNames` user fields get camel-case names. */
   function toItem(row: Row, { useOriginalUfNames }: Values): Row {
-    if (useOriginalUfNames === "Y") return { ...row };
+    if (useOriginalUfNames === "Y" || !Object.keys(row).some(isUserField)) return { ...row };
     return Object.fromEntries(
       Object.entries(row).map(([name, value]) => [
         isUserField(name)
