@@ -18,23 +18,58 @@ export interface AmocrmEvent {
 export interface AmocrmWebhookOptions {
   /** Last part of the path that was given to amoCRM: unguessable, since nothing else proves the sender. */
   readonly secret: string;
-  /** Gets all events of a body after it was answered; amoCRM waits two seconds only. */
+  /**
+   * Gets events after they were answered; amoCRM waits two seconds only. One call at a time: what arrives meanwhile comes
+   * together with the next one, each event once. What it throws is logged.
+   */
   readonly onEvents: (events: readonly AmocrmEvent[]) => Promise<void>;
+  /**
+   * How many events may wait. Beyond it they are dropped with a warning: hooks get lost at the vendor too, so nobody may
+   * rely on them alone. @defaultValue 10_000
+   */
+  readonly maxWaiting?: number;
   readonly logger?: Logger;
 }
 
 /** Answers amoCRM's webhooks: form bodies with several entities and several events each. */
-export function createAmocrmWebhookHandler({ secret, onEvents, logger = console }: AmocrmWebhookOptions): FetchHandler {
+export function createAmocrmWebhookHandler({
+  secret,
+  onEvents,
+  maxWaiting = 10_000,
+  logger = console,
+}: AmocrmWebhookOptions): FetchHandler {
+  let waiting = new Map<string, AmocrmEvent>();
+  let isHandling = false;
+  let dropped = 0;
+
+  async function handleWaiting(): Promise<void> {
+    if (isHandling) return;
+    isHandling = true;
+    while (waiting.size > 0) {
+      const events = [...waiting.values()];
+      waiting = new Map();
+      if (dropped > 0) logger.warn("amocrm: events were dropped, too many were waiting", { dropped });
+      dropped = 0;
+      try {
+        await onEvents(events);
+      } catch (error) {
+        logger.error("amocrm: events could not be handled", { error });
+      }
+    }
+    isHandling = false;
+  }
+
   return defineHandler(
     (request, body) => {
       const received = decodeURIComponent(new URL(request.url).pathname.split("/").at(-1) ?? "");
       if (!verifySharedSecret(received, [secret]).ok) return new Response(null, { status: 404 });
       const parsed = parseForm(body);
       if (!parsed.ok) return new Response(parsed.reason, { status: 400 });
-      const events = readEvents(parsed.form);
-      if (events.length > 0) {
-        onEvents(events).catch((error: unknown) => logger.error("amocrm: events could not be handled", { error }));
+      for (const event of readEvents(parsed.form)) {
+        if (waiting.size < maxWaiting || waiting.has(event.key)) waiting.set(event.key, event);
+        else dropped++;
       }
+      void handleWaiting();
       return new Response(null, { status: 200 });
     },
     { logger },

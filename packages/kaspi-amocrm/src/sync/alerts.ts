@@ -18,6 +18,10 @@ export type KaspiAmocrmAlert =
       readonly leadId: string;
       readonly twinId: string;
     }
+  /** The list of goods is refused or gone: orders come without their goods, which are in the note. */
+  | { readonly kind: "catalog"; readonly catalogId: string }
+  /** A long-lived token ends soon, and nothing refreshes it: make a new one in the integration's keys tab. */
+  | { readonly kind: "token"; readonly endsAt: Date }
   /** No import of the shop has ended since then. */
   | { readonly kind: "silence"; readonly shop: string; readonly since: Date };
 

@@ -13,6 +13,26 @@ export interface SureResult {
 export const chunks = <Item>(items: readonly Item[], size: number): Item[][] =>
   Array.from({ length: Math.ceil(items.length / size) }, (_, index) => items.slice(index * size, (index + 1) * size));
 
+/** How many items a request holds: fewer after a 504, which says that the vendor takes too long over it. */
+export interface BatchSize {
+  readonly now: number;
+  ended(error: SdkError | undefined): void;
+}
+
+/** @param most Where it begins, and comes back to step by step while all goes well. */
+export function createBatchSize(most: number): BatchSize {
+  let now = most;
+  return {
+    get now() {
+      return now;
+    },
+    ended(error) {
+      if (error instanceof ApiError && error.status === 504) now = Math.max(1, Math.floor(now / 2));
+      else if (error === undefined) now = Math.min(most, now * 2);
+    },
+  };
+}
+
 /**
  * Writes items in batches, each exactly once. What the vendor leaves open is looked up; only what its answer has settled
  * and what cannot be found is sent again, in halves, so that one bad item or too large a batch does not hold the others.
@@ -27,18 +47,19 @@ export async function writeSurely<Item>({
 }: {
   readonly items: readonly Item[];
   readonly keyOf: (item: Item) => string;
-  readonly batchSize: number;
+  readonly batchSize: BatchSize;
   readonly beforeWrite: () => Promise<void>;
   readonly send: (batch: readonly Item[]) => Promise<BulkResult>;
   /** Keys that exist at the vendor -> id. */
   readonly find: (batch: readonly Item[]) => Promise<ReadonlyMap<string, string>>;
 }): Promise<SureResult> {
   const result: SureResult = { ids: new Map(), rejected: new Map(), unknown: new Set() };
-  const queue = chunks(items, batchSize).map((batch) => ({ batch, tries: 0 }));
+  const queue = chunks(items, batchSize.now).map((batch) => ({ batch, tries: 0 }));
   for (let next = queue.shift(); next; next = queue.shift()) {
     const { batch, tries } = next;
     await beforeWrite();
     const answer = await send(batch);
+    batchSize.ended(answer.error);
     for (const [key, id] of answer.written) result.ids.set(key, id);
     for (const [key, reason] of answer.rejected) result.rejected.set(key, reason);
     if (answer.uncertain.length === 0) continue;
@@ -65,17 +86,19 @@ export async function writeSurely<Item>({
  */
 export async function sendSplitting<Item>(
   items: readonly Item[],
-  batchSize: number,
+  batchSize: BatchSize,
   send: (batch: readonly Item[]) => Promise<void>,
 ): Promise<{ readonly refused: readonly Item[]; readonly isOpen: boolean }> {
   const refused: Item[] = [];
   let isOpen = false;
-  const queue = chunks(items, batchSize);
+  const queue = chunks(items, batchSize.now);
   for (let batch = queue.shift(); batch; batch = queue.shift()) {
     try {
       await send(batch);
+      batchSize.ended(undefined);
     } catch (error) {
       if (!SdkError.isInstance(error) || error.outcome === "not-executed") throw error;
+      batchSize.ended(error);
       const isBadItem = error instanceof ApiError && (error.status === 400 || error.status === 422);
       if (error.outcome === "refused" && !isBadItem) throw error;
       if (error.outcome !== "refused") isOpen = true;

@@ -1,3 +1,4 @@
+import { ApiError } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { KaspiAmocrmSyncOptions, StageTarget } from "./options.ts";
 
@@ -45,8 +46,16 @@ export async function checkAccount(
       problems.push(`responsibleUserId ${options.responsibleUserId} is switched off; choose an active user`);
   }
   if (options.catalogId !== undefined) {
-    const catalog = (await amocrm.catalogs.list()).find(({ id }) => id === options.catalogId);
-    if (!catalog)
+    const catalogs = await amocrm.catalogs.list().catch((error: unknown) => {
+      if (error instanceof ApiError && error.status === 403) return undefined; // another plan, or no right to it
+      throw error;
+    });
+    const catalog = catalogs?.find(({ id }) => id === options.catalogId);
+    if (!catalogs) {
+      problems.push(
+        `catalogId ${options.catalogId} cannot be used: the account's plan or the token's rights have no lists; leave it out to keep goods in the note only`,
+      );
+    } else if (!catalog)
       problems.push(`catalogId ${options.catalogId} does not exist; leave it out to keep goods in the note only`);
     else if (catalog.canLinkMultiple === false) {
       problems.push(

@@ -3,7 +3,7 @@ import type { WatermarkStore } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { Contact } from "../amocrm/contacts.ts";
 import type { ContactIndex } from "../ledger.ts";
-import { writeSurely } from "./bulk.ts";
+import { createBatchSize, writeSurely } from "./bulk.ts";
 
 interface ContactRequest {
   readonly phone: string;
@@ -26,7 +26,6 @@ interface ContactResult {
 
 /** Contacts changed within the same second as the newest known one may have been missed. */
 const overlapSeconds = 60;
-const batchSize = 50;
 
 /**
  * Finds contacts by exact phone.
@@ -48,6 +47,7 @@ export function createContactFinder({
   readonly responsibleUserId: string | undefined;
 }): ContactFinder {
   const watermark = `amocrm-contacts:${amocrm.host}`;
+  const batchSize = createBatchSize(50);
   let secret: string | undefined;
 
   async function hash(phone: string): Promise<string> {

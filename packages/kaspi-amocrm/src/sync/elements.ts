@@ -1,7 +1,7 @@
 import type { Amocrm } from "../amocrm/client.ts";
 import type { ElementIndex } from "../ledger.ts";
 import { formatMinor } from "../money.ts";
-import { type SureResult, writeSurely } from "./bulk.ts";
+import { createBatchSize, type SureResult, writeSurely } from "./bulk.ts";
 import type { OrderLine } from "./summary.ts";
 
 export interface ElementFinder {
@@ -17,7 +17,6 @@ export interface ElementFinder {
   forget(elementIds: readonly string[]): Promise<void>;
 }
 
-const batchSize = 100; // elements are small; 250 is the vendor's limit
 const pageSize = 250;
 
 export function createElementFinder({
@@ -29,6 +28,7 @@ export function createElementFinder({
   readonly index: ElementIndex;
   readonly catalogId: string;
 }): ElementFinder {
+  const batchSize = createBatchSize(100); // elements are small; 250 is the vendor's limit
   /** Pages of the list when it was last read: up to there searching one by one is cheaper. */
   let pages = 3;
 

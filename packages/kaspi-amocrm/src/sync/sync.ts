@@ -82,6 +82,8 @@ export interface SyncStatus {
   readonly parked: readonly { readonly shop: string; readonly code: string; readonly reason: string | undefined }[];
 }
 
+/** How long before its end a long-lived token is told. */
+const tokenWarningMs = 14 * 86_400_000;
 const jobLeaseMs = 300_000;
 const windowMs = maxWindowMs + 1;
 /** A completed order may be returned within 14 days of its receipt; two more for the paper work. */
@@ -175,6 +177,10 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     try {
       const result = await work();
       for (const kind of ["block", "consent"] as const) alerts.clear(kind);
+      const { tokenEndsAt } = amocrm;
+      if (tokenEndsAt && tokenEndsAt.getTime() - clock.now().getTime() < tokenWarningMs) {
+        alerts.raise({ kind: "token", endsAt: tokenEndsAt });
+      }
       return result;
     } catch (error) {
       if (error instanceof BlockedError) alerts.raise({ kind: "block", vendor: error.vendor });

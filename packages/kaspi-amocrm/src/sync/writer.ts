@@ -1,4 +1,11 @@
-import { type Clock, LeaseLostError, type LeaseStore, type Logger, type WatermarkStore } from "@orderbridge/core";
+import {
+  ApiError,
+  type Clock,
+  LeaseLostError,
+  type LeaseStore,
+  type Logger,
+  type WatermarkStore,
+} from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { Lead, LeadChange, NewLead } from "../amocrm/leads.ts";
 import type { ElementLink } from "../amocrm/links.ts";
@@ -7,7 +14,7 @@ import type { LedgerChange, LedgerLine, LedgerRow, OrderKey, OrderLedger } from 
 import { toWholeUnits } from "../money.ts";
 import { createWorkLease, type WorkLease } from "../work-lease.ts";
 import type { Alerts } from "./alerts.ts";
-import { chunks, sendSplitting, writeSurely } from "./bulk.ts";
+import { chunks, createBatchSize, sendSplitting, writeSurely } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
 import type { ElementFinder } from "./elements.ts";
 import type { RunReport, StageTarget } from "./options.ts";
@@ -58,7 +65,6 @@ export interface OrderWriter {
 
 /** Orders per turn: what one request may hold by the vendor's advice. */
 export const writerBatch = 50;
-const linkBatch = 100;
 const leaseMs = 120_000;
 /** Clocks differ: how much older than our intent a lead may look. */
 const clockToleranceMs = 600_000;
@@ -83,6 +89,9 @@ interface Work {
 export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
   const { amocrm, orders: ledger, contacts, elements, catalogId, clock, logger, showShop, stageOf } = options;
 
+  const leadBatch = createBatchSize(writerBatch);
+  const noteBatch = createBatchSize(writerBatch);
+  const linkBatch = createBatchSize(100);
   const leaseName = `amocrm-writer:${amocrm.host}`;
 
   async function takeLease(): Promise<WorkLease | undefined> {
@@ -259,7 +268,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       const result = await writeSurely({
         items: works,
         keyOf: ({ order }) => order.code,
-        batchSize: writerBatch,
+        batchSize: leadBatch,
         beforeWrite,
         send: (batch) => amocrm.leads.create(batch.map(toNewLead)),
         find: async (batch) => new Map([...(await findLeads(batch, started))].map(([code, { id }]) => [code, id])),
@@ -282,12 +291,24 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       }));
     }
 
+    /** `undefined` when the account has no such list (any more): an order is worth more than its goods. */
+    async function ensureElements(finder: ElementFinder, works: readonly Work[]) {
+      try {
+        return await finder.ensure(
+          works.flatMap(({ lines }) => lines),
+          { wasInterrupted: works.some((work) => work.wasInterrupted), beforeWrite },
+        );
+      } catch (error) {
+        if (!(error instanceof ApiError) || (error.status !== 403 && error.status !== 404)) throw error;
+        options.alerts.raise({ kind: "catalog", catalogId: catalogId as string });
+        return undefined;
+      }
+    }
+
     async function syncLines(works: readonly Work[]): Promise<void> {
       if (!elements || catalogId === undefined) return;
-      const result = await elements.ensure(
-        works.flatMap(({ lines }) => lines),
-        { wasInterrupted: works.some((work) => work.wasInterrupted), beforeWrite },
-      );
+      const result = await ensureElements(elements, works);
+      if (!result) return;
       for (const work of works) {
         for (const { sku } of work.lines) {
           if (sku === undefined) continue;
@@ -382,7 +403,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
         const result = await writeSurely({
           items: missing,
           keyOf: ({ row }) => row.leadId as string,
-          batchSize: writerBatch,
+          batchSize: noteBatch,
           beforeWrite,
           send: (batch) =>
             amocrm.notes.create(
@@ -411,7 +432,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       const changed = works.filter(
         ({ row, note }) => row.noteId !== undefined && row.noteFingerprint !== fingerprint(note),
       );
-      const { refused, isOpen } = await sendSplitting(changed, writerBatch, (batch) =>
+      const { refused, isOpen } = await sendSplitting(changed, noteBatch, (batch) =>
         amocrm.notes.update(
           batch.map(({ row, note }) => ({ id: row.noteId!, leadId: row.leadId!, service: "Kaspi", text: note })),
         ),
@@ -455,7 +476,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       const result = await writeSurely({
         items: changes,
         keyOf: ({ change }) => change.id,
-        batchSize: writerBatch,
+        batchSize: leadBatch,
         beforeWrite,
         send: (batch) => amocrm.leads.update(batch.map(({ change }) => change)),
         async find(batch) {
