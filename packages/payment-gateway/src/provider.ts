@@ -153,7 +153,7 @@ export interface PaymentProvider {
   attempts?(payment: Payment): readonly ProviderAttempt[];
   /** What somebody must do so that a pending refund goes on, e.g. an address that the buyer opens. */
   refundNotice?(payment: Payment, key: string): string | undefined;
-  /** A person has made sure that an attempt of unknown outcome brought no money: the payer may try again. */
+  /** A person has found out what became of an attempt of unknown outcome, and booked its money if there was any. */
   giveUpAttempt?(payment: Payment, context: ProviderContext): Promise<boolean>;
   /** Answers what arrives under `/providers/<name>`. `path` is the rest of the path, without the leading slash. */
   callback?(request: {

@@ -325,6 +325,42 @@ describe("providers with attempts", () => {
     }
   });
 
+  test("money that a person found at the terminal is recorded once, after confirming", async () => {
+    const { world: till, fake, pass } = await openSmartpos({ gateway: { admin } });
+    try {
+      const call = (path: string, init: RequestInit = {}) =>
+        till.gateway.handle(new Request(`https://pay.example${path}`, init));
+      const { payment } = await till.gateway.payments.create({ merchant: "shop", amountMinor: 50_500n });
+      fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: ({ url }) => url.includes("/v2/payment") });
+      await call(`/providers/kaspi-smartpos/${payment.id}`, {
+        method: "POST",
+        body: new URLSearchParams({ action: "pay" }),
+      });
+      fake.confirm();
+      await pass(1_000);
+      const login = await call("/admin/login", { method: "POST", body: new URLSearchParams({ password }) });
+      const headers = { cookie: (login.headers.get("set-cookie") ?? "").split(";")[0] ?? "" };
+      const path = `/admin/payments/${payment.id}/record`;
+      const page = await (await call(`/admin/payments/${payment.id}`, { headers })).text();
+      const record = (fields: Readonly<Record<string, string>>) =>
+        call(path, { method: "POST", headers, body: new URLSearchParams(fields) });
+      const { csrf = "" } = fieldsOf(page, path);
+      const transaction = fake.transactions[0]?.transactionId ?? "";
+      expect((await record({ csrf, transaction: "<b>", amount: "505" })).status).toBe(400);
+      expect((await record({ csrf, transaction, amount: "1e3" })).status).toBe(400);
+      const question = await (await record({ csrf, transaction, amount: "505" })).text();
+      expect(question).toContain(`Record 505.00 KZT as paid by transaction ${transaction}?`);
+      const answers = await Promise.all(Array.from({ length: 5 }, () => record(fieldsOf(question, path))));
+      expect(answers.map(({ status }) => status).sort()).toEqual([303, 409, 409, 409, 409]);
+      const paid = await till.gateway.payments.get("shop", payment.id);
+      expect([paid?.status, paid?.paidMinor, paid?.needsAttention]).toEqual(["paid", 50_500n, undefined]);
+      await pass(26 * 3_600_000, 3_600_000);
+      expect((await till.gateway.payments.get("shop", payment.id))?.paidMinor).toBe(50_500n);
+    } finally {
+      await till.close();
+    }
+  });
+
   test("a refund that waits for the buyer says what he must scan", async () => {
     const { world: shop, context } = await openQr({ scheme: "r2", gateway: { admin } });
     try {

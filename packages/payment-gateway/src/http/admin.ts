@@ -259,8 +259,31 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
     return act(context, payment, async () => {
       const provider = providers.get(payment.provider);
       if (!(await provider?.giveUpAttempt?.(payment, contextOf(provider)))) {
-        throw new Refusal("conflict", "no attempt of this payment is unknown any more");
+        throw new Refusal("conflict", noUnknownAttempt);
       }
+    });
+  });
+
+  app.post("/payments/:id/record", async (context) => {
+    const payment = await named(context);
+    const form = context.get("form");
+    const amount = parseAmount((form.get("amount") ?? "").trim().replace(",", "."));
+    const transaction = (form.get("transaction") ?? "").trim();
+    if (!amount.ok || amount.amountMinor === 0n || !/^[\w.-]{1,100}$/.test(transaction)) {
+      return showPayment(context, payment, 400, "Give the number of the transaction and its sum, such as 500.00.");
+    }
+    const { amountMinor } = amount;
+    if (form.get("confirmed") !== "yes") {
+      const question = `Record ${money(amountMinor, payment)} as paid by transaction ${transaction}?`;
+      return confirm(context, payment, "record", question, { transaction, amount: formatAmount(amountMinor) });
+    }
+    return act(context, payment, async () => {
+      const provider = providers.get(payment.provider);
+      if (!provider || !isAttemptUnknown(provider, payment)) throw new Refusal("conflict", noUnknownAttempt);
+      const { currency } = payment;
+      const booking = await contextOf(provider).book(payment.id, { transactionId: transaction, amountMinor, currency });
+      if (booking.state !== "booked") throw new Refusal("conflict", "this transaction is booked already");
+      await provider.giveUpAttempt?.(booking.payment, contextOf(provider));
     });
   });
 
@@ -296,7 +319,7 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
   function confirm(
     context: AdminContext,
     payment: Payment,
-    action: "cancel" | "refund" | "give-up",
+    action: "cancel" | "refund" | "give-up" | "record",
     question: string,
     fields: Readonly<Record<string, string>>,
   ) {
@@ -319,7 +342,7 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
     const leftMinor = refundableMinor(payment);
     const provider = providers.get(payment.provider);
     const attempts = provider?.attempts?.(payment) ?? [];
-    const isUnknown = attempts.at(-1)?.state === "unknown" && provider?.giveUpAttempt !== undefined;
+    const isUnknown = provider !== undefined && isAttemptUnknown(provider, payment);
     const facts: readonly (readonly [string, string])[] = [
       ["Status", payment.status],
       ["Merchant", payment.merchant],
@@ -343,7 +366,12 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
 <p>${flags(payment)}</p>
 <table><tbody>${facts.map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}</tbody></table>
 ${payment.paidMinor === 0n && paymentMoves[payment.status].includes("cancelled") ? html`<form method="post" action="${base}/payments/${payment.id}/cancel">${hidden(context)}<button class="danger">Cancel payment</button></form>` : ""}
-${isUnknown ? html`<form method="post" action="${base}/payments/${payment.id}/give-up">${hidden(context)}<button class="danger">Give the unknown attempt up</button></form>` : ""}
+${
+  isUnknown
+    ? html`<form method="post" action="${base}/payments/${payment.id}/give-up">${hidden(context)}<button class="danger">Give the unknown attempt up</button></form>
+<form method="post" action="${base}/payments/${payment.id}/record">${hidden(context)}<label>Transaction at the provider<input name="transaction"></label><label>Its sum<input name="amount" inputmode="decimal"></label><button class="danger">Record its money</button></form>`
+    : ""
+}
 ${leftMinor > 0n && provider?.refund ? html`<form method="post" action="${base}/payments/${payment.id}/refund">${hidden(context)}<label>Sum to refund<input name="amount" inputmode="decimal" value="${formatAmount(leftMinor)}"></label><button class="danger">Refund</button></form>` : ""}
 <h2>Metadata</h2><pre>${payment.metadata}</pre>
 ${drawAttempts(payment, attempts)}
@@ -402,6 +430,11 @@ const hidden = (context: AdminContext, fields: Readonly<Record<string, string>> 
   )}`;
 
 const problemText = (text: string): Html => html`<p class="problem" role="alert">${text}</p>`;
+
+const noUnknownAttempt = "no attempt of this payment is unknown any more";
+
+const isAttemptUnknown = (provider: PaymentProvider, payment: Payment): boolean =>
+  provider.giveUpAttempt !== undefined && provider.attempts?.(payment).at(-1)?.state === "unknown";
 
 function drawAttempts(payment: Payment, attempts: readonly ProviderAttempt[]): Html | string {
   if (attempts.length === 0) return "";

@@ -255,7 +255,7 @@ export function createAttempts(driver: AttemptDriver): Attempts {
       })),
 
     giveUpAttempt: async (payment, context) =>
-      openAttempt(payment)?.state === "unknown" && end(payment, context, "a person found no money"),
+      openAttempt(payment)?.state === "unknown" && end(payment, context, "settled by a person"),
 
     fail: (payment, context, reason) => end(payment, context, reason),
   };
