@@ -8,6 +8,30 @@ const isProof = process.env.PROOF === "1";
 const day = 86_400_000;
 const rule = { expiredForMs: 7 * day, exhaustedForMs: 30 * day, keysForMs: 30 * day, limit: 100 };
 
+const at = new Date(Date.now() - 8 * day);
+const unpaid = (id: string): Payment => ({
+  id,
+  merchant: "shop",
+  provider: "bank",
+  status: "pending",
+  currency: "KZT",
+  amountMinor: 10_000n,
+  paidMinor: 0n,
+  refundedMinor: 0n,
+  refundingMinor: 0n,
+  description: "для Әлии",
+  metadata: '{"имя":"Әлия"}',
+  webhookUrl: "https://shop.example/hook",
+  webhookSecret: "test_secret_key",
+  late: false,
+  test: false,
+  sequence: 0,
+  createdAt: at,
+  updatedAt: at,
+  expiresAt: at,
+  version: 1,
+});
+
 describe.each(testDatabases())("the clean-up on $name", ({ skipped, open }) => {
   test.skipIf(skipped)(
     "interrupted before or after each of its statements it leaves every payment whole or a tombstone, and the next one ends it",
@@ -16,36 +40,13 @@ describe.each(testDatabases())("the clean-up on $name", ({ skipped, open }) => {
       try {
         const storage = createPaymentGatewayStorage(database);
         await storage.migrate();
-        const at = new Date(Date.now() - 8 * day);
         const ids = ["p1", "p2"];
         const make = async (): Promise<void> => {
           for (const table of ["payment", "event", "delivery", "delivery_attempt"]) {
             await database.db.deleteFrom(`gateway_${table}`).execute();
           }
           for (const id of ids) {
-            const payment: Payment = {
-              id,
-              merchant: "shop",
-              provider: "bank",
-              status: "pending",
-              currency: "KZT",
-              amountMinor: 10_000n,
-              paidMinor: 0n,
-              refundedMinor: 0n,
-              refundingMinor: 0n,
-              description: "для Әлии",
-              metadata: '{"имя":"Әлия"}',
-              webhookUrl: "https://shop.example/hook",
-              webhookSecret: "test_secret_key",
-              late: false,
-              test: false,
-              sequence: 0,
-              createdAt: at,
-              updatedAt: at,
-              expiresAt: at,
-              version: 1,
-            };
-            await storage.createPayment(payment);
+            await storage.createPayment(unpaid(id));
             await storage.change(id, (current) => ({
               payment: { ...current, status: "expired", sequence: 1 },
               event: {
@@ -116,4 +117,30 @@ describe.each(testDatabases())("the clean-up on $name", ({ skipped, open }) => {
       }
     },
   );
+
+  test.skipIf(skipped)("leaves a payment alone whose money arrives after it was chosen", async () => {
+    const database = await open();
+    try {
+      const storage = createPaymentGatewayStorage(database);
+      await storage.migrate();
+      const { webhookUrl: _url, ...silent } = unpaid("p1");
+      await storage.createPayment({ ...silent, status: "expired" });
+      let isChosen = false;
+      const booking: KyselyPlugin = {
+        transformQuery: ({ node }) => node,
+        async transformResult({ result }) {
+          if (!isChosen) {
+            isChosen = true; // the answer to "which ones" is on its way
+            await storage.change("p1", (payment) => ({ payment: { ...payment, status: "paid", paidMinor: 10_000n } }));
+          }
+          return result;
+        },
+      };
+      const cleaning = createPaymentGatewayStorage({ ...database, db: database.db.withPlugin(booking) });
+      expect(await cleaning.cleanUp(rule)).toEqual({ payments: 0, keys: 0 });
+      expect(await storage.getPayment("p1")).toMatchObject({ status: "paid", metadata: '{"имя":"Әлия"}' });
+    } finally {
+      await database.close();
+    }
+  });
 });
