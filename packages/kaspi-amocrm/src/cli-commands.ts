@@ -4,6 +4,7 @@ import { createCipher, createKyselyStorage, type KyselyStorage, openDatabase } f
 import { toE164 } from "@orderbridge/core/phone";
 import { createRedisRateLimits, openRedis } from "@orderbridge/core/redis";
 import { listen } from "@orderbridge/core/testing";
+import { type Finding, probeAmocrm, probeKaspi } from "./cli-probe.ts";
 import {
   connectKaspiAmocrm,
   type KaspiAmocrmEnvironment,
@@ -18,6 +19,8 @@ import { createFakeAmocrm, createFakeKaspi, fakeAccount } from "./testing/index.
 const help = `usage: kaspi-amocrm <command> [options]
 
   doctor                          checks variables, tokens, ids, rights, fields and limits; says how to mend each
+        [--create-field]          makes the lead's text field for the order code, and names its id
+  probe                           finds out by reading what the vendors' documents leave open; shows nothing of a buyer
   order <code> [--shop <name>]    what is known of an order: ledger, Kaspi, amoCRM
         [--rerun]                 brings it up to date now, also when it is parked
   parked                          orders that are refused again and again, and why
@@ -143,14 +146,37 @@ async function runDoctor(terminal: Terminal): Promise<number> {
     await check("ids and fields", async () => (await sync.check()).map(nameVariables));
     const note = (text: string) => print(`note  ${text}`);
     if (!environment.orderCodeFieldId) {
-      note("AMO_LEAD_ORDER_CODE_FIELD_ID is not set: the code is in the lead's name and a tag; better a text field");
+      note(
+        "AMO_LEAD_ORDER_CODE_FIELD_ID is not set: the code is in the lead's name and a tag; better a text field: doctor --create-field makes one",
+      );
     }
+    const { tokenEndsAt } = amocrm;
+    if (tokenEndsAt) note(`AMO_ACCESS_TOKEN ends ${tokenEndsAt.toISOString()}; make a new one before, in the keys tab`);
     if (!environment.catalogId) note("AMO_CATALOG_ID is not set: goods are in the lead's note only");
     if (!environment.statusMap) note("AMO_STATUS_MAP is not set: no status moves a lead");
     const parked = (await storage.orders.counts()).parked ?? 0;
     if (parked > 0) note(`${parked} orders are parked; see: kaspi-amocrm parked`);
     return problems > 0 ? 1 : 0;
   });
+}
+
+/** Makes the field that `doctor` asks for. */
+async function createCodeField({ amocrm, environment, print }: Tools): Promise<number> {
+  if (environment.orderCodeFieldId !== undefined) throw new UsageError("AMO_LEAD_ORDER_CODE_FIELD_ID is set already");
+  const id = await amocrm.createLeadField("Код заказа Kaspi");
+  print(`AMO_LEAD_ORDER_CODE_FIELD_ID=${id}`);
+  return 0;
+}
+
+async function runProbe({ kaspi, amocrm, environment, print }: Tools): Promise<number> {
+  const sources: [string, AsyncIterable<Finding>][] = [
+    ...kaspi.map((client): [string, AsyncIterable<Finding>] => [`Kaspi ${client.shop}`, probeKaspi(client)]),
+    ["amoCRM", probeAmocrm(amocrm, environment)],
+  ];
+  for (const [source, findings] of sources) {
+    for await (const { question, answer } of findings) print(`${source}: ${question}: ${answer}`);
+  }
+  return 0;
 }
 
 const variableOf: Readonly<Record<string, string>> = {
@@ -318,6 +344,7 @@ function readArguments(args: readonly string[]) {
       allowPositionals: true,
       options: {
         shop: { type: "string" },
+        "create-field": { type: "boolean", default: false },
         rerun: { type: "boolean", default: false },
         from: { type: "string" },
         to: { type: "string" },
@@ -341,7 +368,9 @@ async function runCommand(args: readonly string[], terminal: Terminal): Promise<
   }
   switch (command) {
     case "doctor":
-      return runDoctor(terminal);
+      return values["create-field"] ? withTools(terminal, createCodeField) : runDoctor(terminal);
+    case "probe":
+      return withTools(terminal, runProbe);
     case "order":
       if (code === undefined) throw new UsageError("order needs a code");
       return withTools(terminal, (tools) => runOrder(tools, code, { shop: values.shop, rerun: values.rerun }));

@@ -246,3 +246,40 @@ test("without the package ioredis only a set REDIS_URL is refused, and the packa
     "cannot run: REDIS_URL needs the package ioredis: npm install ioredis\n",
   ]);
 });
+
+test("probe answers the open points under both readings, writes nothing and shows nothing of a buyer", async () => {
+  const at = Date.now() - 3_600_000;
+  const entries = [{ sku: "LAMP", basePrice: 7990 }];
+  for (const reading of ["first", "second"] as const) {
+    const isFirst = reading === "first";
+    kaspi = createFakeKaspi({ requiresState: isFirst, largePages: isFirst ? "refused" : "cut", order: "newest" });
+    amocrm = createFakeAmocrm({ hasFilters: !isFirst, hasMinorUnits: !isFirst, hasCatalogs: !isFirst });
+    kaspi.addOrder({ code: "700000001", creationDate: at, cellPhone: "7010000001", firstName: "Айгүл", entries });
+    kaspi.addOrder({ code: "700000002", creationDate: at + 1, entries: [{ basePrice: 5 }] });
+    amocrm.addLead({ name: "Kaspi 700000009", orderCode: "700000009" });
+    const { code, output, errors } = await cli(["probe"]);
+    expect([code, errors]).toEqual([0, ""]);
+    expect(output).toContain(`list without a state: ${isFirst ? "refused (validation)" : "accepted, 2 rows, total 2"}`);
+    expect(output).toContain(`page size 200: ${isFirst ? "refused (validation)" : "accepted, 0 rows"}`);
+    expect(output).toContain("span of 15 days: refused (validation)");
+    expect(output).toContain("order newest first; of 2 orders 2 with lines, 1 with every SKU, 1 with an open phone");
+    expect(output).toContain(`paid filters: ${isFirst ? "no" : "yes"}`);
+    expect(output).toContain(`fractional prices of leads: ${isFirst ? "no" : "yes"}`);
+    expect(output).toContain(isFirst ? "lists of goods: refused" : "SKU: text, PRICE: price");
+    expect(output).not.toMatch(/7000000|701000|Айгүл|Серікқызы|7990|LAMP/);
+  }
+  for (const { journal } of [kaspi, amocrm]) expect(journal.count(/^(POST|PUT|PATCH|DELETE)/)).toBe(0);
+});
+
+test("doctor makes the field for the order code when asked to, and tells when a long-lived token ends", async () => {
+  const claims = Buffer.from(JSON.stringify({ exp: 1_900_000_000 })).toString("base64url");
+  const token = `e30.${claims}.signature`;
+  amocrm = createFakeAmocrm({ accessTokens: [token] });
+  const without = { AMO_LEAD_ORDER_CODE_FIELD_ID: "", AMO_ACCESS_TOKEN: token };
+  expect((await cli(["doctor"], without)).output).toMatch(/doctor --create-field[\s\S]*ends 2030-03-17T17:46:40.000Z/);
+  const made = await cli(["doctor", "--create-field"], without);
+  expect([made.code, made.output]).toEqual([0, expect.stringMatching(/^AMO_LEAD_ORDER_CODE_FIELD_ID=\d+\n$/)]);
+  const id = made.output.trim().split("=")[1] as string;
+  const after = await cli(["doctor"], { AMO_LEAD_ORDER_CODE_FIELD_ID: id, AMO_ACCESS_TOKEN: token });
+  expect([after.code, after.output]).toEqual([0, expect.not.stringContaining("create-field")]);
+});

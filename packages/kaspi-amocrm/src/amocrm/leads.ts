@@ -10,6 +10,8 @@ export interface Lead {
   readonly name: string;
   /** Whole units of the account's currency. */
   readonly price: number | undefined;
+  /** The account tells prices with minor units too, since April 2026. */
+  readonly hasMinorUnits: boolean;
   readonly statusId: string | undefined;
   readonly pipelineId: string | undefined;
   readonly createdAt: Date | undefined;
@@ -128,6 +130,7 @@ function readLead(lead: v.InferOutput<typeof leadSchema>): Lead {
     id: lead.id,
     name: lead.name ?? "",
     price: lead.price ?? undefined,
+    hasMinorUnits: typeof lead.price_with_minor_units === "number",
     statusId: lead.status_id ?? undefined,
     pipelineId: lead.pipeline_id ?? undefined,
     createdAt: instant(lead.created_at),

@@ -18,6 +18,7 @@ export const leadSchema = v.object({
   id,
   name: v.fallback(v.nullish(v.string()), ""),
   price: v.fallback(v.nullish(v.number()), undefined),
+  price_with_minor_units: v.fallback(v.nullish(v.number()), undefined),
   status_id: optionalId,
   pipeline_id: optionalId,
   created_at: seconds,

@@ -74,6 +74,13 @@ export interface Kaspi {
     list(query: OrderQuery): AsyncIterable<KaspiOrder>;
     /** The pages of one state in one window of at most 14 days. */
     pages(query: OrderQuery & { readonly state: KaspiState }): AsyncIterable<OrderPage>;
+    /**
+     * A list asked for with parameters of one's own: for finding out what the guide leaves open.
+     */
+    raw(query: URLSearchParams): Promise<{
+      readonly data: readonly KaspiOrder[];
+      readonly meta: { readonly pageCount: number | undefined; readonly totalCount: number | undefined };
+    }>;
     /** `undefined` for an unknown code. */
     byCode(code: string): Promise<KaspiOrder | undefined>;
     /**
@@ -245,6 +252,10 @@ export function createKaspi({
             }
           }
         }
+      },
+      async raw(query) {
+        const { orders, pageCount, totalCount } = await listPage("orders.raw", query);
+        return { data: orders, meta: { pageCount, totalCount } };
       },
       async byCode(code) {
         const query = new URLSearchParams({ "filter[orders][code]": code, "include[orders]": "entries" });
