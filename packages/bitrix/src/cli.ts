@@ -4,8 +4,13 @@ import { ApiError, ConfigError, createStatusMapper, SdkError } from "@orderbridg
 import { createKyselyStorage, type KyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import { listen } from "@orderbridge/core/testing";
 import { type Bitrix, createBitrix } from "./bitrix.ts";
+import { createBitrixConnection } from "./connection.ts";
 import { createDealSide } from "./deal-side.ts";
+import { dealEvents } from "./event-handler.ts";
+import { erasePhone } from "./kysely/erase-phone.ts";
 import { createBitrixStorage } from "./kysely/index.ts";
+import type { ListProgress } from "./list.ts";
+import { bitrixOrderStatuses } from "./order-statuses.ts";
 import { orderTopic } from "./orders.ts";
 import type { Parameters } from "./parameters.ts";
 import { accountOf, parseWebhookUrl } from "./rest-address.ts";
@@ -14,17 +19,19 @@ import { createFakeBitrix } from "./testing/index.ts";
 
 const help = `usage: bitrix <command> [options]
 
-  doctor                          checks rights, stages, the link field and the stage map; names what to mend
+  doctor                          checks rights, funnel, stage map, link field, event bindings and blocks; says how to mend each
   call <method> [parameters]      one call; parameters are JSON. Prints the result
   list <method> [parameters]      every row as a line of JSON, progress on standard error
        [--after <id>]             goes on after this id
   sync status [--sync order-deal] pairs that are lost or stand still, and work that was set aside
   sync repair [--dry-run]         has the workers look again at what sync status lists; --dry-run only prints it
+  erase --phone <phone>           takes a phone out of stored texts, and names the portal's contacts that have it
   unblock                         clears a stored block, once Bitrix24 has lifted it
   fake [--port 4200] [--event-url <url>]   a Bitrix24 portal on this machine
 
-Variables: BITRIX_WEBHOOK_URL, DATABASE_URL (default sqlite:./bitrix-sync.db); for doctor BITRIX_STAGE_MAP, BITRIX_CATEGORY_ID,
-BITRIX_PAID_STAGE_ID, BITRIX_LINK_FIELD.
+Variables: BITRIX_WEBHOOK_URL, or for an application BITRIX_PORTAL_URL, BITRIX_MEMBER_ID, BITRIX_CLIENT_ID and
+BITRIX_CLIENT_SECRET, whose tokens are in the database; DATABASE_URL (default sqlite:./bitrix-sync.db); for doctor
+BITRIX_STAGE_MAP, BITRIX_CATEGORY_ID, BITRIX_PAID_STAGE_ID, BITRIX_LINK_FIELD.
 
 Exit codes: 0 all is well, 1 something must be mended, 4 the command could not run.
 `;
@@ -38,23 +45,50 @@ const print = (text: string): void => {
 };
 
 interface Tools {
-  readonly webhookUrl: string;
+  /** Whether an application calls: a webhook may not ask for event bindings. */
+  readonly isApplication: boolean;
+  /** Name under which budget and block are stored. */
+  readonly account: string;
   readonly bitrix: Bitrix;
   readonly core: KyselyStorage;
   readonly storage: BitrixStorage;
+  readonly database: OpenDatabase;
+}
+
+type OpenDatabase = Awaited<ReturnType<typeof openDatabase>>;
+
+function connect(core: KyselyStorage): Pick<Tools, "account" | "bitrix" | "isApplication"> {
+  const { BITRIX_CLIENT_ID: clientId, BITRIX_WEBHOOK_URL: webhookUrl = "" } = process.env;
+  if (clientId) {
+    const variable = (name: string): string => {
+      const value = process.env[name];
+      if (!value) throw new UsageError(`${name} is missing; an application needs it beside BITRIX_CLIENT_ID`);
+      return value;
+    };
+    const connection = createBitrixConnection({
+      portalUrl: variable("BITRIX_PORTAL_URL"),
+      memberId: variable("BITRIX_MEMBER_ID"),
+      clientId,
+      clientSecret: variable("BITRIX_CLIENT_SECRET"),
+      storage: core,
+    });
+    const bitrix = createBitrix({ oauth: connection, storage: core });
+    return { account: accountOf(connection.address), bitrix, isApplication: true };
+  }
+  if (webhookUrl === "") throw new UsageError("BITRIX_WEBHOOK_URL is missing");
+  const account = accountOf(parseWebhookUrl(webhookUrl));
+  return { account, bitrix: createBitrix({ webhookUrl, storage: core }), isApplication: false };
 }
 
 /** The client shares budget, block and address with the servers on the same database. */
 async function withTools(work: (tools: Tools) => Promise<number>): Promise<number> {
-  const webhookUrl = process.env.BITRIX_WEBHOOK_URL ?? "";
-  if (webhookUrl === "") throw new UsageError("BITRIX_WEBHOOK_URL is missing");
   const database = await openDatabase(process.env.DATABASE_URL || "sqlite:./bitrix-sync.db");
   try {
     const core = createKyselyStorage(database);
     const storage = createBitrixStorage(database);
     await core.migrate();
     await storage.migrate();
-    return await work({ webhookUrl, bitrix: createBitrix({ webhookUrl, storage: core }), core, storage });
+    return await work({ ...connect(core), core, storage, database });
   } finally {
     await database.close();
   }
@@ -74,7 +108,12 @@ function readParameters(text: string | undefined): Parameters {
 const isStageMap = (value: unknown): value is Readonly<Record<string, string>> =>
   typeof value === "object" && value !== null && Object.values(value).every((stage) => typeof stage === "string");
 
-async function runDoctor({ bitrix }: Tools): Promise<number> {
+const optionalScopes: Readonly<Record<string, string>> = {
+  sale: "orders of the store",
+  catalog: "products and prices",
+};
+
+async function runDoctor({ bitrix, isApplication, storage }: Tools): Promise<number> {
   const { BITRIX_STAGE_MAP: stageMap, BITRIX_PAID_STAGE_ID: paidStageId } = process.env;
   const categoryId = process.env.BITRIX_CATEGORY_ID || "0";
   const linkField = process.env.BITRIX_LINK_FIELD || "UF_CRM_ORDER_ID";
@@ -91,37 +130,93 @@ async function runDoctor({ bitrix }: Tools): Promise<number> {
 
   await check("rights", async () => {
     const scopes = await bitrix.call<readonly string[]>("scope");
-    if (!scopes.includes("crm")) throw new UsageError("the webhook lacks crm; tick it where the webhook was created");
-    return scopes.join(", ");
+    if (!scopes.includes("crm")) {
+      throw new UsageError("crm is missing; tick it where the webhook was created, or in the application's settings");
+    }
+    const lacking = Object.entries(optionalScopes).filter(([scope]) => !scopes.includes(scope));
+    return [scopes.join(", "), ...lacking.map(([scope, use]) => `without ${scope}: no ${use}`)].join("; ");
   });
   await check("funnel", async () => {
     const stages = await bitrix.deals.stages(categoryId);
-    if (stages.length === 0) throw new UsageError(`there is no funnel ${categoryId}; set BITRIX_CATEGORY_ID`);
+    if (stages.length === 0) {
+      const funnels = (await bitrix.categories.list()).map(({ id, name }) => `${id} (${name})`);
+      throw new UsageError(`there is no funnel ${categoryId}; set BITRIX_CATEGORY_ID to one of ${funnels.join(", ")}`);
+    }
     return stages.map(({ id }) => id).join(", ");
   });
   await check("stage map", async () => {
-    if (!stageMap) throw new UsageError("BITRIX_STAGE_MAP is missing");
+    if (!stageMap) {
+      throw new UsageError(
+        `BITRIX_STAGE_MAP is missing; give each status its stage, e.g. '{"new": "NEW", "delivered": "WON"}'`,
+      );
+    }
     const stages = readParameters(stageMap);
     if (!isStageMap(stages)) throw new UsageError("BITRIX_STAGE_MAP must map statuses to stage ids");
     createStatusMapper<[string, string][]>({ pairs: Object.entries(stages).map(([status, stage]) => [stage, status]) });
     const side = createDealSide({ bitrix, stages, categoryId, ...(paidStageId ? { paidStageId } : {}) });
     const { unmappedStages } = await side.check();
-    return unmappedStages.length === 0 ? "complete" : `deals at ${unmappedStages.join(", ")} move no order`;
+    const missing = [...bitrixOrderStatuses.statuses].filter((status) => !(status in stages));
+    return [
+      unmappedStages.length === 0 ? "every stage has a status" : `deals at ${unmappedStages.join(", ")} move no order`,
+      ...(missing.length === 0 ? [] : [`orders that are ${missing.join(", ")} move no deal`]),
+    ].join("; ");
   });
   await check("link field", async () => {
     const fields = await bitrix.call<Readonly<Record<string, unknown>>>("crm.deal.fields");
-    if (!(linkField in fields)) throw new UsageError(`deals have no field ${linkField}; create it, as text`);
+    if (!(linkField in fields)) {
+      const creation = {
+        fields: { FIELD_NAME: linkField.replace(/^UF_CRM_/, ""), USER_TYPE_ID: "string", LABEL: "Order" },
+      };
+      throw new UsageError(
+        `deals have no field ${linkField}; create it: bitrix call crm.deal.userfield.add '${JSON.stringify(creation)}'`,
+      );
+    }
     return linkField;
   });
-  print("      events: a webhook may not read its own bindings; the portal must call /bitrix/events");
+  if (isApplication) {
+    await check("event bindings", async () => {
+      const answer = await bitrix.call("event.get");
+      const bound = Array.isArray(answer) ? answer.map((row) => String(row?.event ?? "").toUpperCase()) : [];
+      const missing = [...Object.keys(dealEvents), "ONCRMDEALMOVETOCATEGORY"].filter(
+        (event, index, all) => all.indexOf(event) === index && !bound.includes(event),
+      );
+      if (missing.length > 0) {
+        throw new UsageError(
+          `nothing is told of ${missing.join(", ")}; for each: bitrix call event.bind '{"event": "${missing[0]}", "handler": "https://…/bitrix/events"}'`,
+        );
+      }
+      return bound.join(", ");
+    });
+  } else {
+    print(
+      "      event bindings: a webhook may not read them; see in the portal that an outgoing webhook calls /bitrix/events for " +
+        "ONCRMDEALADD, ONCRMDEALUPDATE, ONCRMDEALDELETE. No webhook tells of a move to another funnel: run the sweep",
+    );
+  }
+  await check("work", async () => {
+    const parked = await storage.work.parked({ limit: 1_000 });
+    if (parked.length > 0)
+      throw new UsageError(`${parked.length} set aside; see bitrix sync status, then bitrix sync repair`);
+    return "nothing is set aside";
+  });
   return problems > 0 ? 1 : 0;
 }
 
 async function runList({ bitrix }: Tools, method: string, parameters: Parameters, after: string | undefined) {
   let count = 0;
-  for await (const row of bitrix.list(method, parameters, after === undefined ? {} : { after })) {
+  let told = 0;
+  const onProgress = ({ rows, after: at, lastId }: ListProgress): void => {
+    if (rows - told < 2_500) return;
+    told = rows;
+    process.stderr.write(`${rows} rows, at id ${at}${lastId === undefined ? "" : ` of ${lastId}`}\n`);
+  };
+  for await (const row of bitrix.list(
+    method,
+    parameters,
+    after === undefined ? { onProgress } : { onProgress, after },
+  )) {
     print(JSON.stringify(row));
-    if (++count % 2_500 === 0) process.stderr.write(`${count} rows, at id ${String(row.ID ?? row.id)}\n`);
+    count++;
   }
   process.stderr.write(`${count} rows\n`);
   return 0;
@@ -172,6 +267,35 @@ async function runSyncRepair({ storage }: Tools, sync: string, { dryRun }: { rea
   return 0;
 }
 
+/** Forms under which a portal may hold a number of Kazakhstan or Russia, or the number as it was given. */
+function phoneForms(phone: string): { readonly national: string; readonly forms: readonly string[] } {
+  const digits = phone.replace(/[\s().+-]/g, "");
+  if (!/^\d{10,15}$/.test(digits)) throw new UsageError("--phone must be a phone number of 10 to 15 digits");
+  const national = digits.slice(-10);
+  const isLocal = digits.length === 10 || /^[78]\d{10}$/.test(digits);
+  return {
+    national,
+    forms: isLocal ? [`+7${national}`, `7${national}`, `8${national}`, national] : [`+${digits}`, digits],
+  };
+}
+
+/** Orders here hold no phone; texts of errors should hold none either. The buyer's data is in the portal, for a person. */
+async function runErase({ bitrix, database }: Tools, phone: string): Promise<number> {
+  const { national, forms } = phoneForms(phone);
+  for (const { column, texts } of await erasePhone(database.db, national)) {
+    print(`${column}: ${texts === 0 ? "does not hold it" : `erased in ${texts} texts`}`);
+  }
+  print("orders, products and links: hold no phones by their nature");
+  const found = new Set<string>();
+  for (const form of forms) for (const { id } of await bitrix.contacts.find({ phone: form })) found.add(id);
+  print(
+    found.size === 0
+      ? "the portal: no contact has it in a usual form"
+      : `the portal: contacts ${[...found].join(", ")} have it; erase it there`,
+  );
+  return 0;
+}
+
 async function runFake(port: number, eventUrl: string | undefined): Promise<number> {
   const fake = createFakeBitrix(eventUrl === undefined ? {} : { eventUrl });
   fake.addDeal({ title: "Заказ 1" });
@@ -191,6 +315,7 @@ function readArguments() {
       options: {
         after: { type: "string" },
         sync: { type: "string", default: "order-deal" },
+        phone: { type: "string" },
         port: { type: "string", default: "4200" },
         "event-url": { type: "string" },
         "dry-run": { type: "boolean", default: false },
@@ -227,9 +352,14 @@ async function main(): Promise<number> {
       if (first === "status") return withTools((tools) => runSyncStatus(tools, values.sync));
       if (first !== "repair") throw new UsageError("sync has the commands status and repair");
       return withTools((tools) => runSyncRepair(tools, values.sync, { dryRun: values["dry-run"] }));
+    case "erase": {
+      const { phone } = values;
+      if (phone === undefined) throw new UsageError("erase needs --phone <phone>");
+      return withTools((tools) => runErase(tools, phone));
+    }
     case "unblock":
-      return withTools(async ({ webhookUrl, core }) => {
-        const cleared = await core.rateLimits.unblock(accountOf(parseWebhookUrl(webhookUrl)));
+      return withTools(async ({ account, core }) => {
+        const cleared = await core.rateLimits.unblock(account);
         print(cleared ? "the block is cleared; calls go on" : "there is no block");
         return 0;
       });

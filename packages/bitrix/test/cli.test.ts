@@ -2,9 +2,10 @@ import { spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openDatabase } from "@orderbridge/core/kysely";
+import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import { type Listening, listen } from "@orderbridge/core/testing";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { createBitrix, createBitrixConnection } from "../src/index.ts";
 import { createBitrixStorage } from "../src/kysely/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
 
@@ -51,6 +52,101 @@ test("doctor names what has to be mended", async () => {
   expect([good.code, good.output]).toEqual([0, expect.stringContaining("deals at PREPARATION")]);
   const bad = await cli(["doctor"], { BITRIX_STAGE_MAP: '{"new": "C9:NEW"}', BITRIX_LINK_FIELD: "UF_CRM_NONE" });
   expect([bad.code, bad.output]).toEqual([1, expect.stringMatching(/has no C9:NEW[\s\S]*no field UF_CRM_NONE/)]);
+});
+
+test("doctor says how each thing is mended, and names the funnels there are", async () => {
+  portal.addCategory(9, "Доставка", [{ id: "C9:NEW", name: "Жаңа", sort: 10, semantics: "process" }]);
+  const bad = await cli(["doctor"], { BITRIX_CATEGORY_ID: "4", BITRIX_LINK_FIELD: "UF_CRM_WAYBILL" });
+  expect(bad.code).toBe(1);
+  for (const part of [
+    "set BITRIX_CATEGORY_ID to one of 0 (Общая), 9 (Доставка)",
+    "BITRIX_STAGE_MAP is missing",
+    "outgoing webhook calls /bitrix/events",
+  ]) {
+    expect(bad.output).toContain(part);
+  }
+  // The line that it prints works as it stands.
+  const parameters = /crm\.deal\.userfield\.add '([^']+)'/.exec(bad.output)?.[1] ?? "";
+  expect((await cli(["call", "crm.deal.userfield.add", parameters])).code).toBe(0);
+  const mended = await cli(["doctor"], { BITRIX_STAGE_MAP: '{"new": "NEW"}', BITRIX_LINK_FIELD: "UF_CRM_WAYBILL" });
+  expect([mended.code, mended.output]).toEqual([0, expect.stringContaining("orders that are paid, accepted")]);
+});
+
+test("doctor asks an application's portal for the event bindings", async () => {
+  const memberId = "a223c6b3710f85df22e9377d6c4f7553";
+  const application = { BITRIX_PORTAL_URL: server.url, BITRIX_MEMBER_ID: memberId, BITRIX_CLIENT_ID: "local.fake" };
+  const incomplete = await cli(["doctor"], application);
+  expect([incomplete.code, incomplete.errors]).toEqual([4, expect.stringContaining("BITRIX_CLIENT_SECRET is missing")]);
+
+  const database = await openDatabase(`sqlite:${join(folder, "application.db")}`);
+  try {
+    const core = createKyselyStorage(database);
+    await core.migrate();
+    const connection = createBitrixConnection({
+      portalUrl: server.url,
+      memberId,
+      clientId: "local.fake",
+      clientSecret: "fake-client-secret",
+      authorizationServer: server.url,
+      storage: core,
+    });
+    await connection.connect(portal.consent());
+    const variables = {
+      ...application,
+      BITRIX_CLIENT_SECRET: "fake-client-secret",
+      BITRIX_STAGE_MAP: '{"new": "NEW"}',
+      DATABASE_URL: `sqlite:${join(folder, "application.db")}`,
+    };
+    const bitrix = createBitrix({ oauth: connection, plan: { intervalMs: 0.001, capacity: 1 } });
+    const bind = (event: string) =>
+      bitrix.call("event.bind", { event, handler: "https://backend.example/bitrix/events" });
+    for (const event of ["ONCRMDEALADD", "ONCRMDEALUPDATE", "ONCRMDEALDELETE"]) await bind(event);
+    const unbound = await cli(["doctor"], variables);
+    expect([unbound.code, unbound.output]).toEqual([
+      1,
+      expect.stringContaining("MEND  event bindings: nothing is told of ONCRMDEALMOVETOCATEGORY"),
+    ]);
+    await bind("ONCRMDEALMOVETOCATEGORY");
+    expect((await cli(["doctor"], variables)).output).toContain("ok    event bindings: ONCRMDEALADD, ");
+  } finally {
+    await database.close();
+  }
+});
+
+test("erase takes a phone out of stored errors and names the portal's contacts", async () => {
+  const database = await openDatabase(`sqlite:${join(folder, "erase.db")}`);
+  try {
+    const storage = createBitrixStorage(database);
+    await storage.migrate();
+    for (const [key, error] of [
+      ["1", "buyer +7 (701) 123-45-67 refused"],
+      ["2", "answered 422"],
+    ] as const) {
+      await storage.work.mark("product", key);
+      const [work] = await storage.work.claim({ topics: ["product"], limit: 1, ttlMs: 60_000 });
+      if (work) await storage.work.park(work, error);
+    }
+    const added = await cli([
+      "call",
+      "crm.contact.add",
+      '{"fields": {"NAME": "Айгүл", "PHONE": [{"VALUE": "+77011234567"}]}}',
+    ]);
+    const variables = { DATABASE_URL: `sqlite:${join(folder, "erase.db")}` };
+    const erased = await cli(["erase", "--phone", "8 701 123 45 67"], variables);
+    expect([erased.code, erased.output]).toEqual([
+      0,
+      expect.stringContaining("bitrix_work.last_error: erased in 1 texts"),
+    ]);
+    expect(erased.output).toContain(`contacts ${added.output.trim()} have it`);
+    expect((await storage.work.parked({ limit: 10 })).map(({ lastError }) => lastError)).toEqual([
+      "(erased)",
+      "answered 422",
+    ]);
+    expect((await cli(["erase"])).errors).toContain("erase needs --phone");
+    expect((await cli(["erase", "--phone", "12"])).errors).toContain("10 to 15 digits");
+  } finally {
+    await database.close();
+  }
 });
 
 test("call and list print JSON", async () => {
