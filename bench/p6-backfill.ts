@@ -9,8 +9,8 @@ import type { BenchResult } from "./harness.ts";
 const base = 10_000;
 /** `P6_ORDERS=1000000` runs the whole claim, which takes long; the default shows the slope within minutes. */
 const large = Number(process.env.P6_ORDERS ?? 50_000);
-/** A run that takes longer is stopped, and its figures are for what it did. */
-const budgetMs = Number(process.env.P6_MINUTES ?? (large > 100_000 ? 120 : 5)) * 60_000;
+/** A run that takes longer is stopped: then its figures are for what it did, and the target is missed. */
+const budgetMs = Number(process.env.P6_MINUTES ?? (large > 100_000 ? 120 : 10)) * 60_000;
 const first = Date.UTC(2024, 0, 1);
 const stepMs = 60_000; // one order a minute: 20 160 in the 14 days of a listing, whatever the count
 
@@ -86,15 +86,16 @@ export async function benchBackfill(): Promise<BenchResult> {
     peakMb.toFixed(0),
   ];
   const isWhole = big.seen === large && big.created === large;
+  const done = isWhole ? large : `${big.seen} of ${large} (stopped after ${budgetMs / 60_000} min)`;
+  const growthMb = big.peakMb - small.peakMb;
   return {
     id: "P6",
-    title:
-      "Back-fill of generated Kaspi orders into SQLite and an amoCRM that keeps nothing: peak RSS with --max-semi-space-size=4",
+    title: `Back-fill of ${large} generated Kaspi orders into SQLite and an amoCRM that keeps nothing, beside ${base}: peak RSS of its own process with --max-semi-space-size=4${large < 1_000_000 ? "; the whole claim: P6_ORDERS=1000000" : ""}`,
     table: [["orders", "done", "seconds", "orders/s", "peak MB"], row(base, small), row(large, big)],
     targets: [
       {
-        text: `peak at ${isWhole ? large : `${big.seen} of ${large} (stopped after ${budgetMs / 60_000} min)`} within 60 MB of the peak at ${base}${large < 1_000_000 ? "; 1 000 000 with P6_ORDERS=1000000" : ""}`,
-        met: big.seen >= 4 * base && big.peakMb - small.peakMb <= 60,
+        text: `peak at ${done} within 60 MB of the peak at ${base} (${growthMb.toFixed(0)} MB more)`,
+        met: isWhole && growthMb <= 60,
       },
     ],
   };
