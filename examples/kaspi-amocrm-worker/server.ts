@@ -60,6 +60,7 @@ await start(async () => {
   if (connection) {
     handlers["/oauth/start"] = guarded(async () => Response.redirect(connection.consentUrl(), 302));
     handlers["/oauth/callback"] = connection.callback;
+    handlers["/oauth/disabled"] = connection.disableHook;
   }
   if (settings.AMO_WEBHOOK_SECRET) {
     const onEvents = () => sync.lookAtStages(); // what the events say is read again from the API
