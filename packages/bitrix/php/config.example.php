@@ -13,7 +13,7 @@ return [
         'iblockIds' => [5],
         'priceTypeId' => 1,
         'currency' => 'KZT',
-        // Значение BITRIX_SITE_TOKEN на стороне backend.
+        // Значение BITRIX_SITE_TOKEN на стороне backend; на время замены — список из старого и нового.
         'siteToken' => '',
     ],
     'deals' => [

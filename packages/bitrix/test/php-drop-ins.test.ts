@@ -269,6 +269,16 @@ describe.skipIf(!hasPhp())("drop-ins for the boxed site and portal", () => {
       expect(received.map(({ body }) => JSON.parse(body).order_id)).toEqual([777]);
     });
 
+    test("a note that a power failure left empty is not lost", async () => {
+      handlers = { "/api/v1/webhooks/order-status-sync": async () => new Response(null, { status: 502 }) };
+      await saveOrder({ STATUS_ID: "AP" });
+      writeFileSync(join(folder, "data/due/order-123456.json"), "");
+      serveBackend();
+      expect(await cron()).toBe("sent: 1");
+      expect((await orders.get(orderId))?.status).toBe("accepted");
+      expect(rows("due")).toEqual([]);
+    });
+
     test("saving succeeds when nothing can be noted, or the settings are wrong", async () => {
       writeFileSync(join(folder, "data"), "a file in place of the folder");
       const save = `\\Bitrix\\Sale\\Order::load(777)->save(); echo "saved";`;
@@ -346,6 +356,47 @@ describe.skipIf(!hasPhp())("drop-ins for the boxed site and portal", () => {
         body: { error: "not saved" },
       });
       expect(JSON.parse(readFileSync(database(), "utf8")).products[productId].NAME).toBe("Эустомы");
+    });
+
+    test("a name that the site turned into another number is noticed, not taken for the same", async () => {
+      await rename("Эустома");
+      editSite((site) => Object.assign(site, { rewrites: { "007": "7" } }));
+      expect(await put({ id: productId, name: "007" })).toMatchObject({
+        status: 409,
+        body: { current: { name: "7" } },
+      });
+    });
+
+    test("prices for ranges of quantities are left alone: the push is refused and says why", async () => {
+      editSite(({ prices }) => {
+        Object.assign(prices?.[1] ?? {}, { QUANTITY_FROM: 1, QUANTITY_TO: 9 });
+        Object.assign(prices ?? {}, { 3: { ...prices?.[1], ID: 3, QUANTITY_FROM: 10, QUANTITY_TO: null } });
+      });
+      const before = JSON.parse(readFileSync(database(), "utf8"));
+      const answer = await put({ id: productId, name: "Розы", price: "700.00" });
+      expect([answer.status, answer.body.error]).toEqual([422, expect.stringContaining("price is set by ranges")]);
+      expect(JSON.parse(readFileSync(database(), "utf8"))).toEqual(before);
+      expect((await put({ id: productId, name: "Розы" })).status).toBe(200);
+    });
+
+    test("accepts both bearer tokens while one is being replaced", async () => {
+      const config = join(root, "local/php_interface/orderbridge/config.php");
+      const text = readFileSync(config, "utf8");
+      writeFileSync(
+        config,
+        text.replace(`'siteToken' => '${siteToken}'`, `'siteToken' => ['next-token', '${siteToken}']`),
+      );
+      for (const [token, status] of [
+        ["next-token", 200],
+        [siteToken, 200],
+        ["next", 401],
+        ["", 401],
+      ] as const) {
+        expect((await put({ id: productId, name: "Розы" }, { authorization: `Bearer ${token}` })).status).toBe(status);
+      }
+      writeFileSync(config, text.replace(`'siteToken' => '${siteToken}'`, "'siteToken' => ['']"));
+      expect((await put({ id: productId }, { authorization: "Bearer " })).status).toBe(503);
+      expect(readFileSync(log(), "utf8")).toContain("not started: siteToken must be set");
     });
 
     test("gives a product without a price its first one", async () => {

@@ -49,9 +49,12 @@ final class Bridge
             $iblockIds = array_map(intval(...), $settings['iblockIds'] ?? []);
             $products = new Products($versions, self::text($config, 'webhookSecret'), $iblockIds, (int) ($settings['priceTypeId'] ?? 1));
             $senders[Products::KIND] = $products;
-            $token = self::text($settings, 'siteToken');
+            $tokens = (array) ($settings['siteToken'] ?? []);
+            foreach ($tokens === [] ? [''] : $tokens as $token) {
+                self::text(['siteToken' => $token], 'siteToken');
+            }
             $currency = $settings['currency'] ?? 'KZT';
-            $productEndpoint = new ProductEndpoint($products, $versions, $this->guard, $locks, $token, $currency);
+            $productEndpoint = new ProductEndpoint($products, $versions, $this->guard, $locks, array_values($tokens), $currency);
         }
         if (isset($config['deals'])) {
             $fields = array_filter(['fields' => $config['deals']['fields'] ?? null]);

@@ -49,7 +49,7 @@ final class Deals
     public function message(array $row): Message
     {
         return Message::form(self::PATH, [
-            'event' => $row['event'],
+            'event' => $row['event'] === '' ? 'ONCRMDEALUPDATE' : $row['event'],
             'data' => ['FIELDS' => ['ID' => $row['id']]],
             'ts' => intdiv($row['markedAtMs'], 1000),
             'auth' => ['application_token' => $this->applicationToken],

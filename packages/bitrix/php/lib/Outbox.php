@@ -35,10 +35,20 @@ final class Outbox
     public function due(): array
     {
         $now = ($this->nowMs)();
-        $rows = array_filter(array_map($this->due->read(...), $this->due->names()));
+        $rows = array_filter(array_map(fn (string $name) => $this->due->read($name) ?? self::lost($name, $now), $this->due->names()));
         $rows = array_filter($rows, fn (array $row) => $row['dueAtMs'] <= $now);
         usort($rows, fn (array $left, array $right) => $left['markedAtMs'] <=> $right['markedAtMs']);
         return $rows;
+    }
+
+    /** A file that a power failure left empty still says by its name which entity changed. */
+    private static function lost(string $name, int $now): ?array
+    {
+        if (preg_match('/^([a-z]+)-(.+)\.json$/D', $name, $parts) !== 1) {
+            return null;
+        }
+        $row = ['kind' => $parts[1], 'id' => $parts[2], 'event' => '', 'mark' => null];
+        return $row + ['markedAtMs' => $now, 'dueAtMs' => $now, 'attempts' => 0];
     }
 
     public function done(array $row): void

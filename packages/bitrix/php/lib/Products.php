@@ -135,6 +135,20 @@ final class Products
         return Price::getList(['select' => $select, 'filter' => $filter, 'order' => ['ID' => 'ASC']])->fetch() ?: null;
     }
 
+    /** Whether the product has prices of this type for ranges of quantities: a plain one beside them would contradict them. */
+    public function hasRanges(int $id): bool
+    {
+        Loader::includeModule('catalog');
+        $filter = ['=PRODUCT_ID' => $id, '=CATALOG_GROUP_ID' => $this->priceTypeId];
+        $rows = Price::getList(['select' => ['QUANTITY_FROM', 'QUANTITY_TO'], 'filter' => $filter]);
+        while ($row = $rows->fetch()) {
+            if (isset($row['QUANTITY_FROM']) || isset($row['QUANTITY_TO'])) {
+                return true;
+            }
+        }
+        return false;
+    }
+
     /** The event of an update may hold changed fields only. */
     private function productOfPrice(array $fields, mixed $priceId): int
     {

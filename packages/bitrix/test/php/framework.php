@@ -310,7 +310,7 @@ namespace {
             $site = Site::read();
             // An own handler of the shop that tidies names.
             if (isset($fields['NAME'])) {
-                $fields['NAME'] = str_replace('  ', ' ', $fields['NAME']);
+                $fields['NAME'] = $site['rewrites'][$fields['NAME']] ?? str_replace('  ', ' ', $fields['NAME']);
             }
             $site['products'][$id] = $fields + $site['products'][$id];
             Site::write($site);
