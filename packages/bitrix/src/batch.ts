@@ -45,10 +45,12 @@ export function createBatch({
   request,
   isRead,
   operating,
+  markWrite,
 }: {
   readonly request: (method: string, parameters: Parameters, options: CallOptions) => Promise<Envelope>;
   readonly isRead: (method: string) => boolean;
   readonly operating: OperatingTime;
+  readonly markWrite: (method: string, parameters: Parameters, safe: boolean) => Parameters;
 }) {
   /** One request of at most 50 commands. */
   async function runPage(
@@ -57,7 +59,7 @@ export function createBatch({
   ): Promise<ReadonlyMap<string, BatchItem>> {
     const cmd = Object.fromEntries(
       page.map(([key, { method, parameters = {} }]) => {
-        const query = toCommandQuery(parameters);
+        const query = toCommandQuery(markWrite(method, parameters, isRead(method)));
         return [key, query === "" ? method : `${method}?${query}`];
       }),
     );

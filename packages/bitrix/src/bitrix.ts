@@ -59,6 +59,11 @@ export interface BitrixClientOptions {
   readonly storage?: Pick<Storage, "rateLimits" | "watermarks">;
   /** Hosts that a rename may lead to, besides the portal's own country domain. @defaultValue [] */
   readonly allowedHosts?: readonly string[];
+  /**
+   * Sent with every write as `auth_connector`: the portal then keeps the change out of the offline queue that was bound
+   * with the same one. For applications whose plan has `rest_auth_connector`. @defaultValue none
+   */
+  readonly connector?: string;
   /** @defaultValue globalThis.fetch */
   readonly fetch?: typeof fetch;
   readonly clock?: Clock;
@@ -216,6 +221,12 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     });
   }
 
+  /** Names this backend in what changes something; the commands of a batch carry it each. */
+  function markWrite(method: string, parameters: Parameters, safe: boolean): Parameters {
+    const carries = options.connector !== undefined && !safe && !/^(batch$|event\.)/i.test(method);
+    return carries ? { auth_connector: options.connector, ...parameters } : parameters;
+  }
+
   async function request(
     method: string,
     parameters: Parameters = {},
@@ -223,7 +234,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
   ): Promise<Envelope> {
     if (!/^[A-Za-z0-9._]+$/.test(method)) throw new ConfigError("method must be a name such as crm.deal.get");
     const { safe = isRead(method), signal } = callOptions;
-    const json = toJsonParameters(parameters, method) as Readonly<Record<string, unknown>>;
+    const json = toJsonParameters(markWrite(method, parameters, safe), method) as Readonly<Record<string, unknown>>;
     let token = await oauth?.tokens.current();
     let hasNewToken = false;
     for (let detours = 0; ; detours++) {
@@ -267,7 +278,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     }
   }
 
-  const batch = createBatch({ request, isRead, operating });
+  const batch = createBatch({ request, isRead, operating, markWrite });
   const client: Bitrix = {
     request,
     async call<Result>(method: string, parameters?: Parameters, callOptions?: CallOptions) {

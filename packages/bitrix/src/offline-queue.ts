@@ -11,9 +11,8 @@ export interface OfflineQueueOptions {
   /** Work topic by event name, in upper case. @defaultValue the events of deals, to `dealTopic` */
   readonly topics?: Readonly<Record<string, string>>;
   /**
-   * Name of this backend among those that write: the portal then leaves out changes that were made with the same
-   * `auth_connector`. Needs `rest_auth_connector` on the portal's plan. Without it our own changes may come back, which the
-   * sync finds settled. @defaultValue none
+   * The option `connector` of the client: the portal then leaves out what this client writes. Needs `rest_auth_connector` on
+   * the portal's plan. Without it our own changes may come back, which the sync finds settled. @defaultValue none
    */
   readonly connector?: string;
   /** Pause when the queue is empty, in milliseconds. @defaultValue 10_000 */

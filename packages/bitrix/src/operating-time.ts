@@ -101,11 +101,11 @@ export function createOperatingTime({
         signal?.throwIfAborted();
         await readShared(method, use);
         const expected = calls * use.cost;
-        // After a rest nobody knows how much became free: one request finds out.
+        // Bitrix24 looks before each call, so the last one may cross the limit. After a rest nobody knows how much became free: one request finds out.
         const fits =
           use.seconds === undefined
             ? use.underWay === 0
-            : use.seconds < limitSeconds && use.seconds + use.reserved + expected <= limitSeconds;
+            : use.seconds + use.reserved + Math.max(0, calls - 1) * use.cost < limitSeconds;
         if (fits || (use.seconds === 0 && use.underWay === 0)) {
           use.reserved += expected;
           use.underWay++;

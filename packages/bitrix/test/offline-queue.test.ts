@@ -8,7 +8,11 @@ import { createFakeBitrix, type FakeBitrixOptions } from "../src/testing/index.t
 
 const origin = "https://fake.bitrix24.kz";
 
-async function setUp(options: FakeBitrixOptions = {}, queueOptions: Partial<OfflineQueueOptions> = {}) {
+async function setUp(
+  options: FakeBitrixOptions = {},
+  queueOptions: Partial<OfflineQueueOptions> = {},
+  client: { readonly connector?: string } = {},
+) {
   const portal = createFakeBitrix({ bucket: { perSecond: 1000, capacity: 100_000 }, ...options });
   const core = createMemoryStorage();
   const oauth = createBitrixConnection({
@@ -20,7 +24,13 @@ async function setUp(options: FakeBitrixOptions = {}, queueOptions: Partial<Offl
     fetch: fetchFrom(portal.handle),
   });
   await oauth.connect(portal.consent());
-  const bitrix = createBitrix({ oauth, fetch: fetchFrom(portal.handle), plan: { intervalMs: 0.001 }, retries: 0 });
+  const bitrix = createBitrix({
+    oauth,
+    fetch: fetchFrom(portal.handle),
+    plan: { intervalMs: 0.001 },
+    retries: 0,
+    ...client,
+  });
   const storage = createBitrixMemoryStorage({ clock: createFakeClock() });
   const create = () => createOfflineQueue({ bitrix, storage, logger: silentLogger, ...queueOptions });
   const due = async (limit = 1_000) =>
@@ -126,14 +136,16 @@ describe.each(["documents", "source"] as const)("own changes as by the %s", (own
     expect(await queue.drain()).toBe(0);
   });
 
-  test("a change made with the connector stays out, one without comes in", async () => {
-    const { portal, bitrix, queue } = await setUp({ ownChanges }, { connector: "orderbridge" });
+  test("what this client writes with its connector stays out, single and in a batch; what others write comes in", async () => {
+    const connector = "orderbridge";
+    const { portal, bitrix, queue } = await setUp({ ownChanges }, { connector }, { connector });
     const { id } = portal.addDeal({});
     await queue.bind();
-    const change = { entityTypeId: 2, id, fields: { title: "бір" } };
-    await bitrix.call("crm.item.update", { ...change, auth_connector: "orderbridge" });
+    await bitrix.deals.update(String(id), { title: "бір" });
+    await bitrix.batch([{ method: "crm.deal.update", parameters: { id, fields: { TITLE: "екі" } } }]);
+    expect(portal.deal(id)?.title).toBe("екі");
     expect(await queue.drain()).toBe(0);
-    await bitrix.call("crm.item.update", { ...change, fields: { title: "екі" } });
+    portal.moveDeal(id, "EXECUTING");
     expect(await queue.drain()).toBe(1);
   });
 });

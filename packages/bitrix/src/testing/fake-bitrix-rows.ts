@@ -3,7 +3,8 @@ import type { Answer, Row, Values } from "./fake-bitrix-answer.ts";
 const pageSize = 50;
 
 export function compare(left: unknown, right: unknown): number {
-  const [a, b] = [Number(left), Number(right)];
+  const a = typeof left === "number" ? left : Number(left);
+  const b = typeof right === "number" ? right : Number(right);
   if (!Number.isNaN(a) && !Number.isNaN(b)) return a - b;
   return String(left ?? "") < String(right ?? "") ? -1 : String(left ?? "") > String(right ?? "") ? 1 : 0;
 }
