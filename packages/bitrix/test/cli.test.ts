@@ -162,6 +162,59 @@ test("call and list print JSON", async () => {
   ).toEqual([id]);
 });
 
+test("list goes on after an id, and tells on standard error how far it is", async () => {
+  const many = createFakeBitrix();
+  const ids = Array.from({ length: 2_600 }, (_, index) => many.addDeal({ title: `Заказ ${index}` }).id);
+  const manyServer = await listen(many.handle);
+  try {
+    const variables = {
+      BITRIX_WEBHOOK_URL: many.webhookUrl(manyServer.url),
+      DATABASE_URL: `sqlite:${join(folder, "list.db")}`,
+    };
+    const parameters = '{"entityTypeId": 2, "select": ["id"]}';
+    const all = await cli(["list", "crm.item.list", parameters], variables);
+    expect(all.output.trim().split("\n")).toEqual(ids.map((id) => JSON.stringify({ id })));
+    expect(all.errors).toMatch(/^2\d{3} rows, at id \d+[\s\S]*2600 rows\n$/);
+    const rest = await cli(["list", "crm.item.list", parameters, "--after", String(ids[2_597])], variables);
+    expect([rest.output.trim().split("\n").length, rest.errors]).toEqual([2, "2 rows\n"]);
+  } finally {
+    await manyServer.close();
+  }
+});
+
+test("fake serves a portal that raises its events, until it is asked to stop", async () => {
+  const received: string[] = [];
+  const receiver = await listen(async (request) => {
+    received.push(new URLSearchParams(await request.text()).get("event") ?? "");
+    return new Response();
+  });
+  const child = spawn(
+    process.execPath,
+    [join(import.meta.dirname, "../src/cli.ts"), "fake", "--port", "0", "--event-url", receiver.url],
+    { env: { PATH: process.env.PATH } },
+  );
+  try {
+    const address = await new Promise<string>((resolve, reject) => {
+      let output = "";
+      child.once("exit", () => reject(new Error(`the fake ended: ${output}`)));
+      child.stdout.on("data", (chunk: Buffer) => {
+        output += chunk;
+        const found = /^BITRIX_WEBHOOK_URL=(.+)$/m.exec(output)?.[1];
+        if (found) resolve(found);
+      });
+    });
+    const bitrix = createBitrix({ webhookUrl: address });
+    const deal = await bitrix.deals.add({ originatorId: "shop", originId: "17", fields: { title: "Роза" } });
+    expect((await bitrix.deals.update(deal.id, { stageId: "WON" })).stageId).toBe("WON");
+    await expect.poll(() => received).toEqual(["ONCRMDEALADD", "ONCRMDEALADD", "ONCRMDEALUPDATE"]);
+  } finally {
+    const closed = new Promise((resolve) => child.once("close", resolve));
+    child.kill("SIGTERM");
+    expect(await closed).toBe(0);
+    await receiver.close();
+  }
+});
+
 test("unblock clears a block that an earlier process stored", async () => {
   portal.faults.add({ fault: { kind: "block" } });
   expect((await cli(["call", "profile"])).code).toBe(4);
