@@ -39,5 +39,14 @@ test("the first program of the README imports an order from the fake", async () 
 });
 
 test("the test program of the README prints what it says", async () => {
-  expect(await run(1)).toEqual([799_000n]);
+  expect(await run(2)).toEqual([799_000n]);
+});
+
+test("the program of the README that completes an order asks for the code and then gives it", async () => {
+  const kaspi = createFakeKaspi();
+  kaspi.addOrder({ code: "700000001", status: "ACCEPTED_BY_MERCHANT", entries: [{ basePrice: 1 }] });
+  vi.stubGlobal("fetch", fetchFrom(kaspi.handle));
+  await run(1);
+  expect(kaspi.getOrder("700000001")?.status).toBe("COMPLETED");
+  expect(kaspi.journal.count("POST /shop/api/v2/orders")).toBe(2);
 });
