@@ -8,6 +8,8 @@ export interface PortalSettings {
   /** What a page costs, in seconds. */
   readonly pageCost: number;
   readonly speed: number;
+  /** Seconds of running time in ten minutes. */
+  readonly operatingLimit: number;
   /** Whether 20 deals are added and 20 deleted in each second. */
   readonly edits: boolean;
   /** Whether the burst was used up before. */
@@ -27,7 +29,7 @@ export interface PortalReport {
 const settings: PortalSettings = JSON.parse(process.argv[2] ?? "{}");
 const clock = createFastClock(settings.speed);
 const costs = { "crm.item.list": settings.pageCost, "crm.deal.list": settings.pageCost, profile: 0 };
-const portal = createFakeBitrix({ clock, costs, takesTime: true });
+const portal = createFakeBitrix({ clock, costs, takesTime: true, operatingLimitSeconds: settings.operatingLimit });
 const kept = new Set<number>();
 for (let index = 0; index < settings.deals; index++) kept.add(portal.addDeal({ title: `Заказ ${index}` }).id);
 const server = await listen(portal.handle);
