@@ -5,7 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { listen } from "@orderbridge/core/testing";
 import { createFakeKaspiQr, createFakeKaspiSmartpos } from "@orderbridge/payment-gateway/testing";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, expect, test, vi } from "vitest";
+
+vi.setConfig({ testTimeout: 60_000 }); // each starts a server
 
 const folder = mkdtempSync(join(tmpdir(), "orderbridge-gateway-kaspi-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -49,7 +51,7 @@ test("a payment by a Kaspi link and one at a terminal, from variables alone", as
     child.stdout.on("data", (chunk) => {
       output += chunk;
     });
-    await expect.poll(() => /listening on (\S+)/.exec(output)?.[1], { timeout: 15_000 }).toBeDefined();
+    await expect.poll(() => /listening on (\S+)/.exec(output)?.[1], { timeout: 30_000 }).toBeDefined();
     const url = /listening on (\S+)/.exec(output)?.[1] ?? "";
     const begin = async (provider: string): Promise<string> => {
       const created = await fetch(`${url}/api/payment/init`, {
@@ -71,11 +73,11 @@ test("a payment by a Kaspi link and one at a terminal, from variables alone", as
       return ((await answer.json()) as { data: { status: string } }).data.status;
     };
     const byLink = await begin("kaspi-qr");
-    await expect.poll(() => terminal.journal.count("/v2/register")).toBe(1);
+    await expect.poll(() => terminal.journal.count("/v2/register"), { timeout: 15_000 }).toBe(1);
     const atTerminal = await begin("kaspi-smartpos");
     bank.pay(bank.payments[0]?.id ?? "");
     terminal.confirm();
-    for (const id of [byLink, atTerminal]) await expect.poll(() => status(id), { timeout: 10_000 }).toBe("paid");
+    for (const id of [byLink, atTerminal]) await expect.poll(() => status(id), { timeout: 20_000 }).toBe("paid");
   } finally {
     child.kill("SIGTERM");
     await once(child, "close");

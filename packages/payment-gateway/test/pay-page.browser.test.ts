@@ -3,13 +3,15 @@ import { join } from "node:path";
 import { type FetchHandler, silentLogger } from "@orderbridge/core";
 import { fetchFrom, listen } from "@orderbridge/core/testing";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { findChromium } from "../../../scripts/services.ts";
 import { createPaymentGateway, type PaymentGateway } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createKaspiQrProvider } from "../src/providers/kaspi-qr.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import { createFakeKaspiQr, type FakeKaspiQr } from "../src/testing/index.ts";
+
+vi.setConfig({ testTimeout: 60_000 }); // a browser on a busy machine
 
 const executablePath = findChromium();
 const artefacts = join(import.meta.dirname, "../../../test-artifacts");
