@@ -10,7 +10,7 @@ import type { Amocrm } from "../amocrm/client.ts";
 import type { Lead, LeadChange, NewLead } from "../amocrm/leads.ts";
 import type { ElementLink } from "../amocrm/links.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
-import type { LedgerChange, LedgerLine, LedgerRow, OrderKey, OrderLedger } from "../ledger.ts";
+import type { LedgerChange, LedgerLine, LedgerRow, OrderLedger } from "../ledger.ts";
 import { toWholeUnits } from "../money.ts";
 import { createWorkLease, type WorkLease } from "../work-lease.ts";
 import type { Alerts } from "./alerts.ts";
@@ -18,6 +18,7 @@ import { chunks, createBatchSize, sendSplitting, writeSurely } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
 import type { ElementFinder } from "./elements.ts";
 import type { RunReport, StageTarget } from "./options.ts";
+import { clockToleranceMs, closedStages, codeTag, createStageWatch, shopTag } from "./stages.ts";
 import { fingerprint, mergeLines, noteMarker, noteText, type OrderLine, orderFingerprint } from "./summary.ts";
 
 export interface OrderWriterOptions {
@@ -52,10 +53,7 @@ export interface OrderWriterOptions {
 export interface OrderWriter {
   /** `orders` are at most {@link writerBatch}, with entries, each once, and in the ledger. */
   apply(orders: readonly KaspiOrder[], report: RunReport): Promise<void>;
-  /**
-   * Learns where people moved leads by hand since the last look, one request when little happened, and closes second
-   * leads of an order.
-   */
+  /** @see createStageWatch */
   lookAtStages(): Promise<void>;
   /** What `apply` would count for an order when nothing fails; writes nothing. */
   foresee(order: KaspiOrder, row: LedgerRow | undefined, report: RunReport): void;
@@ -66,10 +64,6 @@ export interface OrderWriter {
 /** Orders per turn: what one request may hold by the vendor's advice. */
 export const writerBatch = 50;
 const leaseMs = 120_000;
-/** Clocks differ: how much older than our intent a lead may look. */
-const clockToleranceMs = 600_000;
-const lostStage = "143";
-const closedStages: readonly string[] = ["142", lostStage];
 
 /** An order in work: what Kaspi says, what the ledger knows, and what is to be. */
 interface Work {
@@ -143,9 +137,6 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     }
     return found;
   }
-
-  const codeTag = (order: Pick<KaspiOrder, "code">) => `Kaspi ${order.code}`;
-  const shopTag = (order: Pick<KaspiOrder, "shop">) => `Kaspi: ${order.shop}`;
 
   function toNewLead({ order, price, row }: Work): NewLead {
     return {
@@ -620,89 +611,9 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     }
   }
 
-  /** The order that a lead says it belongs to. */
-  function keyOf(lead: Lead): OrderKey | undefined {
-    const shop = showShop
-      ? options.shops.find((name) => lead.tags.includes(shopTag({ shop: name })))
-      : options.shops[0];
-    const tag = lead.tags.find((name) => name.startsWith(codeTag({ code: "" })));
-    const code =
-      options.orderCodeFieldId === undefined
-        ? tag?.slice(codeTag({ code: "" }).length)
-        : lead.fields.find(({ fieldId }) => fieldId === options.orderCodeFieldId)?.values[0];
-    return shop === undefined || !code ? undefined : { shop, code };
-  }
-
-  /** Closes open leads that carry the code of an order whose lead is another one. Gives whether all could be judged. */
-  async function closeTwins(leads: readonly Lead[], lease: WorkLease): Promise<boolean> {
-    const open = leads.filter(
-      ({ pipelineId, statusId }) => pipelineId === options.pipelineId && !closedStages.includes(statusId ?? ""),
-    );
-    const carrying = open.filter((lead) => keyOf(lead) !== undefined);
-    const ours = new Set((await ledger.byLead(carrying.map(({ id }) => id))).map(({ leadId }) => leadId));
-    let isComplete = true;
-    for (const twin of carrying.filter(({ id }) => !ours.has(id))) {
-      const { shop, code } = keyOf(twin) as OrderKey;
-      const row = await ledger.get({ shop, code });
-      if (row?.leadId === undefined) {
-        if (row?.phase === "creating") isComplete = false; // it may become the order's lead
-        continue;
-      }
-      // A lead that a person made in place of a deleted one is no twin.
-      if ((await amocrm.leads.get(row.leadId)) === undefined) continue;
-      const text = `Двойник: сделка заказа Kaspi ${code} — ${row.leadId}`;
-      const notes = await amocrm.notes.list([twin.id]);
-      await lease.keep();
-      if (!notes.some((note) => note.text === text)) {
-        const noted = await amocrm.notes.create([{ requestId: twin.id, leadId: twin.id, service: "Kaspi", text }]);
-        if (!noted.written.has(twin.id)) {
-          isComplete = false;
-          continue;
-        }
-        await lease.keep();
-      }
-      options.alerts.raise({ kind: "twin", shop, code, leadId: row.leadId, twinId: twin.id });
-      const closed = await amocrm.leads.update([{ id: twin.id, pipelineId: options.pipelineId, statusId: lostStage }]);
-      if (!closed.written.has(twin.id)) isComplete = false;
-    }
-    return isComplete;
-  }
-
-  async function lookAtStages(): Promise<void> {
-    // Under the writer's lease, so that no move of our own is under way while we compare.
-    const lease = await takeLease();
-    if (!lease) return;
-    try {
-      const key = `amocrm-leads:${amocrm.host}`;
-      const position = await options.watermarks.get(key);
-      const startedAt = clock.now().getTime();
-      const until = position === undefined ? startedAt - 86_400_000 : Number(position) - clockToleranceMs;
-      let isComplete = true;
-      let part: Lead[] = [];
-      const look = async () => {
-        await ledger.noteStages(
-          new Map(part.flatMap(({ id, statusId }) => (statusId === undefined ? [] : [[id, statusId]]))),
-        );
-        if (!(await closeTwins(part, lease))) isComplete = false;
-        part = [];
-      };
-      for await (const lead of amocrm.leads.list({ order: { by: "updated_at", direction: "desc" } })) {
-        if (lead.updatedAt && lead.updatedAt.getTime() < until) break;
-        part.push(lead);
-        if (part.length < 250) continue;
-        await lease.keep();
-        await look();
-      }
-      await look();
-      if (isComplete) await options.watermarks.advance(key, position, String(startedAt));
-    } finally {
-      await lease.release();
-    }
-  }
-
   return {
     apply,
-    lookAtStages,
+    lookAtStages: createStageWatch({ ...options, takeLease }),
     foresee,
     fingerprint: (order) => orderFingerprint(order, noteText(order, mergeLines(order.entries ?? []), showShop)),
   };

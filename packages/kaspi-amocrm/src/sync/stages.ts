@@ -1,0 +1,124 @@
+import type { Clock, WatermarkStore } from "@orderbridge/core";
+import type { Amocrm } from "../amocrm/client.ts";
+import type { Lead } from "../amocrm/leads.ts";
+import type { KaspiOrder } from "../kaspi/order.ts";
+import type { OrderKey, OrderLedger } from "../ledger.ts";
+import type { WorkLease } from "../work-lease.ts";
+import type { Alerts } from "./alerts.ts";
+
+/** Clocks differ: how much older than our intent a lead may look. */
+export const clockToleranceMs = 600_000;
+const lostStage = "143";
+/** Won and lost: the same ids in every pipeline. */
+export const closedStages: readonly string[] = ["142", lostStage];
+
+/** Tags of our leads. The code's is there when there is no field for it, the shop's when there are several. */
+export const codeTag = (order: Pick<KaspiOrder, "code">): string => `Kaspi ${order.code}`;
+export const shopTag = (order: Pick<KaspiOrder, "shop">): string => `Kaspi: ${order.shop}`;
+
+export interface StageWatchOptions {
+  readonly amocrm: Amocrm;
+  readonly orders: OrderLedger;
+  readonly watermarks: WatermarkStore;
+  readonly pipelineId: string;
+  readonly orderCodeFieldId: string | undefined;
+  readonly shops: readonly string[];
+  readonly showShop: boolean;
+  readonly alerts: Alerts;
+  readonly clock: Clock;
+  /** The writer's: no move of our own is under way while it is held. */
+  readonly takeLease: () => Promise<WorkLease | undefined>;
+}
+
+/**
+ * Learns where people moved leads by hand since the last look, one request when little happened, and closes second leads
+ * of an order.
+ */
+export function createStageWatch({
+  amocrm,
+  orders: ledger,
+  watermarks,
+  pipelineId,
+  orderCodeFieldId,
+  shops,
+  showShop,
+  alerts,
+  clock,
+  takeLease,
+}: StageWatchOptions): () => Promise<void> {
+  /** The order that a lead says it belongs to. */
+  function keyOf(lead: Lead): OrderKey | undefined {
+    const shop = showShop ? shops.find((name) => lead.tags.includes(shopTag({ shop: name }))) : shops[0];
+    const tag = lead.tags.find((name) => name.startsWith(codeTag({ code: "" })));
+    const code =
+      orderCodeFieldId === undefined
+        ? tag?.slice(codeTag({ code: "" }).length)
+        : lead.fields.find(({ fieldId }) => fieldId === orderCodeFieldId)?.values[0];
+    return shop === undefined || !code ? undefined : { shop, code };
+  }
+
+  /** Closes open leads that carry the code of an order whose lead is another one. Gives whether all could be judged. */
+  async function closeTwins(leads: readonly Lead[], lease: WorkLease): Promise<boolean> {
+    const open = leads.filter((lead) => lead.pipelineId === pipelineId && !closedStages.includes(lead.statusId ?? ""));
+    const carrying = open.filter((lead) => keyOf(lead) !== undefined);
+    const ours = new Set((await ledger.byLead(carrying.map(({ id }) => id))).map(({ leadId }) => leadId));
+    let isComplete = true;
+    for (const twin of carrying.filter(({ id }) => !ours.has(id))) {
+      const { shop, code } = keyOf(twin) as OrderKey;
+      const row = await ledger.get({ shop, code });
+      if (row?.leadId === undefined) {
+        if (row?.phase === "creating") isComplete = false; // it may become the order's lead
+        continue;
+      }
+      // A lead that a person made in place of a deleted one is no twin.
+      if ((await amocrm.leads.get(row.leadId)) === undefined) continue;
+      const text = `Двойник: сделка заказа Kaspi ${code} — ${row.leadId}`;
+      const notes = await amocrm.notes.list([twin.id]);
+      await lease.keep();
+      if (!notes.some((note) => note.text === text)) {
+        const noted = await amocrm.notes.create([{ requestId: twin.id, leadId: twin.id, service: "Kaspi", text }]);
+        if (!noted.written.has(twin.id)) {
+          isComplete = false;
+          continue;
+        }
+        await lease.keep();
+      }
+      alerts.raise({ kind: "twin", shop, code, leadId: row.leadId, twinId: twin.id });
+      const closed = await amocrm.leads.update([{ id: twin.id, pipelineId: pipelineId, statusId: lostStage }]);
+      if (!closed.written.has(twin.id)) isComplete = false;
+    }
+    return isComplete;
+  }
+
+  return async function lookAtStages(): Promise<void> {
+    // Under the writer's lease, so that no move of our own is under way while we compare.
+    const lease = await takeLease();
+    if (!lease) return;
+    try {
+      const key = `amocrm-leads:${amocrm.host}`;
+      const position = await watermarks.get(key);
+      const startedAt = clock.now().getTime();
+      const until = position === undefined ? startedAt - 86_400_000 : Number(position) - clockToleranceMs;
+      let isComplete = true;
+      let part: Lead[] = [];
+      const look = async () => {
+        await ledger.noteStages(
+          new Map(part.flatMap(({ id, statusId }) => (statusId === undefined ? [] : [[id, statusId]]))),
+        );
+        if (!(await closeTwins(part, lease))) isComplete = false;
+        part = [];
+      };
+      for await (const lead of amocrm.leads.list({ order: { by: "updated_at", direction: "desc" } })) {
+        if (lead.updatedAt && lead.updatedAt.getTime() < until) break;
+        part.push(lead);
+        if (part.length < 250) continue;
+        await lease.keep();
+        await look();
+      }
+      await look();
+      if (isComplete) await watermarks.advance(key, position, String(startedAt));
+    } finally {
+      await lease.release();
+    }
+  };
+}
