@@ -123,7 +123,7 @@ async function medianOf(rounds: number, run: () => Promise<Run>): Promise<Run> {
 const sizes =
   process.env.BENCH_P4_FULL === "1"
     ? { burst: 20_000, past: 125_000, operating: 500_000, operatingLimit: 480 }
-    : { burst: 20_000, past: 60_000, operating: 125_000, operatingLimit: 160 };
+    : { burst: 20_000, past: 125_000, operating: 125_000, operatingLimit: 160 };
 const rounds = 5;
 
 /** All deals of a portal, page cost 5 ms in real time, and 69 ms with the limit of running time. */

@@ -43,7 +43,7 @@ const longestChain = 50;
 /** Seconds that a request may run: Bitrix24 ends it at 60. */
 const longestRequest = 45;
 /** How much of a chain a new range is expected to fill: where the ids lie closer, the rest is asked for later. */
-const fill = 0.95;
+const fill = 0.99;
 
 /** Rows with ids after `from`, up to `to`; the last range has no end. */
 interface Range {
