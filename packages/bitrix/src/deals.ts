@@ -1,6 +1,7 @@
 import { shapeError } from "./answers.ts";
 import type { Bitrix } from "./bitrix.ts";
 import { createCategories, type Stage } from "./categories.ts";
+import { createDealPayments, type DealPayments } from "./deal-payments.ts";
 import { createItems, type Item } from "./items.ts";
 import type { ListOptions } from "./list.ts";
 import type { Parameters } from "./parameters.ts";
@@ -35,6 +36,7 @@ export interface Deals {
   /** Stages of a funnel (`0` is the default one), in their order. */
   stages(categoryId: string): Promise<readonly Stage[]>;
   readonly userFields: UserFields;
+  readonly payments: DealPayments;
 }
 
 const dealEntity = 2;
@@ -62,5 +64,6 @@ export function createDeals(bitrix: Pick<Bitrix, "call" | "list">): Deals {
     },
     stages: (categoryId) => categories.dictionary(categoryId === "0" ? "DEAL_STAGE" : `DEAL_STAGE_${categoryId}`),
     userFields: createUserFields(bitrix),
+    payments: createDealPayments(bitrix),
   };
 }

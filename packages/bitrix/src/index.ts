@@ -11,6 +11,7 @@ export {
 export type { Categories, Category, Stage } from "./categories.ts";
 export { type BitrixConnection, type BitrixConnectionOptions, createBitrixConnection } from "./connection.ts";
 export type { Contact, ContactChange, Contacts, ContactValue, NewContactValue } from "./contacts.ts";
+export type { DealPayment, DealPayments } from "./deal-payments.ts";
 export { createDealSide, type DealSide, type DealSideOptions } from "./deal-side.ts";
 export { createDealSweep, type DealSweep, type DealSweepOptions } from "./deal-sweep.ts";
 export type { Deal, Deals } from "./deals.ts";

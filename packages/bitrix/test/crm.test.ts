@@ -112,13 +112,17 @@ describe("contacts", () => {
   test("an empty value, which would delete the row, and rows of another contact are refused", async () => {
     const { bitrix, written } = setUp();
     const { contacts } = bitrix;
-    const { id } = await contacts.add({ originatorId: "shop", originId: "1", phones: [{ value: "+77011234567" }] });
+    const { id, phones } = await contacts.add({
+      originatorId: "shop",
+      originId: "1",
+      phones: [{ value: "+77011234567" }],
+    });
     const refused = [
-      { phones: [{ id: "1", value: " " }] },
-      { phones: [{ id: "999", value: "+7701" }] },
-      { fields: { PHONE: [] } },
-    ];
-    for (const change of refused) await expect(contacts.update(id, change)).rejects.toThrow(InputError);
+      [{ phones: [{ id: phones[0]?.id, value: " " }] }, "must not be empty"],
+      [{ phones: [{ id: "999", value: "+7701" }] }, "has no row 999"],
+      [{ fields: { PHONE: [] } }, "must not hold PHONE"],
+    ] as const;
+    for (const [change, reason] of refused) await expect(contacts.update(id, change)).rejects.toThrow(reason);
     await expect(contacts.update("999999", {})).rejects.toThrow(InputError);
     expect(written("crm.contact.update")).toEqual([]);
   });
@@ -136,6 +140,23 @@ describe("contacts", () => {
     expect(listed).toEqual([0, 1]);
     expect(await contacts.get("999999")).toBeUndefined();
   });
+});
+
+test("a payment of a deal is paid once, also when the reply is lost, and taken back", async () => {
+  const { portal, bitrix, lose, written } = setUp();
+  const { id } = portal.addDeal({ title: "Роза" });
+  portal.addDealPayment({ id: 1036, dealId: id, sum: 5000.5 });
+  portal.addDealPayment({ id: 1037, dealId: id + 1, sum: 1 });
+  const { payments } = bitrix.deals;
+  expect(await payments.ofDeal(String(id))).toMatchObject([
+    { id: "1036", paid: false, sum: "5000.50", currency: "KZT" },
+  ]);
+  lose("crm.item.payment.pay");
+  expect(await payments.setPaid(String(id), "1036", true)).toMatchObject({ paid: true, datePaid: expect.any(String) });
+  await payments.setPaid(String(id), "1036", true);
+  expect(written("crm.item.payment.pay")).toHaveLength(1);
+  expect((await payments.setPaid(String(id), "1036", false)).paid).toBe(false);
+  await expect(payments.setPaid(String(id), "1037", true)).rejects.toThrow("is not a payment of this deal");
 });
 
 test("funnels and dictionaries come in their order", async () => {

@@ -113,6 +113,8 @@ export interface FakeBitrix {
   addPrice(price: Values & { readonly id: number; readonly productId: number }): void;
   readonly prices: readonly Values[];
   contact(id: number): Values | undefined;
+  /** A manager makes out a payment in a deal. */
+  addDealPayment(payment: Values & { readonly id: number; readonly dealId: number }): void;
   /** A manager sets up a smart process, with a number of 128 or more. */
   addSmartProcess(process: FakeSmartProcess): void;
   /** Elements of a smart process. */
@@ -658,6 +660,7 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     },
     contact: crm.contact,
     addSmartProcess: crm.addSmartProcess,
+    addDealPayment: crm.addDealPayment,
     items: crm.itemsOf,
     raise: (event, data) => raise(event, data),
     setRobot(next) {

@@ -55,6 +55,7 @@ export function createFakeCrm({
   readonly userFields: string[];
 }) {
   const contacts = new Map<number, Row>();
+  const payments = new Map<number, Row>();
   const processes = new Map<number, FakeSmartProcess>();
   const items = new Map<number, Map<number, Row>>();
   let lastFieldId = 500;
@@ -121,6 +122,16 @@ export function createFakeCrm({
       const wanted = filter[name] ?? filter[`=${name}`];
       return wanted === undefined || ((row[name] ?? []) as Values[]).some(({ VALUE }) => VALUE === String(wanted));
     });
+  }
+
+  // ----- payments of deals
+
+  function setPaid(id: unknown, paid: boolean): ReturnType<Method> {
+    const row = payments.get(Number(id));
+    if (!row) throw new Refused(400, 0, "Платёж не найден");
+    Object.assign(row, { paid: paid ? "Y" : "N", datePaid: paid ? clock.now().toISOString() : null });
+    write(paid ? "crm.item.payment.pay" : "crm.item.payment.unpay", row.id, {});
+    return { result: true };
   }
 
   // ----- smart processes
@@ -230,6 +241,19 @@ export function createFakeCrm({
       raise("ONCRMCONTACTUPDATE", { FIELDS: { ID: Number(id) } }, by);
       return { result: true };
     },
+    "crm.item.payment.list": (parameters) => {
+      const { entityId, entityTypeId } = parameters;
+      if (entityId === undefined || entityTypeId === undefined) {
+        throw new Refused(400, "100", "Could not find value for parameter {entityId}");
+      }
+      const rows = [...payments.values()].filter(
+        (row) => row.entityId === Number(entityId) && row.entityTypeId === Number(entityTypeId),
+      );
+      const brief = rows.map(({ entityId: _id, entityTypeId: _type, ...row }) => row);
+      return page(brief, parameters, { idName: "id", wrap: (found) => found });
+    },
+    "crm.item.payment.pay": ({ id }) => setPaid(id, true),
+    "crm.item.payment.unpay": ({ id }) => setPaid(id, false),
     "crm.deal.userfield.list": ({ filter }) => {
       const wanted = Object.entries((filter ?? {}) as Values);
       const result = fieldRows.filter((row) => wanted.every(([name, value]) => String(row[name]) === String(value)));
@@ -261,6 +285,17 @@ export function createFakeCrm({
         },
       ]);
       return { ...base, ...methods, ...Object.fromEntries(shared) };
+    },
+    addDealPayment({ dealId, ...payment }: Values & { readonly id: number; readonly dealId: number }): void {
+      const usual = {
+        accountNumber: `${payment.id}/1`,
+        paid: "N",
+        datePaid: null,
+        paySystemId: 6,
+        sum: 0,
+        currency: "KZT",
+      };
+      payments.set(payment.id, { ...usual, ...payment, entityId: dealId, entityTypeId: 2 });
     },
     addSmartProcess(process: FakeSmartProcess): void {
       processes.set(process.entityTypeId, process);
