@@ -41,11 +41,13 @@ export { metadataLimits } from "./schemas.ts";
 export type { ResolvedAddress, SenderOptions } from "./sender.ts";
 export type {
   BreakerRule,
+  CleanUpCounts,
   DeliveryAttempt,
   DeliveryHints,
   DeliveryRecord,
   GatewayHealth,
   GatewayStorage,
+  PausedReceiver,
   PaymentFilter,
   PaymentHistory,
   Refund,
