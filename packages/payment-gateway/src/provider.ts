@@ -3,7 +3,8 @@ import type { Payment } from "./payment.ts";
 
 /** What the payer does next; the pay page draws it. */
 export type PayerStep =
-  | { readonly kind: "link"; readonly url: string }
+  /** `scan`: what the page also draws as a QR, for a phone beside the screen. */
+  | { readonly kind: "link"; readonly url: string; readonly scan?: string }
   /** The payer must do something elsewhere; `actions` are buttons as below. */
   | { readonly kind: "notice"; readonly notice: PayerNotice; readonly actions: readonly PayerAction[] }
   /** Digits or text that the payer types in the provider's own application. */

@@ -56,13 +56,14 @@ describe("a QR or link", () => {
     expect((await get(id)).status).toBe("processing");
   });
 
-  test("with `show: qr` the page leads to the token's own address", async () => {
+  test("with `show: qr` the page leads to the token's address, and draws the one for scanning", async () => {
     const { provider, remote } = await start({ options: { show: "qr" } });
     const { id } = await create();
     await press(id);
     expect(provider.payerStep(await get(id))).toEqual({
       kind: "link",
       url: `https://pay.kaspi.kz/pay/${remote({ id }).opens}`,
+      scan: `https://qr.kaspi.kz/${remote({ id }).opens}`,
     });
   });
 
@@ -227,7 +228,11 @@ describe("a QR or link", () => {
     expect([(await get(id)).status, fake.payments.length]).toEqual(["pending", 1]);
     await press(id);
     expect(fake.payments).toHaveLength(2);
-    expect(provider.payerStep(await get(id))).toEqual({ kind: "link", url: remote({ id }).opens });
+    expect(provider.payerStep(await get(id))).toEqual({
+      kind: "link",
+      url: remote({ id }).opens,
+      scan: remote({ id }).opens,
+    });
   });
 
   test("a process that ends between hearing of the money and booking it loses nothing", async () => {

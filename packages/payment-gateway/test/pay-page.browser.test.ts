@@ -2,6 +2,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type FetchHandler, silentLogger } from "@orderbridge/core";
 import { fetchFrom, listen } from "@orderbridge/core/testing";
+import jsqr from "jsqr";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { findChromium } from "../../../scripts/services.ts";
@@ -90,6 +91,27 @@ const create = async (provider: string, description = "Чайник «Ақ» & <
 const press = (id: string, fields: Record<string, string>) =>
   gateway.handle(new Request(`${url}/providers/sandbox/${id}`, { method: "POST", body: new URLSearchParams(fields) }));
 
+/** What another program than ours reads from the QR that is seen on the page. */
+async function scan(page: Page): Promise<string | undefined> {
+  const picture = (await page.locator("figure svg").screenshot()).toString("base64");
+  const canvas = await context.newPage(); // the pay page itself allows no pictures
+  const { pixels, width, height } = await canvas.evaluate<{
+    pixels: number[];
+    width: number;
+    height: number;
+  }>(`(async () => {
+    const image = new Image();
+    image.src = "data:image/png;base64,${picture}";
+    await image.decode();
+    const area = new OffscreenCanvas(image.width, image.height).getContext("2d");
+    area.drawImage(image, 0, 0);
+    const { data, width, height } = area.getImageData(0, 0, image.width, image.height);
+    return { pixels: [...data], width, height };
+  })()`);
+  await canvas.close();
+  return jsqr.default(Uint8ClampedArray.from(pixels), width, height)?.data;
+}
+
 const fitsPhone = async (page: Page): Promise<void> => {
   expect(await page.evaluate("document.documentElement.scrollWidth")).toBeLessThanOrEqual(360);
   for (const target of await page.locator("button:visible, a.button:visible").all()) {
@@ -149,6 +171,7 @@ describe.skipIf(!executablePath)("the pay page in a browser", () => {
       await link.waitFor();
       const remote = fake.payments.find(({ externalId }) => externalId === payment.id);
       expect(await link.getAttribute("href")).toBe(remote?.opens);
+      expect(await scan(page)).toBe(remote?.opens);
       fake.pay(remote?.id ?? "");
       await page.getByText("Оплачено. Спасибо!").waitFor();
       expect(await link.count()).toBe(0);

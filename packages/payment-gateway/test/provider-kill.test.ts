@@ -142,7 +142,7 @@ describe.each(testDatabases())("a process killed between the provider's act and 
       expect((await get()).status).toBe("pending");
       await press(gateway, "kaspi-qr", id);
       const [lost, shown] = fake.payments;
-      expect(provider.payerStep(await get())).toEqual({ kind: "link", url: shown?.opens });
+      expect(provider.payerStep(await get())).toEqual({ kind: "link", url: shown?.opens, scan: shown?.opens });
       expect(lost?.opens).not.toBe(shown?.opens);
     }),
   );

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { type Context, Hono } from "hono";
-import { html } from "hono/html";
+import { html, raw } from "hono/html";
+import { renderSVG } from "uqr";
 import { formatAmount } from "../money.ts";
 import { type Payment, sums } from "../payment.ts";
 import type { PayerAction, PayerStep } from "../provider.ts";
@@ -28,6 +29,7 @@ label{display:block;margin-bottom:.25rem}
 input{width:100%;box-sizing:border-box;padding:.75rem;border:1px solid #9ca3af;border-radius:.75rem;font:inherit;margin-bottom:.5rem}
 :focus-visible{outline:3px solid #f59e0b;outline-offset:2px}
 .problem{background:#fee2e2;color:#7f1d1d;padding:.5rem 1rem;border-radius:.75rem}
+figure{margin:1rem auto;max-width:16rem;text-align:center}
 .test{background:#fef3c7;color:#713f12;padding:.5rem 1rem;border-radius:.75rem;margin-bottom:1rem}
 nav{display:flex;gap:1rem;justify-content:center;margin-top:1rem}
 .muted{color:#4b5563;font-size:.9rem}
@@ -164,9 +166,9 @@ ${payment.returnUrl === undefined ? "" : html`<p><a href="${payment.returnUrl}" 
       return html`<p>${words.notice[step.notice]}</p>${step.actions.map((action) => actionForm(action, target, words))}`;
     }
     if (!isOpen(payment) && payment.status !== "partially_paid") return "";
-    return step.kind === "link"
-      ? html`<p><a class="button" href="${step.url}" rel="noreferrer">${words.open}</a></p>`
-      : html`<p>${words.account} <strong>${step.account}</strong></p>`;
+    if (step.kind === "account") return html`<p>${words.account} <strong>${step.account}</strong></p>`;
+    return html`${step.scan === undefined ? "" : drawQr(step.scan, words)}
+<p><a class="button" href="${step.url}" rel="noreferrer">${words.open}</a></p>`;
   }
 
   return app;
@@ -187,6 +189,10 @@ function localTime({ expiresAt, currency }: Payment): string {
   const [date = "", time = ""] = new Date(expiresAt.getTime() + hours * 3_600_000).toISOString().split("T");
   return `${date.split("-").reverse().join(".")} ${time.slice(0, 5)} UTC${hours === 0 ? "" : `+${hours}`}`;
 }
+
+/** Black on white in dark mode too, with the quiet zone of four modules that scanners expect. */
+const drawQr = (content: string, words: Texts): Html =>
+  html`<figure><div aria-hidden="true">${raw(renderSVG(content, { border: 4, ecc: "M" }))}</div><figcaption class="muted">${words.scan}</figcaption></figure>`;
 
 function actionForm({ action, withAmount, withPhone }: PayerAction, target: string, words: Texts): Html {
   const inputId = `input-${action}`;

@@ -22,6 +22,8 @@ export interface Texts {
   readonly amount: string;
   readonly phone: string;
   readonly open: string;
+  /** Beside a QR. */
+  readonly scan: string;
   /** What went wrong with the button that was pressed. */
   readonly problem: Readonly<Record<"attempt" | "phone", string>>;
   readonly notice: Readonly<Record<PayerNotice, string>>;
@@ -46,6 +48,7 @@ export const texts: Readonly<Record<Language, Texts>> = {
     amount: "Сумма",
     phone: "Телефон, к которому привязан Kaspi.kz",
     open: "Открыть страницу оплаты",
+    scan: "Наведите на код камеру телефона",
     problem: {
       attempt: "Не получилось начать оплату. Деньги не списаны, попробуйте ещё раз.",
       phone: "Проверьте номер телефона: нужен номер Казахстана.",
@@ -91,6 +94,7 @@ export const texts: Readonly<Record<Language, Texts>> = {
     amount: "Сома",
     phone: "Kaspi.kz тіркелген телефон",
     open: "Төлем бетін ашу",
+    scan: "Телефон камерасын кодқа бағыттаңыз",
     problem: {
       attempt: "Төлемді бастау мүмкін болмады. Ақша алынған жоқ, қайталап көріңіз.",
       phone: "Телефон нөмірін тексеріңіз: Қазақстан нөмірі керек.",
@@ -136,6 +140,7 @@ export const texts: Readonly<Record<Language, Texts>> = {
     amount: "Amount",
     phone: "Phone that Kaspi.kz is registered on",
     open: "Open the payment page",
+    scan: "Point the camera of your phone at the code",
     problem: {
       attempt: "The payment could not begin. No money was taken; try again.",
       phone: "Check the phone: a number of Kazakhstan is needed.",

@@ -43,7 +43,7 @@ export interface KaspiQrOptions {
   readonly tradePointId: string;
   /** Whether the payer also may have an invoice sent to his phone; r3 only. @defaultValue false */
   readonly remoteInvoices?: boolean;
-  /** `link`: a page that opens the application. `qr`: the token of a QR, shown as the address that it stands for. @defaultValue "link" */
+  /** `link`: a page that opens the application. `qr`: the token of a QR. The pay page draws either as a QR and shows it as a button. @defaultValue "link" */
   readonly show?: "link" | "qr";
   readonly clock?: Clock;
   readonly logger?: Logger;
@@ -146,10 +146,8 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
     const intervalMs = seconds("StatusPollingInterval") * 1000;
     const expiresAt = readInstant(optionalText(data, "ExpireDate")) ?? 0;
     const scannedBy = Math.max(nowMs() + seconds(waitName) * 1000, expiresAt);
-    const url =
-      show === "link"
-        ? textOf(data, "PaymentLink", path)
-        : `https://pay.kaspi.kz/pay/${encodeURIComponent(textOf(data, "QrToken", path))}`;
+    const token = show === "qr" ? encodeURIComponent(textOf(data, "QrToken", path)) : undefined;
+    const url = token === undefined ? textOf(data, "PaymentLink", path) : `https://pay.kaspi.kz/pay/${token}`;
     if (!URL.canParse(url) || !/^https:$/.test(new URL(url).protocol)) throw shapeError(path, "PaymentLink");
     return {
       state: "open",
@@ -158,6 +156,8 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
         kind: show,
         id: textOf(data, show === "link" ? "PaymentId" : "QrPaymentId", path),
         url,
+        // As a picture the token stands under another host than as a link.
+        scan: token === undefined ? url : `https://qr.kaspi.kz/${token}`,
         intervalMs: String(intervalMs),
         lastMoment: String(scannedBy + confirmationMs),
         confirmationMs: String(confirmationMs),
@@ -225,7 +225,10 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
 
     payerStep(payment) {
       const attempt = openAttempt(payment);
-      if (attempt?.state === "open" && attempt.facts.url !== undefined) return { kind: "link", url: attempt.facts.url };
+      if (attempt?.state === "open" && attempt.facts.url !== undefined) {
+        const { url, scan = url } = attempt.facts;
+        return { kind: "link", url, scan };
+      }
       if (attempt?.onDemand && attempt.state === "open") {
         return { kind: "notice", notice: "invoice", actions: [{ action: "check", withAmount: false }] };
       }
