@@ -1,9 +1,16 @@
 // A payment gateway of your own: payments API, pay page, signed webhooks. Configured by environment variables only.
-import type { Job, JobEngine } from "@orderbridge/core";
+import type { Job } from "@orderbridge/core";
 import { toFastifyPlugin } from "@orderbridge/core/fastify";
 import { createCipher, createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
 import { createClientAddress } from "@orderbridge/core/node";
-import { commonVariables, configure, createJsonLogger, start, variables } from "@orderbridge/example-support";
+import {
+  commonVariables,
+  configure,
+  connectFleet,
+  createJsonLogger,
+  start,
+  variables,
+} from "@orderbridge/example-support";
 import { createPaymentGateway } from "@orderbridge/payment-gateway";
 import { createPaymentGatewayStorage, createPostgresHints } from "@orderbridge/payment-gateway/kysely";
 import Fastify from "fastify";
@@ -58,7 +65,7 @@ await start(async () => {
   const storage = createPaymentGatewayStorage({ ...database, ...cipher, ...hints });
   await core.migrate();
   await storage.migrate();
-  const fleet = settings.REDIS_URL === undefined ? undefined : await connectFleet(settings.REDIS_URL);
+  const fleet = await connectFleet({ name: "payment-gateway", redisUrl: settings.REDIS_URL, storage: core, logger });
 
   const gateway = createPaymentGateway({
     storage,
@@ -70,24 +77,10 @@ await start(async () => {
     ...(settings.WEBHOOK_RETRY_DELAYS
       ? { retryDelaysMs: settings.WEBHOOK_RETRY_DELAYS.map((delay) => Math.round(Number(delay) * 1000)) }
       : {}),
-    ...(fleet ? { jobs: fleet.engine } : {}),
+    // Without Redis each server does the chores, and claims in the database keep them apart.
+    ...(settings.REDIS_URL === undefined ? {} : { jobs: (jobs: readonly Job[]) => fleet.createJobEngine({ jobs }) }),
     logger,
   });
-
-  /** With REDIS_URL the chores are spread over the fleet by BullMQ; the leases in the database decide all the same. */
-  async function connectFleet(url: string) {
-    const [{ Redis }, { createBullmqJobEngine }] = await Promise.all([
-      import("ioredis"),
-      import("@orderbridge/core/bullmq"),
-    ]);
-    const redis = new Redis(url, { maxRetriesPerRequest: null });
-    redis.on("error", (error) =>
-      logger.warn("Redis does not answer; each server looks for due work itself", { error }),
-    );
-    const engine = (jobs: readonly Job[]): JobEngine =>
-      createBullmqJobEngine({ jobs, leases: core.leases, redis, prefix: "{payment-gateway}", logger });
-    return { engine, close: () => redis.disconnect() };
-  }
 
   const fastify = Fastify();
   fastify.get("/healthz", async (_request, reply) => {
@@ -113,7 +106,7 @@ await start(async () => {
       stopping.abort();
       await working; // webhooks in flight end first
       await gateway.close();
-      fleet?.close();
+      fleet.close();
       await fastify.close();
       await database.close();
     },

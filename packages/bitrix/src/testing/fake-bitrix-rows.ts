@@ -2,7 +2,7 @@ import type { Answer, Row, Values } from "./fake-bitrix-answer.ts";
 
 const pageSize = 50;
 
-export function compare(left: unknown, right: unknown): number {
+function compare(left: unknown, right: unknown): number {
   const a = typeof left === "number" ? left : Number(left);
   const b = typeof right === "number" ? right : Number(right);
   if (!Number.isNaN(a) && !Number.isNaN(b)) return a - b;
@@ -54,7 +54,7 @@ function placeAfter(ids: readonly number[], after: number): number {
 }
 
 /** From where the filter lets them begin, to where it lets them end, in either direction. */
-export function* sortedRows(
+function* sortedRows(
   { ids, get }: SortedRows,
   parameters: Values,
   idName: string,

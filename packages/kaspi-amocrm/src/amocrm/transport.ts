@@ -72,9 +72,9 @@ const pageLimit = 250; // the largest
 const maxPages = 4_000;
 
 /** One item that a bulk write gave back. */
-export type WrittenRow = v.InferOutput<typeof writtenSchema>;
+type WrittenRow = v.InferOutput<typeof writtenSchema>;
 
-export type SchemaCall<Schema extends v.GenericSchema> = HttpCall<Schema> & { readonly schema: Schema };
+type SchemaCall<Schema extends v.GenericSchema> = HttpCall<Schema> & { readonly schema: Schema };
 
 /** What all areas of the API share: authorised requests, lists to their end, bulk writes. */
 export interface AmocrmTransport {

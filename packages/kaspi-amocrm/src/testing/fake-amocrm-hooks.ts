@@ -1,7 +1,7 @@
 import type { Clock } from "@orderbridge/core";
 
 /** One thing that happened in the account, in the vocabulary of the hooks. */
-export interface FakeHookEvent {
+interface FakeHookEvent {
   /** Name in `settings` of a subscription, e.g. `status_lead`. */
   readonly setting: string;
   /** Root of the form, e.g. `leads[status]`. */
