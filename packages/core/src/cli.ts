@@ -63,7 +63,7 @@ async function main(): Promise<number> {
   const { DATABASE_URL: databaseUrl, ENCRYPTION_KEYS: keys } = process.env;
   if (!databaseUrl) throw new UsageError("DATABASE_URL is missing; set it to the database of the server");
   const cipher = keys ? { cipher: createCipher({ keys }) } : {};
-  const database = await openDatabase(databaseUrl);
+  const database = await openDatabase(databaseUrl, { mustExist: true });
   try {
     const storage = createKyselyStorage({ ...database, ...cipher });
     const done = await commands[command]?.(storage, { name, days: values.days, hasKeys: Boolean(keys) });

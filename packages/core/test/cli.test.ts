@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -96,4 +96,11 @@ test.each([
   expect([code, output]).toEqual([2, ""]);
   expect(errors).toContain(message);
   expect(errors).not.toMatch(/\n\s+at /);
+});
+
+test("a mistyped DATABASE_URL is told, and no database is created", async () => {
+  const path = join(folder, "mistyped.db");
+  const [code, , errors] = await run(["prune"], { DATABASE_URL: `sqlite:${path}` });
+  expect([code, errors]).toEqual([2, `there is no database file ${path}; check DATABASE_URL`]);
+  expect(existsSync(path)).toBe(false);
 });

@@ -1,8 +1,8 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sql } from "kysely";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { ConfigError } from "../src/index.ts";
 import { columnTypes, insertIfAbsent, migrate, nowMs, openDatabase, transaction } from "../src/kysely/index.ts";
 import { type TestDatabase, testDatabases } from "./databases.ts";
@@ -140,7 +140,7 @@ describe("SQLite", () => {
 
   test("waits for another connection that holds the file", async () => {
     const folder = mkdtempSync(join(tmpdir(), "orderbridge-"));
-    const path = `sqlite:${join(folder, "new", "x.db")}`;
+    const path = `sqlite:${join(folder, "x.db")}`;
     const [first, second] = [await openDatabase(path), await openDatabase(path)];
     await sql`create table item (n integer)`.execute(first.db);
     const taken = Promise.withResolvers<void>();
@@ -162,4 +162,42 @@ describe("SQLite", () => {
 
 test.each(["", "orders.db", "sqlite:", "mongodb://localhost/x"])("refuses the address %j", async (url) => {
   await expect(openDatabase(url)).rejects.toThrow(ConfigError);
+});
+
+describe("a SQLite file that is missing", () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = realpathSync(mkdtempSync(join(tmpdir(), "orderbridge-")));
+  });
+  afterEach(() => {
+    vi.restoreAllMocks();
+    rmSync(folder, { recursive: true });
+  });
+
+  test("is refused in a missing folder, which is named and not created", async () => {
+    const missing = join(folder, "тапсырыс");
+    await expect(openDatabase(`sqlite:${join(missing, "x.db")}`)).rejects.toThrow(`the folder ${missing} of`);
+    expect(existsSync(missing)).toBe(false);
+  });
+
+  test("is created with its folder inside the working folder", async () => {
+    vi.spyOn(process, "cwd").mockReturnValue(folder);
+    const path = join(folder, "..data", "x.db");
+    const { ping, close } = await openDatabase(`sqlite:${path}`);
+    await ping();
+    await close();
+    expect(existsSync(path)).toBe(true);
+  });
+
+  test("is refused with mustExist, and not created", async () => {
+    const path = join(folder, "x.db");
+    await expect(openDatabase(`sqlite:${path}`, { mustExist: true })).rejects.toThrow(`no database file ${path}`);
+    expect(existsSync(path)).toBe(false);
+    const { ping, close } = await openDatabase(`sqlite:${path}`);
+    await ping();
+    await close();
+    const again = await openDatabase(`sqlite:${path}`, { mustExist: true });
+    await again.ping();
+    await again.close();
+  });
 });

@@ -53,7 +53,7 @@ function format({ code, cause, evidence, next, trace, link }: Diagnosis): string
 
 async function withShop(work: (shop: ReturnType<typeof open>) => Promise<number>): Promise<number> {
   const environment = readEnvironment(process.env);
-  const database = await openDatabase(environment.databaseUrl);
+  const database = await openDatabase(environment.databaseUrl, { mustExist: true });
   try {
     const shop = open(environment, database);
     await shop.storage.migrate();

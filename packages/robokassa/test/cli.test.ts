@@ -1,5 +1,5 @@
 import { execFile, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { silentLogger } from "@orderbridge/core";
@@ -76,6 +76,17 @@ test("diagnose calls the Result URL with a probe, and says what it answers", asy
   ]);
   expect(found.stdout).toContain("Hashed text of the link: demo-shop:1000.00:146:[password1]");
 });
+
+test.each(["mistyped.db", "missing/shop.db"])(
+  "diagnose names the missing database file %s and creates none",
+  async (name) => {
+    const path = join(folder, name);
+    const found = await run(["diagnose", "--order", "146"], { DATABASE_URL: `sqlite:${path}` });
+    expect(found).toMatchObject({ code: 4, stdout: "" });
+    expect(found.stderr).toContain(`there is no database file ${path}; check DATABASE_URL`);
+    expect(existsSync(path)).toBe(false);
+  },
+);
 
 test("erase takes what is personal away, and prune drops old notifications", async () => {
   const { db, dialect, close } = await openDatabase(variables().DATABASE_URL);

@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { dirname, isAbsolute, relative, resolve, sep } from "node:path";
 import { CompiledQuery, Kysely, MysqlDialect, PostgresDialect, sql } from "kysely";
 import { ConfigError } from "../errors.ts";
 import type { AnyKysely, DatabaseDialect } from "./dialects.ts";
@@ -11,17 +13,26 @@ export interface Database {
   close(): Promise<void>;
 }
 
+export interface OpenDatabaseOptions {
+  /** For tools that look at a server's database: a missing SQLite file is an error. @defaultValue false */
+  readonly mustExist?: boolean;
+}
+
 /**
  * Opens the database of an address: `sqlite:./path.db`, `sqlite::memory:`, `postgres://…` (needs the package `pg`) or
  * `mysql://…` (MariaDB, needs `mysql2`). Servers are connected to at the first query.
  *
- * @throws {ConfigError} for another address, or when the driver is not installed.
+ * A missing SQLite file is created at the first query, with its folder when that is inside the working folder.
+ *
+ * @throws {ConfigError} for another address, when the driver is not installed, for a SQLite file in a missing folder
+ *   elsewhere, and with `mustExist` for a missing file.
  */
-export async function openDatabase(url: string): Promise<Database> {
+export async function openDatabase(url: string, { mustExist = false }: OpenDatabaseOptions = {}): Promise<Database> {
   const scheme = /^[a-z]+:/.exec(url)?.[0];
   if (scheme === "sqlite:") {
     const path = url.slice(scheme.length);
     if (path === "") throw new ConfigError('the database address names no file; use "sqlite:./orders.db"');
+    if (path !== ":memory:") checkFile(resolve(path), mustExist);
     return toDatabase(new Kysely({ dialect: createSqliteDialect(path) }), "sqlite");
   }
   if (scheme === "postgres:" || scheme === "postgresql:") {
@@ -55,6 +66,18 @@ export async function openDatabase(url: string): Promise<Database> {
     return toDatabase(new Kysely({ dialect }), "mariadb");
   }
   throw new ConfigError("the database address must start with sqlite:, postgres:// or mysql://");
+}
+
+/** A mistyped path is told, instead of an empty database being made where nobody looks. */
+function checkFile(path: string, mustExist: boolean): void {
+  if (existsSync(path)) return;
+  if (mustExist) throw new ConfigError(`there is no database file ${path}; check DATABASE_URL`);
+  const folder = dirname(path);
+  const fromHere = relative(process.cwd(), folder);
+  const isInside = !isAbsolute(fromHere) && fromHere !== ".." && !fromHere.startsWith(`..${sep}`);
+  if (!isInside && !existsSync(folder)) {
+    throw new ConfigError(`the folder ${folder} of the database file does not exist; create it, or check DATABASE_URL`);
+  }
 }
 
 function toDatabase(db: AnyKysely, dialect: DatabaseDialect): Database {
