@@ -7,8 +7,6 @@ import {
   type RateLimitStore,
   type Storage,
 } from "@orderbridge/core";
-import { createBullmqJobEngine } from "@orderbridge/core/bullmq";
-import { createRedisRateLimits, openRedis } from "@orderbridge/core/redis";
 
 /** What the processes of one program share. */
 export interface Fleet {
@@ -42,6 +40,11 @@ export async function connectFleet({ name, redisUrl, storage, logger }: FleetOpt
       close: () => undefined,
     };
   }
+  // Loaded only here: servers without Redis start sooner.
+  const [{ createBullmqJobEngine }, { createRedisRateLimits, openRedis }] = await Promise.all([
+    import("@orderbridge/core/bullmq"),
+    import("@orderbridge/core/redis"),
+  ]);
   const [slots, queue] = await Promise.all([
     openRedis(redisUrl, { purpose: "slots", logger }),
     openRedis(redisUrl, { purpose: "jobs", logger }),
