@@ -70,7 +70,7 @@ export async function bookPayment<Transaction>(
 /** Money is reserved, not paid. An older message than the last one, or one for a paid order, changes nothing. */
 export async function bookHold<Transaction>(
   { storage, logger }: BookingContext<Transaction>,
-  hold: { readonly invId: string; readonly opKey: string; readonly sentAt: Date },
+  hold: { readonly invId: string; readonly opKey: string | undefined; readonly sentAt: Date },
 ): Promise<Booking> {
   const order = await storage.orders.getByInvId(hold.invId);
   if (!order) return { state: "refused", reason: "unknown_order" };

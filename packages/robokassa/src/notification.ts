@@ -46,21 +46,23 @@ export type RefusedNotification = {
 export type Verification = { readonly ok: true; readonly notification: Notification } | RefusedNotification;
 
 /** Each value comes under a modern and an old name; names are matched without regard to case. */
-const spellings: Readonly<Record<string, string>> = {
-  outsum: "OutSum",
-  out_summ: "OutSum",
-  invid: "InvId",
-  inv_id: "InvId",
-  signaturevalue: "SignatureValue",
-  crc: "SignatureValue",
-  paymentmethod: "PaymentMethod",
-  inccurrlabel: "IncCurrLabel",
-  incsum: "IncSum",
-  fee: "Fee",
-  email: "EMail",
-  istest: "IsTest",
-  outsumcurrency: "OutSumCurrency",
-};
+const spellings: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    outsum: "OutSum",
+    out_summ: "OutSum",
+    invid: "InvId",
+    inv_id: "InvId",
+    signaturevalue: "SignatureValue",
+    crc: "SignatureValue",
+    paymentmethod: "PaymentMethod",
+    inccurrlabel: "IncCurrLabel",
+    incsum: "IncSum",
+    fee: "Fee",
+    email: "EMail",
+    istest: "IsTest",
+    outsumcurrency: "OutSumCurrency",
+  }),
+);
 
 /** What was received, before any signature was looked at. */
 export interface ReceivedFields {
@@ -85,7 +87,7 @@ export function readFields(input: NotificationFields): ({ readonly ok: true } & 
       shp.set(name, value);
       continue;
     }
-    const field = spellings[name.toLowerCase()];
+    const field = spellings.get(name.toLowerCase());
     if (field === undefined) continue; // new fields are never an error
     const known = values.get(field);
     const same =

@@ -87,7 +87,7 @@ export function createReconciler<Transaction>(options: ReconcilerOptions<Transac
       }
       case "held": {
         const sentAt = state.stateAt ?? clock.now();
-        const booking = await bookHold(context, { invId, opKey: state.opKey ?? "", sentAt });
+        const booking = await bookHold(context, { invId, opKey: state.opKey, sentAt });
         if (booking.state === "refused") return booking.reason;
         return booking.state === "booked" ? "held" : "unchanged";
       }

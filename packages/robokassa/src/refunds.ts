@@ -104,7 +104,7 @@ export interface RefundOrderOptions {
  * exceeds the payment; after a lost reply it stays `asking` and is not asked for again: look into the cabinet, then
  * `storage.refunds.settle`.
  *
- * @throws {InputError} when there is nothing to refund, or less than `amount`; {@link ApiError} when Robokassa says no.
+ * @throws {InputError} when there is nothing to refund, or less than `amount`, or `id` names another order's refund; {@link ApiError} when Robokassa says no.
  */
 export async function refundOrder({
   robokassa,
@@ -117,7 +117,7 @@ export async function refundOrder({
   if (typeof id !== "string" || id === "" || id.length > 191)
     throw new InputError("id", "must have 1 to 191 characters");
   const known = await storage.refunds.get(id);
-  if (known) return known;
+  if (known) return ofOrder(known, invId);
   const order = await storage.orders.getByInvId(invId);
   if (!order) throw new InputError("invId", "is the number of no order");
   const left = fromMinor(toMinor(payable(order)) - toMinor(order.refunded));
@@ -125,7 +125,7 @@ export async function refundOrder({
   const opKey = order.opKey ?? (await findOpKey(robokassa, order));
 
   const begun = await storage.refunds.begin({ id, invId, amount: sum });
-  if (begun.state === "known") return begun.refund;
+  if (begun.state === "known") return ofOrder(begun.refund, invId);
   if (begun.state === "exceeds") throw new InputError("amount", `is more than what is left of the payment: ${left}`);
   if (begun.state !== "begun") throw new InputError("invId", "is the number of an order that is not paid");
   try {
@@ -137,6 +137,11 @@ export async function refundOrder({
     if (nothingHappened) await storage.refunds.settle(id, { state: "refused" });
     throw error;
   }
+}
+
+function ofOrder(refund: Refund, invId: string): Refund {
+  if (refund.invId !== invId) throw new InputError("id", "is the id of another order's refund");
+  return refund;
 }
 
 async function findOpKey({ operationState }: Pick<Robokassa, "operationState">, { invId }: Order): Promise<string> {
@@ -156,8 +161,8 @@ export async function refreshRefunds({
   readonly limit?: number;
 }): Promise<number> {
   let ended = 0;
-  for (const { id, state, requestId } of await storage.refunds.open(limit)) {
-    if (state !== "processing" || requestId === undefined) continue;
+  for (const { id, requestId } of await storage.refunds.open(limit, "processing")) {
+    if (requestId === undefined) continue;
     const now = await robokassa.refunds.state(requestId);
     if (now !== "finished" && now !== "canceled") continue;
     await storage.refunds.settle(id, { state: now });

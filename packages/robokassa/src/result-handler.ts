@@ -107,6 +107,9 @@ export function createResultHandler<Transaction>(options: ResultHandlerOptions<T
   );
 }
 
+/** A name as every database takes it: not NUL, which PostgreSQL refuses, nor half of a surrogate pair. */
+const storable = (name: string): string => name.slice(0, 100).replaceAll("\0", "\uFFFD").toWellFormed();
+
 /** What the log keeps of a request: numbers, the digest and names, no values that could be personal. */
 function describe(
   fields: URLSearchParams,
@@ -120,7 +123,7 @@ function describe(
     invId: /^\d{1,19}$/.test(invId) ? invId : undefined,
     outSum: received.ok ? received.values.get("OutSum") : undefined,
     signature: received.ok ? received.values.get("SignatureValue") : undefined,
-    shpNames: received.ok ? received.shp.map(([name]) => name.slice(0, 100)) : [],
+    shpNames: received.ok ? received.shp.map(([name]) => storable(name)) : [],
     verdict: received.ok ? verdict : `${received.reason}${received.field ? `:${received.field}` : ""}`,
     fit,
     status,

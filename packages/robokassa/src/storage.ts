@@ -94,8 +94,8 @@ export interface RefundStore {
     result: { readonly state: Refund["state"]; readonly requestId?: string | undefined },
   ): Promise<Refund | undefined>;
   get(id: string): Promise<Refund | undefined>;
-  /** Refunds whose end is not known yet, the oldest first. */
-  open(limit: number): Promise<readonly Refund[]>;
+  /** Refunds whose end is not known yet, or those in one state, the oldest first. */
+  open(limit: number, state?: "asking" | "processing"): Promise<readonly Refund[]>;
 }
 
 /** An order that waits for its next state query. */
@@ -134,7 +134,11 @@ export interface OrderStore<Transaction> {
     work?: (order: Order, transaction: Transaction) => Promise<void>,
   ): Promise<BookingResult>;
   /** Moves a `new` order to `held`, unless a message of the same time or newer was applied before. */
-  bookHold(hold: { readonly invId: string; readonly opKey: string; readonly sentAt: Date }): Promise<BookingResult>;
+  bookHold(hold: {
+    readonly invId: string;
+    readonly opKey: string | undefined;
+    readonly sentAt: Date;
+  }): Promise<BookingResult>;
   /**
    * Keeps how much of a `held` order is about to be captured, before Robokassa is asked. `false`, changing nothing, when
    * the order is not held or `amount` is more than its total.

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { createRobokassa } from "../src/index.ts";
+import { readFields } from "../src/notification.ts";
 import { demoShop, liveResult, testResult } from "./shop-fixture.ts";
 
 const robokassa = createRobokassa(demoShop);
@@ -116,4 +117,12 @@ test("a SuccessURL visit is checked with password 1, and is not taken for a Resu
   expect(robokassa.verifySuccess(visit)).toMatchObject({ ok: true, notification: { invId: "146", test: false } });
   expect(robokassa.verifyResult(visit)).toEqual({ ok: false, reason: "bad_signature" });
   expect(robokassa.verifySuccess(liveResult)).toEqual({ ok: false, reason: "bad_signature" });
+});
+
+test("fields named like members of every object are unknown fields, not conflicting ones", () => {
+  expect(readFields("constructor=1&constructor=2&__proto__=1&__proto__=2")).toEqual({
+    ok: false,
+    reason: "missing_field",
+    field: "OutSum",
+  });
 });

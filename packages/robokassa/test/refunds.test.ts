@@ -200,3 +200,22 @@ test("a capture that did not run is told as an error", async () => {
   await robokassa.holds.capture({ invId: "1", outSum: "1000.00" });
   expect(fake.operations[0]?.state).toBe(100);
 });
+
+test("refunds whose reply was lost do not keep others from being asked about", async () => {
+  const { refund, fake, robokassa, storage, clock } = await shop();
+  for (const id of ["lost-1", "lost-2"]) {
+    await storage.refunds.begin({ id, invId: "1", amount: "1.00" });
+    clock.advance(1000);
+  }
+  const { requestId } = await refund("r-1", "10.00");
+  fake.endRefund(requestId as string, "finished");
+  expect(await refreshRefunds({ robokassa, storage, limit: 2 })).toBe(1);
+});
+
+test("the id of another order's refund is refused", async () => {
+  const { refund, robokassa, storage } = await shop();
+  await refund("r-1", "10.00");
+  await placeOrder({ robokassa, storage, id: "order-2", total: "5.00", description: "Дәптер" });
+  await storage.orders.bookPayment({ invId: "2", source: "reconcile", paidAt: new Date(), opKey: "KEY-2" });
+  await expect(refundOrder({ robokassa, storage, id: "r-1", invId: "2" })).rejects.toThrow("another order");
+});

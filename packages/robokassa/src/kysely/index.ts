@@ -235,7 +235,7 @@ export function createRobokassaStorage({
         inTransaction(async (trx) => {
           const updated = await trx
             .updateTable("robokassa_orders")
-            .set({ status: "held", op_key: opKey, notified_at: sentAt.getTime() })
+            .set({ status: "held", op_key: opKey ?? null, notified_at: sentAt.getTime() })
             .where("inv_id", "=", invId)
             .where("status", "=", "new")
             .where(({ eb, or }) => or([eb("notified_at", "is", null), eb("notified_at", "<", sentAt.getTime())]))
@@ -328,11 +328,11 @@ export function createRobokassaStorage({
           return findRefund(trx, id);
         }),
       get: (id) => findRefund(db, id),
-      async open(limit) {
+      async open(limit, state) {
         const rows = await db
           .selectFrom("robokassa_refunds")
           .selectAll()
-          .where("state", "in", ["asking", "processing"])
+          .where("state", "in", state ? [state] : ["asking", "processing"])
           .orderBy("created_at")
           .orderBy("id")
           .limit(limit)

@@ -182,9 +182,9 @@ export function createRobokassaMemoryStorage({
       async get(id) {
         return refunds.get(id);
       },
-      async open(limit) {
+      async open(limit, only) {
         return [...refunds.values()]
-          .filter(({ state }) => state === "asking" || state === "processing")
+          .filter(({ state }) => (only ? state === only : state === "asking" || state === "processing"))
           .slice(0, limit);
       },
     },

@@ -157,6 +157,17 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     },
   },
   {
+    name: "a hold without the operation's key leaves it unknown, for a later notification to bring",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.bookHold({ invId: "1", opKey: undefined, sentAt: paidAt });
+      equal((await orders.get("order-1"))?.opKey, undefined);
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      await orders.bookPayment({ invId: "1", source: "result2", paidAt, opKey: "KEY-1" });
+      equal((await orders.get("order-1"))?.opKey, "KEY-1");
+    },
+  },
+  {
     name: "holds, releases and pays; a hold is not paid, and an older message changes nothing",
     async run({ storage: { orders } }) {
       await orders.create(order);
@@ -283,6 +294,7 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
         (await refunds.open(10)).map(({ id }) => id),
         ["r-2"],
       );
+      deepEqual([(await refunds.open(10, "asking")).length, (await refunds.open(10, "processing")).length], [0, 1]);
       equal((await orders.get("order-1"))?.status, "paid");
       equal((await refunds.settle("r-2", { state: "finished" }))?.requestId, "REQ");
       deepEqual(await refunds.open(10), []);
