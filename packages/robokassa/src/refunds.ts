@@ -150,7 +150,10 @@ async function findOpKey({ operationState }: Pick<Robokassa, "operationState">, 
   throw new InputError("invId", "has no operation at Robokassa that could be refunded");
 }
 
-/** Asks about refunds under way, and stores how they ended. Gives the number of those that ended. */
+/**
+ * Asks about refunds under way, and stores how they ended. Gives the number of those that ended;
+ * one that cannot be asked about does not hold up the others: its error is thrown after them.
+ */
 export async function refreshRefunds({
   robokassa,
   storage,
@@ -161,12 +164,18 @@ export async function refreshRefunds({
   readonly limit?: number;
 }): Promise<number> {
   let ended = 0;
+  let failure: { readonly error: unknown } | undefined;
   for (const { id, requestId } of await storage.refunds.open(limit, "processing")) {
     if (requestId === undefined) continue;
-    const now = await robokassa.refunds.state(requestId);
-    if (now !== "finished" && now !== "canceled") continue;
-    await storage.refunds.settle(id, { state: now });
-    ended++;
+    try {
+      const now = await robokassa.refunds.state(requestId);
+      if (now !== "finished" && now !== "canceled") continue;
+      await storage.refunds.settle(id, { state: now });
+      ended++;
+    } catch (error) {
+      failure ??= { error };
+    }
   }
+  if (failure) throw failure.error;
   return ended;
 }

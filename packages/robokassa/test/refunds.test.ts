@@ -219,3 +219,18 @@ test("the id of another order's refund is refused", async () => {
   await storage.orders.bookPayment({ invId: "2", source: "reconcile", paidAt: new Date(), opKey: "KEY-2" });
   await expect(refundOrder({ robokassa, storage, id: "r-1", invId: "2" })).rejects.toThrow("another order");
 });
+
+test("a refund that cannot be asked about does not keep others from being asked about, and is told", async () => {
+  const { refund, fake, robokassa, storage } = await shop();
+  await storage.refunds.begin({ id: "broken", invId: "1", amount: "1.00" });
+  await storage.refunds.settle("broken", { state: "processing", requestId: "broken" });
+  const { requestId } = await refund("r-1", "10.00");
+  fake.endRefund(requestId as string, "finished");
+  const failure = new Error("the answer cannot be read");
+  const refunds = {
+    ...robokassa.refunds,
+    state: async (id: string) => (id === "broken" ? Promise.reject(failure) : robokassa.refunds.state(id)),
+  };
+  await expect(refreshRefunds({ robokassa: { refunds }, storage })).rejects.toBe(failure);
+  expect((await storage.refunds.get("r-1"))?.state).toBe("finished");
+});
