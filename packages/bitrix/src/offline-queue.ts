@@ -97,8 +97,8 @@ export function createOfflineQueue(options: OfflineQueueOptions): OfflineQueue {
     return unreadable;
   }
 
-  /** Marks, then takes out of the queue. Until then a crash leaves the rows where they are. */
-  async function settle(processId: string, rows: readonly QueueRow[]): Promise<void> {
+  /** Marks, then takes out of the queue; gives how many. Until then a crash leaves the rows where they are. */
+  async function settle(processId: string, rows: readonly QueueRow[]): Promise<number> {
     const unreadable = await markAll(rows);
     const failed = unreadable.map((row) => row.MESSAGE_ID);
     const done = rows.map((row) => row.MESSAGE_ID).filter((id) => !failed.includes(id));
@@ -109,6 +109,7 @@ export function createOfflineQueue(options: OfflineQueueOptions): OfflineQueue {
       await bitrix.call("event.offline.error", { process_id: processId, message_id: failed });
     }
     if (done.length > 0) await bitrix.call("event.offline.clear", { process_id: processId, message_id: done });
+    return done.length;
   }
 
   /** Rows that are reserved and were not cleared. Doing them twice only makes an entity due once more. */
@@ -119,9 +120,10 @@ export function createOfflineQueue(options: OfflineQueueOptions): OfflineQueue {
       "event.offline.list",
     );
     const byProcess = Map.groupBy(rows, ({ PROCESS_ID }) => PROCESS_ID ?? "");
-    for (const [processId, left] of byProcess) if (processId !== "") await settle(processId, left);
-    // A full page: more may be left.
-    mayHaveLeft = rows.length >= portionSize;
+    let taken = 0;
+    for (const [processId, left] of byProcess) if (processId !== "") taken += await settle(processId, left);
+    // A full page: more may be left. Whether a row that failed stays reserved is not documented: then it comes again.
+    mayHaveLeft = rows.length >= portionSize && taken > 0;
     return rows.length;
   }
 

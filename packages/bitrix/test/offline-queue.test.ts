@@ -155,3 +155,24 @@ test("a webhook may not read the queue, and is told so", async () => {
   const bitrix = createBitrix({ webhookUrl: portal.webhookUrl(origin), fetch: fetchFrom(portal.handle) });
   await expect(bitrix.call("event.offline.list")).rejects.toMatchObject({ vendorCode: "WRONG_AUTH_TYPE" });
 });
+
+test("rows that stay reserved after they were marked as failed are not looked up without end", async () => {
+  const lookUps: unknown[] = [];
+  const rows = Array.from({ length: 50 }, (_, index) => ({
+    MESSAGE_ID: `m${index}`,
+    EVENT_NAME: "ONCRMDEALUPDATE",
+    EVENT_DATA: [],
+    PROCESS_ID: "p1",
+  }));
+  const call = async (method: string, parameters?: unknown): Promise<unknown> => {
+    if (method === "event.offline.get") return { process_id: "p2", events: [] };
+    if (method !== "event.offline.list") return true;
+    lookUps.push(parameters);
+    if (lookUps.length > 3) throw new Error("looked up again and again");
+    return rows;
+  };
+  const storage = createBitrixMemoryStorage({ clock: createFakeClock() });
+  const queue = createOfflineQueue({ bitrix: { call: call as never }, storage, logger: silentLogger });
+  expect(await queue.drain()).toBe(50);
+  expect(lookUps).toHaveLength(1);
+});
