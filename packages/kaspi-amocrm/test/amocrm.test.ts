@@ -1,8 +1,7 @@
 import { ConfigError } from "@orderbridge/core";
-import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { expect, test } from "vitest";
-import { createAmocrm, createAmocrmConnection, createAmocrmWebhookHandler } from "../src/amocrm/index.ts";
+import { createAmocrm, createAmocrmWebhookHandler } from "../src/amocrm/index.ts";
 import { createFakeAmocrm, type FakeAmocrmOptions, fakeAccount } from "../src/testing/index.ts";
 import { createSteppingClock } from "./setting.ts";
 
@@ -88,77 +87,6 @@ test("an HTML 429 is waited out, also for a write", async () => {
   fake.faults.add({ fault: { kind: "rateLimit" }, times: 2 });
   expect((await amocrm.leads.create([{ requestId: "1", name: "One" }])).written.size).toBe(1);
   expect(fake.leads).toHaveLength(1);
-});
-
-const connectionOptions = {
-  host: "demo.amocrm.ru",
-  clientId: "integration-1",
-  clientSecret: "integration-secret",
-  redirectUri: "https://worker.example/oauth/callback",
-};
-
-function createConnectionScene() {
-  const clock = createSteppingClock();
-  const storage = createMemoryStorage({ clock });
-  const sent: unknown[] = [];
-  const tokenEndpoint = async (request: Request): Promise<Response> => {
-    sent.push([new URL(request.url).href, await request.json()]);
-    return Response.json({
-      token_type: "Bearer",
-      expires_in: 86_400,
-      access_token: `access-${sent.length}`,
-      refresh_token: `refresh-${sent.length}`,
-    });
-  };
-  const connection = createAmocrmConnection({ ...connectionOptions, storage, clock, fetch: fetchFrom(tokenEndpoint) });
-  const callback = (query: Readonly<Record<string, string>>) =>
-    connection.callback(new Request(`https://worker.example/oauth/callback?${new URLSearchParams(query)}`));
-  const state = () => new URL(connection.consentUrl()).searchParams.get("state") ?? "";
-  return { clock, connection, callback, state, sent };
-}
-
-test("a consent is exchanged once and its tokens are used", async () => {
-  const { connection, callback, state, sent } = createConnectionScene();
-  const used = state();
-  const query = { code: "code-1", referer: "demo.amocrm.ru", state: used };
-  expect((await callback(query)).status).toBe(200);
-  expect(sent).toEqual([
-    [
-      "https://demo.amocrm.ru/oauth2/access_token",
-      {
-        client_id: "integration-1",
-        client_secret: "integration-secret",
-        redirect_uri: "https://worker.example/oauth/callback",
-        grant_type: "authorization_code",
-        code: "code-1",
-      },
-    ],
-  ]);
-  expect((await connection.tokens.current()).accessToken).toBe("access-1");
-  expect((await callback(query)).status).toBe(400); // the state is used
-  expect(sent).toHaveLength(1);
-});
-
-test.each([
-  ["another account", { referer: "other.amocrm.ru" }],
-  ["a host of somebody else", { referer: "evil.example" }],
-  ["a host that only begins like ours", { referer: "demo.amocrm.ru.evil.example" }],
-  ["a forged state", { state: "nonce.9999999999999.signature" }],
-  ["no state", { state: "" }],
-  ["a refusal", { error: "access_denied" }],
-])("a callback with %s sends the client secret nowhere", async (_name, change) => {
-  const { callback, state, sent } = createConnectionScene();
-  const response = await callback({ code: "code-1", referer: "demo.amocrm.ru", state: state(), ...change });
-  expect(response.status).toBe(400);
-  expect(sent).toEqual([]);
-});
-
-test("a state ends after twenty minutes", async () => {
-  const { callback, state, clock, sent } = createConnectionScene();
-  const old = state();
-  clock.advance(20 * 60_000 + 1);
-  expect((await callback({ code: "code-1", referer: "demo.amocrm.ru", state: old })).status).toBe(400);
-  expect(sent).toEqual([]);
 });
 
 test("all events of a webhook arrive, and only under its secret path", async () => {
@@ -306,14 +234,3 @@ test.each(["html", "retry-after", "json"] as const)(
     if (rateLimitAnswer !== "html") expect(clock.monotonicMs() - startedAt).toBeGreaterThanOrEqual(3_000);
   },
 );
-
-test("a 403 in JSON is about rights and stops nothing; the block page stops every call", async () => {
-  const { amocrm, fake } = createScene({ hasCatalogs: false });
-  await expect(amocrm.catalogs.list()).rejects.toMatchObject({ status: 403, outcome: "refused" });
-  expect((await amocrm.account()).subdomain).toBe("demo");
-  fake.faults.add({ fault: { kind: "block" } });
-  await expect(amocrm.account()).rejects.toThrow("blocks this account");
-  const calls = fake.journal.entries.length;
-  await expect(amocrm.account()).rejects.toThrow("calls are stopped");
-  expect(fake.journal.entries).toHaveLength(calls);
-});

@@ -10,8 +10,11 @@ import { createKaspiAmocrmMemoryStorage } from "../src/memory/index.ts";
 import type { SettingOptions } from "./setting.ts";
 
 export interface OpenStorage {
-  /** Empties it; spread the result into the options of `createSetting`. */
-  clear(): Promise<Pick<SettingOptions, "stores" | "core">>;
+  /**
+   * Empties it; spread the result into the options of `createSetting`. With `storesBudget` the budget of calls is in the
+   * database too.
+   */
+  clear(options?: { readonly storesBudget?: boolean }): Promise<Required<Pick<SettingOptions, "stores" | "core">>>;
   /** The same tables through a connection whose statements pass by a plugin; only databases have it. */
   through?(plugin: KyselyPlugin, clock: FakeClock): Pick<Storage, "watermarks" | "leases"> & KaspiAmocrmStorage;
   close(): Promise<void>;
@@ -19,12 +22,12 @@ export interface OpenStorage {
 
 const tables = [
   ...["order", "phone", "element", "setting"].map((name) => `kaspi_amocrm_${name}`),
-  ...["watermark", "lease"].map((name) => `orderbridge_${name}`),
+  ...["watermark", "lease", "idempotency", "token", "rate_limit"].map((name) => `orderbridge_${name}`),
 ];
 
 /**
- * Memory and three databases, for one suite that runs on all. The budget of calls stays in memory and the test's clock
- * rules everywhere, so that nobody waits.
+ * Memory and three databases, for one suite that runs on all. The budget of calls stays in memory, unless it is what the
+ * test is about, and the test's clock rules everywhere, so that nobody waits.
  */
 export function testStorages(): readonly {
   readonly name: string;
@@ -35,7 +38,10 @@ export function testStorages(): readonly {
     name: "memory",
     skipped: false,
     open: async () => ({
-      clear: async () => ({ stores: createKaspiAmocrmMemoryStorage() }),
+      clear: async () => ({
+        stores: createKaspiAmocrmMemoryStorage(),
+        core: (clock: FakeClock) => createMemoryStorage({ clock }),
+      }),
       close: async () => undefined,
     }),
   };
@@ -48,13 +54,13 @@ export function testStorages(): readonly {
       await stores.migrate();
       await createKyselyStorage(database).migrate();
       return {
-        async clear() {
+        async clear({ storesBudget = false } = {}) {
           for (const table of tables) await sql`delete from ${sql.table(table)}`.execute(database.db);
           return {
             stores,
             core: (clock) => ({
               ...createKyselyStorage({ ...database, clock }),
-              rateLimits: createMemoryStorage({ clock }).rateLimits,
+              ...(!storesBudget && { rateLimits: createMemoryStorage({ clock }).rateLimits }),
             }),
           };
         },
