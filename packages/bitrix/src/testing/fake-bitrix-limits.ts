@@ -3,6 +3,8 @@ import { Refused, type Values } from "./fake-bitrix-answer.ts";
 
 export const rateLimitBody = { error: "QUERY_LIMIT_EXCEEDED", error_description: "Too many requests" };
 
+export type FakeLimits = ReturnType<typeof createFakeLimits>;
+
 /** One request's running time, by method. */
 export interface RunningTime {
   /** Before each command. @throws {Refused} `OPERATION_TIME_LIMIT` */

@@ -2,6 +2,8 @@ import type { Clock } from "@orderbridge/core";
 import { Refused } from "./fake-bitrix-answer.ts";
 import { parsePhpForm } from "./php-form.ts";
 
+export type FakeOAuth = ReturnType<typeof createFakeOAuth>;
+
 /** Consent, codes that work once and for 30 seconds, refresh tokens that work once. "OAuth 2.0", apidocs.bitrix24.ru (read 2026-08) */
 export function createFakeOAuth({
   clock,

@@ -2,10 +2,9 @@ export {
   createFakeBitrix,
   type FakeBitrix,
   type FakeBitrixOptions,
-  type FakeDeal,
-  type FakeStage,
   type FakeWrite,
 } from "./fake-bitrix.ts";
+export type { FakeDeal, FakeStage } from "./fake-bitrix-deals.ts";
 export type { FakeEvent, FakeEventOptions } from "./fake-bitrix-events.ts";
 export {
   createFakeBitrixSite,
