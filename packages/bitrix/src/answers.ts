@@ -83,7 +83,8 @@ export async function settle<Entity>({
     return await write();
   } catch (error) {
     if (!mayHaveRun(error)) throw error;
-    const written = await look();
+    // When the look fails too, the write's error stays: it says that the write may have run, the look's would deny it.
+    const written = await look().catch(() => undefined);
     if (written !== undefined) return written;
     throw error;
   }

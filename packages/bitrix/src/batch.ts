@@ -1,4 +1,4 @@
-import { ApiError, ConfigError, type Outcome, SdkError } from "@orderbridge/core";
+import { ApiError, ConfigError, type Outcome, RequestError, SdkError } from "@orderbridge/core";
 import type { CallOptions, Envelope } from "./bitrix.ts";
 import { type BitrixFailure, outcomeOf, readFailure } from "./error-body.ts";
 import type { OperatingTime } from "./operating-time.ts";
@@ -38,8 +38,11 @@ const pageSize = 50;
 
 /** Maps of a batch's answer: PHP writes an empty one, or one with the keys 0, 1, 2…, as a JSON array. */
 type AnswerMap = Readonly<Record<string, unknown>>;
-const readMap = (value: unknown): AnswerMap =>
-  typeof value === "object" && value !== null ? (value as AnswerMap) : {};
+const readMap = (value: unknown): AnswerMap => {
+  // As entries: a list has a length, which may be the name of a command.
+  if (Array.isArray(value)) return Object.fromEntries(value.entries());
+  return typeof value === "object" && value !== null ? (value as AnswerMap) : {};
+};
 
 export function createBatch({
   request,
@@ -52,17 +55,17 @@ export function createBatch({
   readonly operating: OperatingTime;
   readonly markWrite: (method: string, parameters: Parameters, safe: boolean) => Parameters;
 }) {
+  function write({ method, parameters = {} }: BatchCommand): string {
+    const query = toCommandQuery(markWrite(method, parameters, isRead(method)));
+    return query === "" ? method : `${method}?${query}`;
+  }
+
   /** One request of at most 50 commands. */
   async function runPage(
     page: readonly (readonly [string, BatchCommand])[],
+    cmd: Readonly<Record<string, string>>,
     { halt = false, ...options }: BatchOptions,
   ): Promise<ReadonlyMap<string, BatchItem>> {
-    const cmd = Object.fromEntries(
-      page.map(([key, { method, parameters = {} }]) => {
-        const query = toCommandQuery(markWrite(method, parameters, isRead(method)));
-        return [key, query === "" ? method : `${method}?${query}`];
-      }),
-    );
     let answer: AnswerMap;
     const releases: (() => void)[] = [];
     try {
@@ -75,9 +78,9 @@ export function createBatch({
       answer = readMap((await request("batch", { halt: halt ? 1 : 0, cmd }, { ...options, safe })).result);
     } catch (error) {
       for (const release of releases) release();
-      if (!SdkError.isInstance(error)) throw error;
-      const nothingRan = error.outcome === "not-executed" || (error.outcome === "refused" && error instanceof ApiError);
-      return new Map(page.map(([key]) => [key, { state: nothingRan ? "not-run" : "unknown", error }]));
+      const known = SdkError.isInstance(error) ? error : notSent(options.signal?.aborted === true);
+      const nothingRan = known.outcome === "not-executed" || (known.outcome === "refused" && known instanceof ApiError);
+      return new Map(page.map(([key]) => [key, { state: nothingRan ? "not-run" : "unknown", error: known }]));
     }
     const exhausted = new Set<string>();
     const results = readMap(answer.result);
@@ -120,13 +123,15 @@ export function createBatch({
       entries.slice(index * pageSize, (index + 1) * pageSize),
     );
     for (const page of pages) checkReferences(page);
+    // All of them before the first is sent: else an error in a later one would hide what the earlier ones did.
+    const written = pages.map((page) => Object.fromEntries(page.map(([key, command]) => [key, write(command)])));
 
     const items = new Map<string, BatchItem>();
     let stopped = false;
-    for (const page of pages) {
+    for (const [index, page] of pages.entries()) {
       const answers: ReadonlyMap<string, BatchItem> = stopped
         ? new Map(page.map(([key]) => [key, { state: "not-run" }]))
-        : await runPage(page, options);
+        : await runPage(page, written[index] ?? {}, options);
       for (const [key, item] of answers) {
         items.set(key, item);
         stopped ||= options.halt === true && item.state !== "done";
@@ -155,8 +160,15 @@ function checkReferences(page: readonly (readonly [string, BatchCommand])[]): vo
 
 function toFailed(value: unknown): Extract<BatchItem, { state: "failed" }> {
   const { code, description }: BitrixFailure = readFailure(value) ?? { code: "", description: "" };
-  // A command has no HTTP status of its own; a server error is named by its code.
-  return { state: "failed", code, description, outcome: outcomeOf(code, 400) };
+  return { state: "failed", code, description, outcome: outcomeOf(code, undefined) };
 }
+
+/** The caller gave up, or the storage behind budget and address did not answer: both are asked before anything is sent. */
+const notSent = (aborted: boolean): RequestError =>
+  new RequestError(`bitrix: batch was ${aborted ? "aborted" : "not sent: the storage does not answer"}`, {
+    vendor: "bitrix",
+    code: aborted ? "aborted" : "network",
+    outcome: "not-executed",
+  });
 
 const numberOf = (value: unknown): number | undefined => (typeof value === "number" ? value : undefined);

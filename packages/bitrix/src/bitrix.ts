@@ -132,10 +132,15 @@ const budgets: Readonly<Record<"enterprise" | "other", RateBudget>> = {
   other: { intervalMs: 500, capacity: 45 },
 };
 
+/** What stands beside the result never makes a call that ran a failure. */
+const countSchema = v.fallback(
+  v.optional(v.pipe(v.union([v.number(), v.string()]), v.transform(Number), v.safeInteger())),
+  undefined,
+);
 const envelopeSchema = v.object({
   result: v.unknown(),
-  total: v.optional(v.number()),
-  next: v.optional(v.number()),
+  total: countSchema,
+  next: countSchema,
   time: v.optional(v.unknown()),
 });
 
@@ -177,13 +182,20 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     watermarks: storage.watermarks,
     // Budgets are those of one webhook or application; the user's number is no secret.
     account: `${address.host}:${oauth ? "application" : address.path.split("/")[2]}`,
+    logger,
   });
   const originKey = `bitrix-origin:${address.origin}`;
   /** Read once: where the portal lives now. */
   let origin: Promise<string> | undefined;
 
   const currentOrigin = (): Promise<string> => {
-    origin ??= storage.watermarks.get(originKey).then((stored) => stored ?? address.origin);
+    origin ??= storage.watermarks.get(originKey).then(
+      (stored) => stored ?? address.origin,
+      (error) => {
+        origin = undefined; // the next call asks again
+        throw error;
+      },
+    );
     return origin;
   };
 

@@ -150,7 +150,10 @@ export function createContacts(bitrix: Pick<Bitrix, "call" | "list">): Contacts 
         (field === "PHONE" ? phones : emails).some((row) => row.value === value),
       );
     },
-    add({ originatorId, originId, ...change }) {
+    async add({ originatorId, originId, ...change }) {
+      for (const [name, value] of Object.entries({ originatorId, originId })) {
+        if (!value) throw new InputError(name, "must not be empty: by it the contact is found again");
+      }
       const origin = { ORIGINATOR_ID: originatorId, ORIGIN_ID: originId };
       const fields = { ...toFields(change), ...origin };
       return createOnce({

@@ -34,13 +34,17 @@ const executed = new Set(["WRONG_ENCODING"]);
 /** A block that only Bitrix24's support lifts. */
 const blocking = new Set(["OVERLOAD_LIMIT"]);
 
-/** Whether a refused call may have run. "REST API: errors" and the codes of single methods, apidocs.bitrix24.ru (read 2026-08). */
-export function outcomeOf(code: string, status: number): Outcome {
+/**
+ * Whether a refused call may have run. A command of a batch has no `status` of its own.
+ *
+ * @see apidocs.bitrix24.ru, "REST API: errors" and the codes of single methods (read 2026-08)
+ */
+export function outcomeOf(code: string, status: number | undefined): Outcome {
   if (paused.has(code) || transient.has(code) || blocking.has(code) || code === "OPERATION_TIME_LIMIT") {
     return "not-executed";
   }
   if (executed.has(code)) return "executed";
-  if (ambiguous.has(code) || (code === "ERROR_CORE" && status >= 500)) return "unknown";
+  if (ambiguous.has(code) || (code === "ERROR_CORE" && (status ?? 500) >= 500)) return "unknown";
   return "refused";
 }
 

@@ -117,9 +117,10 @@ export function createItems(bitrix: Pick<Bitrix, "call" | "list">, entityTypeId:
       }
     },
     async add({ match, fields }) {
-      if (Object.values(match).filter((value) => value !== undefined && value !== "").length === 0) {
-        throw new InputError("match", "must name at least one field with a value");
-      }
+      const values = Object.entries(match);
+      const empty = values.find(([, value]) => value === undefined || value === null || value === "");
+      if (empty) throw new InputError(`match.${empty[0]}`, "must not be empty: by it the element is found again");
+      if (values.length === 0) throw new InputError("match", "must name at least one field with a value");
       return createOnce({
         find: () => find(match),
         async create() {

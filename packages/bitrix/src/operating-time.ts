@@ -1,10 +1,12 @@
-import type { Clock, WatermarkStore } from "@orderbridge/core";
+import type { Clock, Logger, WatermarkStore } from "@orderbridge/core";
 import * as v from "valibot";
 
 const timeSchema = v.object({
   operating: v.optional(v.number()),
   operating_reset_at: v.optional(v.number()),
   processing: v.optional(v.number()),
+  start: v.fallback(v.optional(v.number()), undefined),
+  finish: v.fallback(v.optional(v.number()), undefined),
 });
 
 export interface OperatingTime {
@@ -24,7 +26,10 @@ export interface OperatingTime {
 interface Use {
   /** Sum that the portal told last; `undefined` after a rest, until the next answer. */
   seconds: number | undefined;
+  /** By this machine's clock. */
   resetAt: number;
+  /** The same by the portal's: names the window that `seconds` belongs to. */
+  window: number | undefined;
   /** Seconds that calls under way are expected to take, and their number. */
   reserved: number;
   underWay: number;
@@ -34,6 +39,8 @@ interface Use {
 }
 
 const bucketMs = 60_000;
+/** Bitrix24 sums over this long, so nothing rests for longer. */
+const windowMs = 600_000;
 /** Other processes' rests are looked up at most this often. */
 const sharedMs = 1_000;
 
@@ -49,11 +56,13 @@ export function createOperatingTime({
   clock,
   watermarks,
   account,
+  logger,
 }: {
   readonly limitSeconds: number;
   readonly clock: Clock;
   readonly watermarks: WatermarkStore;
   readonly account: string;
+  readonly logger: Pick<Logger, "warn">;
 }): OperatingTime {
   const methods = new Map<string, Use>();
   const keyOf = (method: string) => `bitrix-rest:${account}:${method.toLowerCase()}`.slice(0, 191);
@@ -64,6 +73,7 @@ export function createOperatingTime({
     const use: Use = {
       seconds: 0,
       resetAt: 0,
+      window: undefined,
       reserved: 0,
       underWay: 0,
       cost: 0,
@@ -90,6 +100,7 @@ export function createOperatingTime({
     if (until > clock.now().getTime() && (use.seconds ?? 0) < limitSeconds) {
       use.seconds = limitSeconds;
       use.resetAt = until;
+      use.window = undefined;
     }
   }
 
@@ -126,7 +137,8 @@ export function createOperatingTime({
       }
     },
     record(method, time) {
-      const { operating, operating_reset_at: resetAt, processing } = v.parse(v.fallback(timeSchema, {}), time);
+      const { operating, operating_reset_at: resetAt, ...told } = v.parse(v.fallback(timeSchema, {}), time);
+      const { processing, finish = told.start } = told;
       const use = useOf(method);
       if (processing !== undefined) use.cost = use.cost === 0 ? processing : use.cost * 0.8 + processing * 0.2;
       if (operating === undefined) {
@@ -134,16 +146,24 @@ export function createOperatingTime({
         return;
       }
       // Answers of requests side by side come in any order; the sum of one window only grows.
-      const until = resetAt === undefined ? clock.now().getTime() + bucketMs : resetAt * 1000;
-      use.seconds = use.resetAt === until ? Math.max(use.seconds ?? 0, operating) : operating;
-      use.resetAt = until;
+      const isSameWindow = resetAt !== undefined && use.window === resetAt;
+      use.seconds = isSameWindow ? Math.max(use.seconds ?? 0, operating) : operating;
+      if (isSameWindow) return;
+      // The portal's clock may be another than ours: only the time until then counts.
+      const now = clock.now().getTime();
+      const restMs = resetAt === undefined ? bucketMs : resetAt * 1000 - (finish === undefined ? now : finish * 1000);
+      use.window = resetAt;
+      use.resetAt = now + Math.min(Math.max(restMs, 0), windowMs);
     },
     async exhaust(method) {
       const use = useOf(method);
       const now = clock.now().getTime();
       use.seconds = limitSeconds;
       use.resetAt = use.resetAt > now ? use.resetAt : now + bucketMs;
-      await share(method, use.resetAt);
+      // What others are told is a help to them; that it failed must not hide what this call's answer says.
+      await share(method, use.resetAt).catch((error) => {
+        logger.warn("bitrix: other processes could not be told that a method rests", { method, error });
+      });
     },
   };
 }

@@ -39,9 +39,16 @@ export function referencedKeys(value: Parameter): readonly string[] {
   return Object.values(value).flatMap((part) => referencedKeys(part as Parameter));
 }
 
+/** JSON would write `null` for these, which empties the field. @throws {InputError} */
+function checkExact(value: Parameter, name: string): void {
+  if (typeof value === "number" && !Number.isFinite(value)) throw new InputError(name, "is not a number");
+  if (value instanceof Date && Number.isNaN(value.getTime())) throw new InputError(name, "is not a real date");
+}
+
 /** For a JSON body. References have no meaning outside a batch. */
 export function toJsonParameters(value: Parameter, name: string): unknown {
   if (isReference(value)) throw new InputError(name, "is a reference; references work inside a batch only");
+  checkExact(value, name);
   if (typeof value === "bigint") return value.toString();
   if (typeof value !== "object" || value === null || value instanceof Date) return value;
   if (Array.isArray(value)) return value.map((item, index) => toJsonParameters(item, `${name}[${index}]`));
@@ -64,6 +71,7 @@ export function toCommandQuery(parameters: Parameters): string {
   const pairs: string[] = [];
   const add = (name: string, value: Parameter): void => {
     if (value === undefined) return;
+    checkExact(value, name);
     if (value === null) throw new InputError(name, 'is null, which a batch cannot carry; use "" or a single call');
     if (isReference(value)) {
       pairs.push(`${encodeURIComponent(name)}=${encodeURIComponent(value[referenceMarker])}`);

@@ -251,7 +251,7 @@ export function createProducts(bitrix: Pick<Bitrix, "call" | "list">): Products 
         yield toProduct(row, "catalog.product.list");
       }
     },
-    add({ iblockId, xmlId, name, fields = {} }) {
+    async add({ iblockId, xmlId, name, fields = {} }) {
       if (xmlId === "") throw new InputError("xmlId", "must not be empty: by it the product is found again");
       return createOnce({
         find: () => find({ iblockId, xmlId }),
@@ -266,9 +266,10 @@ export function createProducts(bitrix: Pick<Bitrix, "call" | "list">): Products 
       const properties = Object.entries(fields).filter(([name]) => /^property\d+$/.test(name));
       if (properties.length > 0 && !dropsValues) {
         const stored = await get(id);
+        if (!stored) throw new InputError("id", "is not the id of a product");
         for (const [name, value] of properties) {
           const kept = new Set(valueIds(value));
-          const dropped = valueIds(stored?.fields[name]).filter((valueId) => !kept.has(valueId));
+          const dropped = valueIds(stored.fields[name]).filter((valueId) => !kept.has(valueId));
           if (dropped.length > 0) {
             throw new InputError(
               name,

@@ -89,7 +89,7 @@ const paymentSchema = v.looseObject({
   id: idText,
   orderId: idText,
   paid: yes,
-  sum: v.fallback(decimalText, "0.00"),
+  sum: decimalText,
   currency: optionalText,
   paySystemId: idText,
   xmlId: optionalText,
@@ -123,20 +123,21 @@ const paymentNotFound = "200640400001";
 
 /** Needs the scope `sale` and the rights of an administrator. */
 export function createShopOrders(bitrix: Pick<Bitrix, "call" | "list">): ShopOrders {
+  async function call(method: string, parameters: Parameters): Promise<ShopOrder> {
+    const { order } = readAnswer(v.object({ order: v.unknown() }), await bitrix.call(method, parameters), method);
+    return toShopOrder(order, method);
+  }
+
   return {
     async get(id) {
       try {
-        const { order } = await bitrix.call<{ order: unknown }>("sale.order.get", { id });
-        return toShopOrder(order, "sale.order.get");
+        return await call("sale.order.get", { id });
       } catch (error) {
         if (isRefusal(error, [orderNotFound])) return undefined;
         throw error;
       }
     },
-    async update(id, fields) {
-      const { order } = await bitrix.call<{ order: unknown }>("sale.order.update", { id, fields });
-      return toShopOrder(order, "sale.order.update");
-    },
+    update: (id, fields) => call("sale.order.update", { id, fields }),
     async *list(parameters = {}, options = {}) {
       for await (const order of bitrix.list("sale.order.list", parameters, options)) {
         yield toShopOrder(order, "sale.order.list");
@@ -181,7 +182,7 @@ function createShopPayments(bitrix: Pick<Bitrix, "call" | "list">): ShopPayments
   return {
     get,
     ofOrder: (orderId) => find({ orderId }),
-    add({ orderId, xmlId, paySystemId, fields = {} }) {
+    async add({ orderId, xmlId, paySystemId, fields = {} }) {
       if (xmlId === "") throw new InputError("xmlId", "must not be empty: by it the payment is found again");
       return createOnce({
         find: async () => (await find({ orderId, xmlId }))[0],

@@ -56,7 +56,7 @@ describe("products", () => {
     expect(written("catalog.product.add")).toHaveLength(1);
     expect((await products.find({ iblockId, xmlId: "tulip" }))?.id).toBe(created.id);
     expect(await products.find({ iblockId, xmlId: "TULIP" })).toBeUndefined();
-    expect(() => products.add({ iblockId, xmlId: "", name: "x" })).toThrow(InputError);
+    await expect(products.add({ iblockId, xmlId: "", name: "x" })).rejects.toThrow(InputError);
   });
 
   test("a change that would drop stored values of a property is refused, unless it is meant", async () => {

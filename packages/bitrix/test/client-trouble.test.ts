@@ -1,0 +1,228 @@
+import { ApiError } from "@orderbridge/core";
+import { createMemoryStorage } from "@orderbridge/core/memory";
+import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
+import { describe, expect, test } from "vitest";
+import { createBitrix, InputError } from "../src/index.ts";
+import { createFakeBitrix } from "../src/testing/index.ts";
+
+const origin = "https://fake.bitrix24.kz";
+
+function setUp() {
+  const fake = createFakeBitrix({ bucket: { perSecond: 1000, capacity: 1000 } });
+  const storage = createMemoryStorage();
+  const bitrix = createBitrix({
+    webhookUrl: fake.webhookUrl(origin),
+    fetch: fetchFrom(fake.handle),
+    storage,
+    plan: { intervalMs: 0.001, capacity: 1 },
+    minDelayMs: 1,
+    retries: 2,
+  });
+  return { fake, bitrix, storage };
+}
+
+/** A portal that gives one answer, whatever it is asked. */
+function portalThatAnswers(body: unknown, status = 200) {
+  const sent: unknown[] = [];
+  const bitrix = createBitrix({
+    webhookUrl: `${origin}/rest/1/s3cretvalue/`,
+    plan: { intervalMs: 0.001, capacity: 1 },
+    minDelayMs: 1,
+    retries: 0,
+    fetch: async (_url, init) => {
+      sent.push(JSON.parse(String(init?.body)));
+      return Response.json(body, { status });
+    },
+  });
+  return { bitrix, sent };
+}
+
+const add = (title: unknown) => ({ method: "crm.deal.add", parameters: { fields: { TITLE: title as string } } });
+
+describe("a batch of more than one request", () => {
+  test("runs nothing when a later command cannot be written", async () => {
+    const { fake, bitrix } = setUp();
+    const commands = [...Array.from({ length: 50 }, (_, index) => add(`Заказ ${index}`)), add(null)];
+    await expect(bitrix.batch(commands)).rejects.toThrow(InputError);
+    expect(fake.deals).toHaveLength(0);
+  });
+
+  test("still tells what was done when the caller gives up between its requests", async () => {
+    const { fake, bitrix } = setUp();
+    const stop = new AbortController();
+    fake.faults.add({ fault: { kind: "slow", ms: 1 } });
+    const items = await bitrix.batch(
+      Array.from({ length: 60 }, (_, index) => add(`Заказ ${index}`)),
+      {
+        get signal() {
+          // Read anew for each request: the first one has ended when the second is prepared.
+          if (fake.deals.length > 0) stop.abort();
+          return stop.signal;
+        },
+      },
+    );
+    expect(items.map(({ state }) => state)).toEqual([...Array(50).fill("done"), ...Array(10).fill("not-run")]);
+  });
+
+  test("still tells what was done when the shared storage stops answering", async () => {
+    const { fake, bitrix, storage } = setUp();
+    const { watermarks } = storage;
+    const read = watermarks.get;
+    storage.watermarks.get = async (key) => {
+      if (fake.deals.length > 0 && key.includes("crm.deal.update")) throw new Error("connection lost");
+      return read(key);
+    };
+    const commands = [
+      ...Array.from({ length: 50 }, (_, index) => add(`Заказ ${index}`)),
+      { method: "crm.deal.update", parameters: { id: 1, fields: { TITLE: "x" } } },
+    ];
+    const items = await bitrix.batch(commands);
+    expect(items.map(({ state }) => state)).toEqual([...Array(50).fill("done"), "not-run"]);
+  });
+});
+
+test("a command named length is no failure when PHP writes the empty map as a list", async () => {
+  const answer = { result: { length: 17 }, result_error: [], result_total: [], result_next: [], result_time: [] };
+  const { bitrix } = portalThatAnswers({ result: answer });
+  expect(await bitrix.batch({ length: add("Роза") })).toEqual({
+    length: { state: "done", result: 17, total: undefined, next: undefined },
+  });
+});
+
+test("a failure of the database behind a command leaves open whether it ran", async () => {
+  const errors = { c0: { error: "ERROR_CORE", error_description: "SQL query error" } };
+  const { bitrix } = portalThatAnswers({ result: { result: [], result_error: errors } });
+  expect(await bitrix.batch([add("Роза")])).toMatchObject([{ state: "failed", outcome: "unknown" }]);
+});
+
+test("a storage that fails once does not spoil the client for ever", async () => {
+  const { bitrix, storage } = setUp();
+  const read = storage.watermarks.get;
+  storage.watermarks.get = async (key) => {
+    if (key.startsWith("bitrix-origin")) throw new Error("connection lost");
+    return read(key);
+  };
+  await expect(bitrix.call("crm.category.list", { entityTypeId: 2 })).rejects.toThrow();
+  storage.watermarks.get = read;
+  expect(await bitrix.call("crm.category.list", { entityTypeId: 2 })).toBeDefined();
+});
+
+test.each([
+  ["null", { total: null, next: null }],
+  ["text", { total: "12", next: "50" }],
+  ["nonsense", { total: [], next: {} }],
+])("a write that ran is not called a failure for a %s beside its result", async (_case, extra) => {
+  const { bitrix } = portalThatAnswers({ result: 17, ...extra });
+  expect(await bitrix.call("crm.deal.add", { fields: { TITLE: "Роза" } })).toBe(17);
+});
+
+test.each([
+  ["NaN", Number.NaN],
+  ["Infinity", Number.POSITIVE_INFINITY],
+  ["a date that is none", new Date("x")],
+])("%s is refused and named: JSON would carry it as null, which empties the field", async (_case, value) => {
+  const { bitrix, sent } = portalThatAnswers({ result: true });
+  const parameters = { id: 1, fields: { OPPORTUNITY: value } };
+  await expect(bitrix.call("crm.deal.update", parameters)).rejects.toMatchObject({
+    name: "InputError",
+    field: expect.stringMatching(/OPPORTUNITY/),
+  });
+  await expect(bitrix.batch([{ method: "crm.deal.update", parameters }])).rejects.toMatchObject({
+    name: "InputError",
+    field: expect.stringMatching(/OPPORTUNITY/),
+  });
+  expect(sent).toEqual([]);
+});
+
+describe("the id of one's own system", () => {
+  test.each([
+    [
+      "deals",
+      (bitrix: ReturnType<typeof setUp>["bitrix"]) =>
+        bitrix.deals.add({ originatorId: "shop", originId: "", fields: {} }),
+    ],
+    [
+      "contacts",
+      (bitrix: ReturnType<typeof setUp>["bitrix"]) => bitrix.contacts.add({ originatorId: "shop", originId: "" }),
+    ],
+    [
+      "elements",
+      (bitrix: ReturnType<typeof setUp>["bitrix"]) =>
+        bitrix.items(2).add({ match: { originatorId: "shop", originId: undefined }, fields: {} }),
+    ],
+  ] as const)("must not be empty for %s: two of them would become one", async (_case, create) => {
+    const { fake, bitrix } = setUp();
+    await expect((async () => create(bitrix))()).rejects.toThrow(InputError);
+    expect(fake.journal.entries).toEqual([]);
+  });
+});
+
+test.each([
+  ["hours ahead", 3 * 3_600],
+  ["hours behind", -3 * 3_600],
+])("a method rests until its window moves on, also when the portal's clock is %s", async (_case, skewSeconds) => {
+  const clock = createFakeClock();
+  const portalNow = () => clock.now().getTime() / 1000 + skewSeconds;
+  let operating = 470;
+  const resetAt = portalNow() + 120;
+  const bitrix = createBitrix({
+    webhookUrl: `${origin}/rest/1/s3cretvalue/`,
+    plan: { intervalMs: 0.001, capacity: 1 },
+    clock,
+    storage: createMemoryStorage({ clock }),
+    fetch: async () => {
+      const time = { start: portalNow(), finish: portalNow(), operating, operating_reset_at: resetAt, processing: 1 };
+      return Response.json({ result: true, time });
+    },
+  });
+  /** How many seconds a call takes. */
+  async function call(): Promise<number> {
+    let isOver = false;
+    const ended = bitrix.call("crm.deal.update", { id: 1 }).finally(() => {
+      isOver = true;
+    });
+    let seconds = 0;
+    for (; !isOver && seconds < 700; seconds++) {
+      for (let turn = 0; turn < 100 && !isOver; turn++) await new Promise((resolve) => setImmediate(resolve));
+      if (!isOver) clock.advance(1_000);
+    }
+    await ended;
+    return seconds;
+  }
+  const first = await call();
+  operating = 1;
+  const both = first + (await call());
+  expect(both).toBeGreaterThan(115);
+  expect(both).toBeLessThan(150);
+});
+
+test("a creation that may have run is never called one that did not, also when the look fails too", async () => {
+  const { fake, bitrix } = setUp();
+  const lookAgain = {
+    fault: { kind: "block" },
+    match: ({ url }: { url: string }) => url.endsWith("crm.item.list"),
+  } as const;
+  fake.faults.add({
+    fault: { kind: "dropReplyAfterExecuting" },
+    match: ({ url }) => {
+      if (!url.endsWith("crm.item.add")) return false;
+      fake.faults.add(lookAgain);
+      return true;
+    },
+  });
+  const create = () => bitrix.deals.add({ originatorId: "shop", originId: "17", fields: {} });
+  await expect(create()).rejects.toMatchObject({ outcome: "unknown" });
+  expect(fake.deals).toHaveLength(1);
+});
+
+test("sum of a payment that cannot be read is no silent zero", async () => {
+  const { bitrix } = portalThatAnswers({ result: { payment: { id: 1, orderId: 2, paid: "N", paySystemId: 3 } } });
+  await expect(bitrix.orders.payments.get("1")).rejects.toMatchObject({ name: "ResponseShapeError" });
+});
+
+test("an order that is answered as nothing is an answer that is not understood", async () => {
+  const { bitrix } = portalThatAnswers({ result: null });
+  await expect(bitrix.orders.get("1")).rejects.toMatchObject({ name: "ResponseShapeError" });
+  await expect(bitrix.orders.update("1", { statusId: "P" })).rejects.not.toBeInstanceOf(ApiError);
+  await expect(bitrix.orders.update("1", { statusId: "P" })).rejects.toMatchObject({ outcome: "executed" });
+});
