@@ -14,6 +14,13 @@ const budgetMs = Number(process.env.P6_MINUTES ?? (large > 100_000 ? 120 : 10)) 
 const first = Date.UTC(2024, 0, 1);
 const stepMs = 60_000; // one order a minute: 20 160 in the 14 days of a listing, whatever the count
 
+interface Link {
+  readonly entity_id: number;
+  readonly to_entity_id: number;
+  readonly to_entity_type: string;
+  readonly metadata: { readonly catalog_id: number; readonly quantity: number };
+}
+
 interface Run {
   readonly seen: number;
   readonly created?: number;
@@ -21,16 +28,31 @@ interface Run {
   readonly peakMb: number;
 }
 
-/** amoCRM without a memory: gives ids and keeps nothing, so that only our own process can grow. */
+/**
+ * amoCRM that gives ids and forgets: only the goods of the last leads are kept, since the sync reads back what it linked.
+ * So only our own process can grow.
+ */
 function createForgetfulAmocrm(): (request: Request) => Promise<Response> {
   let nextId = 1;
+  const linked = new Map<number, Link[]>();
   return async (request) => {
-    const { pathname } = new URL(request.url);
-    if (request.method === "GET") return new Response(null, { status: 204 });
-    const items = (await request.json()) as readonly { readonly request_id?: string; readonly id?: number }[];
+    const { pathname, searchParams } = new URL(request.url);
+    if (request.method === "GET") {
+      if (!pathname.endsWith("/leads/links")) return new Response(null, { status: 204 });
+      const links = searchParams.getAll("filter[entity_id][]").flatMap((id) => linked.get(Number(id)) ?? []);
+      return links.length === 0 ? new Response(null, { status: 204 }) : Response.json({ _embedded: { links } });
+    }
+    const items = (await request.json()) as readonly (Link & { readonly request_id?: string; readonly id?: number })[];
+    if (pathname.endsWith("/leads/link")) {
+      for (const link of items) linked.set(link.entity_id, [...(linked.get(link.entity_id) ?? []), link]);
+      for (const [leadId] of linked) {
+        if (linked.size <= 200) break;
+        linked.delete(leadId);
+      }
+      return Response.json({ _embedded: { links: items } });
+    }
     const rows = items.map(({ request_id, id }) => ({ id: id ?? nextId++, request_id }));
-    const name = pathname.endsWith("/link") ? "links" : (pathname.split("/").at(-1) as string);
-    return Response.json({ _embedded: { [name]: name === "links" ? [] : rows } });
+    return Response.json({ _embedded: { [pathname.split("/").at(-1) as string]: rows } });
   };
 }
 

@@ -15,8 +15,8 @@ await own.migrate();
 // The budget of calls is P3's subject; here nobody waits for it.
 const { rateLimits } = createMemoryStorage();
 const sync = createKaspiAmocrmSync({
-  kaspi: createKaspi({ token: "kaspi-token", origin, ratePerSecond: 1000, rateLimits }),
-  amocrm: createAmocrm({ host: "bench.amocrm.ru", token: "amo-token", origin, ratePerSecond: 1000, rateLimits }),
+  kaspi: createKaspi({ token: "kaspi-token", origin, ratePerSecond: 10_000, rateLimits }),
+  amocrm: createAmocrm({ host: "bench.amocrm.ru", token: "amo-token", origin, ratePerSecond: 10_000, rateLimits }),
   storage: { ...core, ...own },
   pipelineId: "1",
   statusId: "2",

@@ -4,4 +4,4 @@ export { type AnyKysely, type ColumnTypes, columnTypes, type DatabaseDialect, no
 export { type MigrateOptions, type Migration, migrate } from "./migrate.ts";
 export type { PruneCounts, PruneOptions } from "./prune.ts";
 export { createKyselyStorage, type KyselyStorage, type KyselyStorageOptions } from "./storage.ts";
-export { insertIfAbsent, transaction } from "./transaction.ts";
+export { insertAbsent, insertIfAbsent, transaction } from "./transaction.ts";

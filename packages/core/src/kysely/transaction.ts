@@ -1,3 +1,4 @@
+import { sql } from "kysely";
 import { systemClock } from "../clock.ts";
 import type { AnyKysely, DatabaseDialect } from "./dialects.ts";
 import { insideTransaction, isSqliteBusy } from "./sqlite.ts";
@@ -75,4 +76,19 @@ export async function insertIfAbsent(
     if ((error as { errno?: unknown }).errno === mariadbDuplicate) return false;
     throw error;
   }
+}
+
+/**
+ * Inserts those rows whose primary or unique key is not there yet, in one statement. Does not tell which: `key` is a column
+ * of that key. At most some hundred rows, since their values are parameters.
+ */
+export async function insertAbsent(
+  db: AnyKysely,
+  dialect: DatabaseDialect,
+  { table, key, rows }: { readonly table: string; readonly key: string; readonly rows: readonly object[] },
+): Promise<void> {
+  if (rows.length === 0) return;
+  const insert = db.insertInto(table).values(rows);
+  if (dialect === "mariadb") await insert.onDuplicateKeyUpdate({ [key]: sql.ref(key) }).execute();
+  else await insert.onConflict((conflict) => conflict.doNothing()).execute();
 }

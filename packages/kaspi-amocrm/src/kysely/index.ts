@@ -1,6 +1,13 @@
 import { randomBytes } from "node:crypto";
-import { type AnyKysely, type DatabaseDialect, insertIfAbsent, migrate, transaction } from "@orderbridge/core/kysely";
-import { type Kysely, sql } from "kysely";
+import {
+  type AnyKysely,
+  type DatabaseDialect,
+  insertAbsent,
+  insertIfAbsent,
+  migrate,
+  transaction,
+} from "@orderbridge/core/kysely";
+import { type Kysely, sql, type UpdateObject } from "kysely";
 import {
   type KaspiAmocrmStorage,
   type LedgerChange,
@@ -95,7 +102,9 @@ export function createKaspiAmocrmStorage({
           );
           await inTransaction(async (trx) => {
             await trx.deleteFrom("kaspi_amocrm_phone").where("contact_id", "in", ids).execute();
-            for (const row of rows) await insertIfAbsent(trx, dialect, "kaspi_amocrm_phone", row);
+            for (const some of parts(rows)) {
+              await insertAbsent(trx, dialect, { table: "kaspi_amocrm_phone", key: "contact_id", rows: some });
+            }
           });
         }
       },
@@ -160,8 +169,8 @@ export function createKaspiAmocrmStorage({
 
 const maxKeyLength = 191;
 /** SQLite takes at most 32 766 parameters, the others more; lists are cut long before. */
-const parts = <Item>(items: readonly Item[]): Item[][] =>
-  Array.from({ length: Math.ceil(items.length / 500) }, (_, index) => items.slice(index * 500, (index + 1) * 500));
+const parts = <Item>(items: readonly Item[], size = 500): Item[][] =>
+  Array.from({ length: Math.ceil(items.length / size) }, (_, index) => items.slice(index * size, (index + 1) * size));
 
 function createOrders(
   db: Kysely<Tables>,
@@ -187,23 +196,24 @@ function createOrders(
       inTransaction(async (trx) => {
         const codes = orders.map(({ code }) => code);
         const known = new Map((await rowsOf(trx, shop, codes)).map((row) => [row.code, row]));
+        const fresh = [...new Map(orders.map((order) => [order.code, order])).values()]
+          .filter(({ code }) => !known.has(code))
+          .map((order) => ({
+            shop,
+            code: order.code,
+            ordered_at: order.orderedAt.getTime(),
+            phase: "seen",
+            state: order.state,
+            status: order.status,
+            final_since: order.isFinal ? at.getTime() : null,
+            attempts: 0,
+            due_at: at.getTime(),
+            fence: 0,
+          }));
+        for (const rows of parts(fresh)) await insertAbsent(trx, dialect, { table, key: "code", rows });
         for (const order of orders) {
           const row = known.get(order.code);
-          if (!row) {
-            await insertIfAbsent(trx, dialect, table, {
-              shop,
-              code: order.code,
-              ordered_at: order.orderedAt.getTime(),
-              phase: "seen",
-              state: order.state,
-              status: order.status,
-              final_since: order.isFinal ? at.getTime() : null,
-              attempts: 0,
-              due_at: at.getTime(),
-              fence: 0,
-            });
-            continue;
-          }
+          if (!row) continue;
           const isSame =
             row.state === order.state && row.status === order.status && (row.final_since !== null) === order.isFinal;
           if (isSame) continue;
@@ -251,13 +261,19 @@ function createOrders(
             .executeTakeFirst();
           if (Number(numUpdatedRows) !== new Set(group.map(({ code }) => code)).size) return false;
         }
-        for (const change of changes) {
-          await trx
-            .updateTable(table)
-            .set(toColumns(change))
-            .where("shop", "=", change.shop)
-            .where("code", "=", change.code)
-            .execute();
+        for (const [shop, group] of byShop(changes)) {
+          for (const alike of sameColumns(group)) {
+            await trx
+              .updateTable(table)
+              .set(valuesOf(alike, dialect))
+              .where("shop", "=", shop)
+              .where(
+                "code",
+                "in",
+                alike.map(({ code }) => code),
+              )
+              .execute();
+          }
         }
         return true;
       }),
@@ -349,6 +365,49 @@ function createOrders(
     },
   };
 }
+
+interface RowChange {
+  readonly code: string;
+  readonly columns: Partial<OrderColumns>;
+}
+
+/** Changes that set the same columns, at most a hundred together: one statement each instead of one for each row. */
+function sameColumns(changes: readonly LedgerChange[]): readonly RowChange[][] {
+  const byCode = new Map<string, Partial<OrderColumns>>();
+  for (const change of changes) byCode.set(change.code, { ...byCode.get(change.code), ...toColumns(change) });
+  const groups = new Map<string, RowChange[]>();
+  for (const [code, columns] of byCode) {
+    const names = Object.keys(columns).sort().join();
+    if (names !== "") groups.set(names, [...(groups.get(names) ?? []), { code, columns }]);
+  }
+  return [...groups.values()].flatMap((group) => parts(group, 100));
+}
+
+/** A value that all rows share is set as it is, any other by the row's code. */
+function valuesOf(changes: readonly RowChange[], dialect: DatabaseDialect): UpdateObject<Tables, "kaspi_amocrm_order"> {
+  const [first] = changes as [RowChange, ...RowChange[]];
+  const names = Object.keys(first.columns) as (keyof OrderColumns)[];
+  return Object.fromEntries(
+    names.map((name) => {
+      const value = first.columns[name];
+      if (changes.every(({ columns }) => columns[name] === value)) return [name, value];
+      const cases = changes.map(({ code, columns }) => sql`when ${code} then ${columns[name]}`);
+      const chosen = sql`case ${sql.ref("code")} ${sql.join(cases, sql` `)} end`;
+      // PostgreSQL takes parameters of unknown type for text.
+      const isInteger = dialect === "postgres" && integerColumns.has(name);
+      return [name, isInteger ? sql`cast(${chosen} as bigint)` : chosen];
+    }),
+  );
+}
+
+const integerColumns: ReadonlySet<keyof OrderColumns> = new Set([
+  "ordered_at",
+  "final_since",
+  "price",
+  "intent_at",
+  "attempts",
+  "due_at",
+]);
 
 const instant = (value: Integer | null): Date | undefined => (value === null ? undefined : new Date(Number(value)));
 

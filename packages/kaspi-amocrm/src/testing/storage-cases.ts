@@ -84,6 +84,32 @@ export const kaspiAmocrmStorageCases: readonly ConformanceCase<KaspiAmocrmStorag
     },
   },
   {
+    name: "a save of many orders gives each its own values, whatever the fields that others change",
+    async run({ orders }) {
+      const all = Array.from({ length: 230 }, (_, index) => String(index));
+      await orders.observe(
+        "default",
+        all.map((code) => order(code)),
+        at(1),
+      );
+      const changes = all.map((code, index) => ({
+        ...key(code),
+        intentAt: at(5),
+        price: index === 7 ? undefined : 1000 + index,
+        leadId: index === 8 ? undefined : `lead-${code}`,
+        ...(index % 2 === 1 && { lines: [{ elementId: code, quantity: "1" }], finalSince: at(index) }),
+      }));
+      equal(await orders.save(changes, 1), true);
+      for (const { code, ...change } of changes) {
+        const row = (await orders.get(key(code))) as LedgerRow;
+        deepEqual(
+          [row.intentAt, row.price, row.leadId, row.lines, row.finalSince, row.phase],
+          [change.intentAt, change.price, change.leadId, change.lines, change.finalSince, "seen"],
+        );
+      }
+    },
+  },
+  {
     name: "a saved field that is undefined is cleared, one that is absent stays",
     async run({ orders }) {
       await orders.observe("default", [order("1")], at(1));
