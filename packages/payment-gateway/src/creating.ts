@@ -1,10 +1,12 @@
 import { toStandardSecret } from "@orderbridge/core/signature";
+import * as v from "valibot";
 import { type Engine, type RequestKey, resourceOf, toStorageKey } from "./engine.ts";
 import { randomId } from "./ids.ts";
 import { type Currency, formatAmount } from "./money.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider } from "./provider.ts";
 import { Refusal } from "./refusal.ts";
+import { webhookSecret as webhookSecretSchema } from "./schemas.ts";
 import type { Sender } from "./sender.ts";
 
 export interface CreatePaymentRequest {
@@ -35,14 +37,8 @@ const workMs = 60_000;
 
 /** @throws {Refusal} for a secret that cannot sign. */
 export function checkSecret(secret: string, field: string): void {
-  const isReadable = secret.length >= 8 && secret.length <= 256 && secret.isWellFormed() && !/\p{Cc}/u.test(secret);
-  // `enc1.` is how an encrypted value begins in the database.
-  const isUsable =
-    isReadable &&
-    !secret.startsWith("enc1.") &&
-    (!secret.startsWith("whsec_") || /^[A-Za-z0-9+/]+={0,2}$/.test(secret.slice(6)));
-  if (isUsable) return;
-  throw new Refusal("invalid", "must be text of 8 to 256 characters; after whsec_ it must be base64", field);
+  const { issues } = v.safeParse(webhookSecretSchema, secret);
+  if (issues) throw new Refusal("invalid", issues[0].message, field);
 }
 
 export function createCreation({

@@ -3,11 +3,10 @@ import { checkSecret } from "./creating.ts";
 import type { Engine } from "./engine.ts";
 import { randomId } from "./ids.ts";
 import { Refusal } from "./refusal.ts";
+import { defaultOverlapMs } from "./schemas.ts";
 import type { Sender } from "./sender.ts";
 import type { WebhookEndpoint } from "./storage.ts";
 
-/** How long a replaced secret goes on signing beside the new one. */
-export const defaultOverlapMs = 86_400_000;
 /** Endpoints of one merchant. */
 const maxEndpoints = 20;
 

@@ -234,6 +234,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       contextOf,
       findPayment: engine.findPayment,
       publicUrl,
+      defaults: { currency: defaultCurrency, lifeMs },
       logger,
       storage,
       clock,

@@ -4,7 +4,10 @@ export const currencies = ["KZT", "RUB", "USD", "EUR", "KGS", "UZS", "BYN", "AMD
 export type Currency = (typeof currencies)[number];
 
 /** The largest sum of a payment, in minor units: sums of several still fit into a database's `bigint` exactly. */
-const maxAmountMinor = 1_000_000_000_000_00n;
+export const maxAmountMinor = 1_000_000_000_000_00n;
+
+/** What {@link parseAmount} takes, zero excepted, for documents. Holds as long as the largest sum is a power of ten. */
+export const amountPattern = `^(?:[1-9]\\d{0,${String(maxAmountMinor / 100n).length - 2}}(?:\\.\\d{1,2})?|0\\.(?:0[1-9]|[1-9]\\d?)|${maxAmountMinor / 100n}(?:\\.0{1,2})?)$`;
 
 export type AmountProblem = "malformed" | "too_many_decimals" | "too_large";
 

@@ -1,8 +1,14 @@
 import * as v from "valibot";
 import { numberSource } from "./exact-json.ts";
-import { type AmountProblem, currencies, parseAmount } from "./money.ts";
+import { type AmountProblem, amountPattern, type Currency, currencies, maxAmountMinor, parseAmount } from "./money.ts";
+import { type PaymentStatus, paymentMoves } from "./payment.ts";
 
-/** Shapes on the wire. Strict: a field that we do not know is a mistake of the caller's, and said so. */
+/**
+ * What callers may send. Strict: a field that we do not know is a mistake of the caller's, and said so.
+ *
+ * The OpenAPI document is generated from these schemas. What valibot cannot express is said by `v.metadata` in the same
+ * pipe, from the same limits.
+ */
 
 /** Limits of what a merchant may attach to a payment. */
 export const metadataLimits = { maxKeys: 50, maxBytes: 8_192, maxDepth: 5 } as const;
@@ -23,18 +29,46 @@ const amount = v.pipe(
     addIssue({ message: amountProblems[result.problem] });
     return NEVER;
   }),
+  v.metadata({
+    description: "Major units with at most two decimals, as a JSON number without exponent or as text.",
+    oneOf: [
+      { type: "number", exclusiveMinimum: 0, maximum: Number(maxAmountMinor / 100n) },
+      { type: "string", pattern: amountPattern },
+    ],
+    examples: [500, "500.50"],
+  }),
 );
 
+/** Characters are code points, as JSON Schema counts them. */
 const text = (maxLength: number) =>
   v.pipe(
     v.string("must be text"),
-    v.maxLength(maxLength, `must have at most ${maxLength} characters`),
-    v.check((value) => value.isWellFormed() && !/[^\P{Cc}\t\n\r]/u.test(value), "must be readable text"),
+    v.check((value) => [...value].length <= maxLength, `must have at most ${maxLength} characters`),
+    v.metadata({ maxLength }),
+    v.regex(/^(?:[\t\n\r]|[^\p{Cc}\p{Cs}])*$/u, "must be readable text"),
   );
 
 const webAddress = v.pipe(
   text(2_000),
   v.check((value) => URL.canParse(value) && /^https?:$/.test(new URL(value).protocol), "must be an http(s) address"),
+  v.metadata({ format: "uri" }),
+);
+
+/** Judged by the sender, which knows the addresses that this gateway may reach. */
+const receiver = (description: string) => v.pipe(text(2_000), v.metadata({ format: "uri", description }));
+
+const secretLength = { minLength: 8, maxLength: 256 } as const;
+const secretMessage = `must be text of ${secretLength.minLength} to ${secretLength.maxLength} characters; after whsec_ it must be base64`;
+
+/** A secret that can sign webhooks. `enc1.` is how an encrypted value begins in the database. */
+export const webhookSecret = v.pipe(
+  v.string(secretMessage),
+  v.check((value) => {
+    const { length } = [...value];
+    return length >= secretLength.minLength && length <= secretLength.maxLength;
+  }, secretMessage),
+  v.metadata(secretLength),
+  v.regex(/^(?!enc1\.)(?:whsec_[A-Za-z0-9+/]+={0,2}|(?!whsec_)[^\p{Cc}\p{Cs}]*)$/u, secretMessage),
 );
 
 const depthOf = (value: unknown): number =>
@@ -44,15 +78,16 @@ const depthOf = (value: unknown): number =>
 
 /** Gives JSON text: what the merchant sent comes back in every webhook, `{}` as `{}` and each number digit for digit. */
 const metadata = v.pipe(
-  v.custom<object>(
+  v.custom<Readonly<Record<string, unknown>>>(
     (value) =>
       typeof value === "object" && value !== null && !Array.isArray(value) && numberSource(value) === undefined,
     "must be an object",
   ),
-  v.check(
-    (value) => Object.keys(value).length <= metadataLimits.maxKeys,
-    `must have at most ${metadataLimits.maxKeys} keys`,
-  ),
+  v.metadata({
+    type: "object",
+    description: `Comes back unchanged in every webhook. At most ${metadataLimits.maxKeys} keys, ${metadataLimits.maxDepth} levels, ${metadataLimits.maxBytes} bytes.`,
+  }),
+  v.maxEntries(metadataLimits.maxKeys, `must have at most ${metadataLimits.maxKeys} keys`),
   v.check(
     (value) => depthOf(value) <= metadataLimits.maxDepth,
     `must be at most ${metadataLimits.maxDepth} levels deep`,
@@ -68,35 +103,140 @@ const seconds = (min: number, max: number) => {
   const message = `must be a whole number of seconds from ${min} to ${max}`;
   return v.pipe(
     v.unknown(),
-    v.transform((value) => numberSource(value)),
-    v.string("must be a whole number of seconds"),
-    v.regex(/^(0|[1-9]\d{0,7})$/, message),
-    v.transform(Number),
+    v.transform((value) => {
+      const digits = numberSource(value);
+      return digits === undefined ? value : Number(digits);
+    }),
+    v.number("must be a whole number of seconds"),
+    v.integer(message),
     v.minValue(min, message),
     v.maxValue(max, message),
   );
 };
 
-export const initRequest = v.strictObject({
-  amount,
-  currency: v.optional(v.picklist(currencies, `must be one of ${currencies.join(", ")}`)),
-  description: v.optional(text(500)),
-  webhook_url: v.optional(text(2_000)),
-  webhook_secret: v.optional(v.string("must be text")),
-  metadata: v.optional(metadata),
-  return_url: v.optional(webAddress),
-  expires_in: v.optional(seconds(60, 2_592_000)),
-  provider: v.optional(text(50)),
+/** What a gateway does with a request that leaves a field out, and which providers it has. */
+export interface RequestDefaults {
+  /** The first one is the default. */
+  readonly providers: readonly string[];
+  readonly currency: Currency;
+  readonly lifeMs: number;
+}
+
+export const createInitRequest = ({ providers, currency, lifeMs }: RequestDefaults) =>
+  v.strictObject({
+    amount,
+    currency: v.optional(
+      v.pipe(
+        v.picklist(currencies, `must be one of ${currencies.join(", ")}`),
+        v.metadata({ default: currency, description: "Not every provider takes every currency." }),
+      ),
+    ),
+    description: v.optional(text(500)),
+    webhook_url: v.optional(receiver("HTTPS. Events of this payment are posted here.")),
+    webhook_secret: v.optional(
+      v.pipe(
+        webhookSecret,
+        v.description(
+          "Signs the webhooks of this payment. `whsec_…` is base64, any other text stands for its UTF-8 bytes. Left out: your own secret signs, which the answer shows.",
+        ),
+      ),
+    ),
+    metadata: v.optional(metadata),
+    return_url: v.optional(v.pipe(webAddress, v.description("A link on the pay page."))),
+    expires_in: v.optional(
+      v.pipe(
+        seconds(60, 2_592_000),
+        v.metadata({ default: Math.round(lifeMs / 1000), description: "Seconds until an unpaid payment ends." }),
+      ),
+    ),
+    provider: v.optional(
+      v.pipe(
+        v.picklist(providers, `is not one of ${providers.join(", ")}`),
+        v.metadata({ default: providers[0], description: "How the payer pays." }),
+      ),
+    ),
+  });
+
+export const refundRequest = v.strictObject({
+  amount: v.optional(v.pipe(amount, v.description("Left out: all that is left. Otherwise as in a payment."))),
 });
 
-export const refundRequest = v.strictObject({ amount: v.optional(amount) });
+const newSecret = v.optional(
+  v.pipe(
+    webhookSecret,
+    v.description("`whsec_…` is base64, any other text stands for its UTF-8 bytes. Left out: a random one."),
+  ),
+);
 
-export const endpointRequest = v.strictObject({
-  url: text(2_000),
-  secret: v.optional(v.string("must be text")),
-});
+export const endpointRequest = v.strictObject({ url: receiver("HTTPS."), secret: newSecret });
+
+/** How long a replaced secret goes on signing beside the new one. */
+export const defaultOverlapMs = 86_400_000;
 
 export const rotateRequest = v.strictObject({
-  secret: v.optional(v.string("must be text")),
-  overlap: v.optional(seconds(0, 2_592_000)),
+  secret: newSecret,
+  overlap: v.optional(
+    v.pipe(
+      seconds(0, 2_592_000),
+      v.metadata({
+        default: defaultOverlapMs / 1000,
+        description: "Seconds during which the former secrets sign too; 0 ends them at once.",
+      }),
+    ),
+  ),
 });
+
+const statuses = Object.keys(paymentMoves) as readonly PaymentStatus[];
+
+export const defaultListed = 50;
+const maxListed = 100;
+const listedMessage = `must be a whole number from 1 to ${maxListed}`;
+
+/** Parameters of a list; others than these are ignored. */
+export const listQuery = v.object({
+  status: v.optional(v.picklist(statuses, `must be one of ${statuses.join(", ")}`)),
+  search: v.optional(
+    v.pipe(
+      text(500),
+      v.description("The whole id or account, or a part of the description or metadata; upper and lower case differ."),
+    ),
+  ),
+  after: v.optional(
+    v.pipe(
+      v.string(),
+      v.regex(/^(?:\d{1,15}\.[A-Za-z0-9_-]{1,64})?$/, 'must be empty or a former "next"'),
+      v.description("Empty, or a former `next`."),
+    ),
+  ),
+  limit: v.optional(
+    v.pipe(
+      v.string(),
+      v.regex(/^[1-9]\d{0,8}$/, listedMessage),
+      v.transform(Number),
+      v.number(),
+      v.integer(),
+      v.minValue(1, listedMessage),
+      v.maxValue(maxListed, listedMessage),
+      v.metadata({ default: defaultListed }),
+    ),
+  ),
+});
+
+export const eventsQuery = v.object({
+  after: v.optional(
+    v.pipe(
+      v.string(),
+      v.regex(/^\d{0,15}$/, 'must be empty or a former "next"'),
+      v.description("Empty, or a former `next`."),
+    ),
+  ),
+});
+
+/** A Structured Field String is quoted; almost everybody sends it bare. Both are the same key. */
+export const idempotencyKey = v.pipe(
+  v.string(),
+  v.transform((header) => header.replace(/^"(.*)"$/, "$1")),
+  v.string(),
+  v.regex(/^[\x21-\x7e]{1,128}$/, "must have 1 to 128 visible ASCII characters"),
+  v.description("Makes the request safe to repeat: same body, same answer. May stand in double quotes."),
+);

@@ -4,6 +4,7 @@ import { createPaymentGateway, type PaymentGateway, type PaymentGatewayOptions }
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import type { GatewayStorage } from "../src/storage.ts";
 import { createFakeReceiver, type FakeReceiver } from "../src/testing/index.ts";
+import { type Documented, readDocument } from "./documented.ts";
 
 const shopToken = "shop-token-0123456789abcdef";
 export const otherToken = "other-token-0123456789abcdef";
@@ -81,7 +82,9 @@ export async function createWorld(
   };
 }
 
-/** A text body goes out as it is, anything else as JSON. */
+const documents = new WeakMap<FetchHandler, Documented>();
+
+/** A text body goes out as it is, anything else as JSON. Every answer of the API is held against its own document. */
 export async function callApi(
   handle: FetchHandler,
   method: string,
@@ -97,6 +100,15 @@ export async function callApi(
     }),
   );
   const text = await response.text();
-  const isJson = /json/.test(response.headers.get("content-type") ?? "");
-  return { status: response.status, headers: response.headers, text, body: isJson ? JSON.parse(text) : undefined };
+  const { status, headers: answered } = response;
+  const type = answered.get("content-type") ?? "";
+  const parsed = /json/.test(type) ? JSON.parse(text) : undefined;
+  if (path.startsWith("/api/")) {
+    const documented =
+      documents.get(handle) ??
+      readDocument(await (await handle(new Request("https://pay.example/openapi.json"))).text());
+    documents.set(handle, documented);
+    documented.expectAnswer(method, path, status, type, parsed);
+  }
+  return { status, headers: answered, text, body: parsed };
 }

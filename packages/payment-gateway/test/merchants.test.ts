@@ -5,7 +5,6 @@ import { createFakeClock, type Listening, listen } from "@orderbridge/core/testi
 import { sql } from "kysely";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type TestDatabase, testDatabases } from "../../core/test/databases.ts";
-import { createOpenApi } from "../src/http/openapi.ts";
 import { createPaymentGateway, type PaymentGateway } from "../src/index.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
@@ -76,6 +75,7 @@ describe.each(testDatabases())("merchants on $name", ({ skipped, open }) => {
         amount: 500,
         webhook_url: `${receiving.url}/hook`,
         webhook_secret: planted.webhookSecret,
+        description: "of the shop",
         metadata: { order: "of the shop" },
       });
       const payment = created.body.data.transaction_id as string;
@@ -97,7 +97,7 @@ describe.each(testDatabases())("merchants on $name", ({ skipped, open }) => {
 
     test("with two merchants no route of the API crosses: not by id, not in a list", async () => {
       const { payment, endpoint, event } = await makeThings();
-      const { paths } = createOpenApi({ publicUrl: "https://pay.example" }) as {
+      const { paths } = (await call(shop, "GET", "/openapi.json")).body as {
         readonly paths: Readonly<Record<string, object>>;
       };
       let byId = 0;
@@ -137,6 +137,22 @@ describe.each(testDatabases())("merchants on $name", ({ skipped, open }) => {
       });
       await call(shop, "POST", `/api/payment/${payment}/refund`, {});
       expect(await gateway.payments.deliveries("shop", payment)).toHaveLength(4); // two events, two targets of the shop
+    });
+
+    test("a search for characters that no database stores is answered", async () => {
+      await makeThings();
+      expect((await call(shop, "GET", "/api/payments?search=%00")).body.errors[0].pointer).toBe("#/search");
+      const login = await gateway.handle(
+        new Request("https://pay.example/admin/login", {
+          method: "POST",
+          body: new URLSearchParams({ password: planted.password }),
+        }),
+      );
+      const cookie = login.headers.get("set-cookie")?.split(";")[0] ?? "";
+      for (const query of ["q=%00", "q=%00of+the+shop", "merchant=shop%00"]) {
+        const page = await gateway.handle(new Request(`https://pay.example/admin?${query}`, { headers: { cookie } }));
+        expect([page.status, (await page.text()).includes("of the shop")], query).toEqual([200, true]);
+      }
     });
 
     test("planted secrets are in no log, no answer, no page and no row in clear", async () => {

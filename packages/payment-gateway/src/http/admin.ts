@@ -120,9 +120,9 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
   app.post("/logout", (context) => goTo(context, `${base}/login`, { "set-cookie": sessions.endCookie }));
 
   app.get("/", async (context) => {
-    const search = (context.req.query("q") ?? "").trim();
+    const search = searchText(context.req.query("q"));
     const status = statuses.find((known) => known === context.req.query("status"));
-    const merchant = (context.req.query("merchant") ?? "").trim();
+    const merchant = searchText(context.req.query("merchant"));
     const attention = context.req.query("attention") === "yes";
     const after = readCursor(context.req.query("after") ?? "");
     const found = await storage.listPayments(
@@ -465,6 +465,9 @@ function drawHistory(
     ({ at, text }) => html`<tr><td>${instant(at)}</td><td>${text}</td></tr>`,
   )}</tbody></table>`;
 }
+
+/** PostgreSQL knows no NUL characters, and nothing that was stored has other control characters. */
+const searchText = (text = ""): string => text.replaceAll(/\p{Cc}/gu, "").trim();
 
 const goTo = (context: Context, location: string, headers: Readonly<Record<string, string>> = {}): Response =>
   context.body(null, 303, { location, "cache-control": "no-store", ...headers });

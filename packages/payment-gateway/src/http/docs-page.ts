@@ -1,7 +1,7 @@
 import { type Context, Hono } from "hono";
 import { html } from "hono/html";
 import { createDocsExamples, type DocsExample } from "./docs-examples.ts";
-import { createOpenApi, type Schema } from "./openapi.ts";
+import type { Schema } from "./openapi.ts";
 import { createAsset, type Html, pageHeaders } from "./page.ts";
 
 const stylesheet = createAsset(
@@ -98,8 +98,8 @@ const firstBodies: Readonly<Record<string, string>> = {
 };
 
 /** `/docs`: the API for people, with programs to copy and forms to try it. Drawn from the OpenAPI document. */
-export function createDocsPage({ publicUrl }: { readonly publicUrl: string }): Hono {
-  const document = createOpenApi({ publicUrl }) as unknown as Document;
+export function createDocsPage({ publicUrl, openApi }: { readonly publicUrl: string; readonly openApi: Schema }): Hono {
+  const document = openApi as unknown as Document;
   const examples = createDocsExamples(publicUrl);
   const app = new Hono();
 

@@ -7,6 +7,7 @@ import type { Payment } from "../payment.ts";
 import type { PaymentProvider, ProviderContext } from "../provider.ts";
 import type { ProviderHealth } from "../provider-health.ts";
 import { Refusal } from "../refusal.ts";
+import { createInitRequest, type RequestDefaults } from "../schemas.ts";
 import type { GatewayStorage } from "../storage.ts";
 import type { TokenRegistry } from "../tokens.ts";
 import { createAdminPages } from "./admin.ts";
@@ -25,6 +26,7 @@ export interface SurfaceOptions {
   readonly contextOf: (provider: PaymentProvider) => ProviderContext;
   readonly findPayment: (id: string) => Promise<Payment | undefined>;
   readonly publicUrl: string;
+  readonly defaults: Omit<RequestDefaults, "providers">;
   readonly logger: Logger;
   readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity">;
   readonly clock: Clock;
@@ -44,13 +46,15 @@ export function createHttpSurface(options: SurfaceOptions): FetchHandler {
       onError: () => problem(413, "too_large", `a body may have at most ${maxBodyBytes} bytes`),
     }),
   );
-  app.route("/api", createApi(options));
+  const initRequest = createInitRequest({ ...options.defaults, providers: [...providers.keys()] });
+  app.route("/api", createApi({ ...options, initRequest }));
   app.route("/pay", createPayPage(options));
 
-  const openApi = JSON.stringify(createOpenApi({ publicUrl: options.publicUrl }));
-  app.get("/openapi.json", () => new Response(openApi, { headers: { "content-type": "application/json" } }));
+  const openApi = createOpenApi({ publicUrl: options.publicUrl, initRequest });
+  const document = JSON.stringify(openApi);
+  app.get("/openapi.json", () => new Response(document, { headers: { "content-type": "application/json" } }));
 
-  app.route("/", createDocsPage(options));
+  app.route("/", createDocsPage({ publicUrl: options.publicUrl, openApi }));
   if (options.admin) app.route("/admin", createAdminPages({ ...options, admin: options.admin }));
 
   app.all("/providers/:name/:path{.*}?", async (context) => {
