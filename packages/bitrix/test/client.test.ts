@@ -19,7 +19,7 @@ function setUp(options: FakeBitrixOptions = {}) {
     plan: budget,
     minDelayMs: 1,
     retries: 2,
-    operatingLimitSeconds: options.operatingLimitSeconds ?? 450,
+    operatingLimitSeconds: typeof options.operatingLimitSeconds === "number" ? options.operatingLimitSeconds : 450,
   });
   return { fake, bitrix, storage };
 }
@@ -46,7 +46,7 @@ describe("call", () => {
 
   test.each([
     ["an empty code", "crm.deal.get", ""],
-    ["the code 0 as a number", "catalog.product.get", "0"],
+    ["the code 0 as a number", "catalog.product.update", "0"],
     ["a long number", "sale.order.get", "200540400001"],
   ])("fails by the presence of an error: %s", async (_case, method, vendorCode) => {
     const { bitrix } = setUp();

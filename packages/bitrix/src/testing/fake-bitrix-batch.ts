@@ -66,8 +66,10 @@ function resolve(value: PhpValue, maps: Maps): unknown {
     if (!entry) return Object.fromEntries(maps[source]);
     let node: unknown = entry[1];
     for (const step of steps.slice(1)) {
-      if (typeof node !== "object" || node === null || !(step in node)) break;
-      node = (node as Row)[step];
+      // What is null is not there, by PHP's `isset`.
+      const next: unknown = typeof node === "object" && node !== null ? (node as Row)[step] : undefined;
+      if (next === undefined || next === null) break;
+      node = next;
     }
     return node;
   };

@@ -1,6 +1,6 @@
 import { type Clock, type FetchHandler, systemClock } from "@orderbridge/core";
 import { type Caller, type Method, Refused, type Row, type Values } from "./fake-bitrix-answer.ts";
-import { page } from "./fake-bitrix-rows.ts";
+import { matchingRows, page } from "./fake-bitrix-rows.ts";
 import { toPhpForm } from "./php-form.ts";
 
 export interface FakeEvent {
@@ -12,10 +12,14 @@ export interface FakeEvent {
 }
 
 export interface FakeEventOptions {
-  /** Where events go to; without it they wait in `events`. A URL or a handler. */
+  /** Where the outgoing webhook sends events to; without it they wait in `events`. A URL or a handler. */
   readonly eventUrl?: string;
   readonly deliver?: FetchHandler;
-  /** @defaultValue globalThis.fetch, for `eventUrl` */
+  /**
+   * Handlers that an application bound by `event.bind` are called only with `deliver` or `fetch`.
+   *
+   * @defaultValue globalThis.fetch, for `eventUrl`
+   */
   readonly fetch?: typeof fetch;
   /**
    * Which of the application's own changes stay out of its offline queue: those made with the connector of the binding
@@ -27,6 +31,7 @@ export interface FakeEventOptions {
 }
 
 interface Binding {
+  readonly id: number;
   readonly event: string;
   readonly handler: string;
   readonly offline: boolean;
@@ -40,6 +45,8 @@ const knownEvents = new Set([
   "ONCRMDEALDELETE",
   "ONCRMDEALMOVETOCATEGORY",
   "ONSALEORDERSAVED",
+  "ONORDERENTITYSAVED",
+  "ONPAYMENTENTITYSAVED",
   "CATALOG.PRODUCT.ON.ADD",
   "CATALOG.PRODUCT.ON.UPDATE",
   "CATALOG.PRODUCT.ON.DELETE",
@@ -50,6 +57,10 @@ const knownEvents = new Set([
   "ONAPPTEST",
 ]);
 
+/** What only an application can subscribe to. */
+const isForApplications = (event: string): boolean =>
+  /^(ONCRMDEALMOVETOCATEGORY|ONOFFLINEEVENT|ONAPP|CATALOG\.)/.test(event);
+
 const list = (value: unknown): readonly string[] =>
   Object.values(typeof value === "object" && value !== null ? value : value === undefined ? [] : [value]).map(String);
 
@@ -59,13 +70,19 @@ export function createFakeEvents(
     readonly clock?: Clock;
     readonly memberId: string;
     readonly applicationToken: string;
+    /** Tokens of the user whose action raised an event: an application gets them with it. */
+    readonly grantToken: () => Values;
   },
 ) {
   const { clock = systemClock, memberId, applicationToken, ownChanges = "documents", offlineExtended = true } = options;
   const events: FakeEvent[] = [];
   let copiesOf: (event: FakeEvent, index: number) => number = () => 1;
+  let delayOf: (event: FakeEvent, index: number, copy: number) => number = () => 0;
   let eventUrl = options.eventUrl;
+  let lastBinding = 975;
+  /** The queue server's: without a delay one after the other. */
   let sending: Promise<unknown> = Promise.resolve();
+  const delayed = new Set<Promise<void>>();
   let bindings: Binding[] = [];
   let queue: Row[] = [];
   let lastRow = 0;
@@ -73,7 +90,7 @@ export function createFakeEvents(
   let noticeAt = Number.NEGATIVE_INFINITY;
 
   /** Once; whatever the receiver answers, it is not repeated. */
-  async function send(entry: FakeEvent, body: string): Promise<void> {
+  async function send(entry: FakeEvent, url: string | undefined, body: string): Promise<void> {
     const init = {
       method: "POST",
       headers: { "content-type": "application/x-www-form-urlencoded" },
@@ -81,8 +98,8 @@ export function createFakeEvents(
     };
     try {
       const answer = options.deliver
-        ? await options.deliver(new Request(eventUrl ?? "http://receiver.invalid/bitrix/events", init))
-        : await (options.fetch ?? fetch)(eventUrl as string, init);
+        ? await options.deliver(new Request(url ?? "http://receiver.invalid/bitrix/events", init))
+        : await (options.fetch ?? fetch)(url as string, init);
       entry.status = answer.status;
       await answer.body?.cancel();
     } catch {
@@ -90,17 +107,15 @@ export function createFakeEvents(
     }
   }
 
-  function post(event: string, data: Values): void {
-    const entry: FakeEvent = { event, data, at: clock.now(), status: undefined };
-    const copies = copiesOf(entry, events.length);
-    events.push(entry);
-    if (eventUrl === undefined && !options.deliver) return;
+  /** To one receiver: the outgoing webhook, or a handler of the application. */
+  function post(entry: FakeEvent, index: number, url: string | undefined, handlerId: number, tokens: Values): void {
     const body = toPhpForm({
-      event,
-      event_handler_id: 975,
-      data,
+      event: entry.event,
+      event_handler_id: handlerId,
+      data: entry.data,
       ts: Math.floor(clock.now().getTime() / 1000),
       auth: {
+        ...tokens,
         domain: "fake.bitrix24.kz",
         client_endpoint: "https://fake.bitrix24.kz/rest/",
         server_endpoint: "https://oauth.bitrix.info/rest/",
@@ -108,7 +123,32 @@ export function createFakeEvents(
         application_token: applicationToken,
       },
     }).toString();
-    for (let copy = 0; copy < copies; copy++) sending = sending.then(() => send(entry, body));
+    const copies = copiesOf(entry, index);
+    for (let copy = 0; copy < copies; copy++) {
+      const delayMs = delayOf(entry, index, copy);
+      if (delayMs <= 0) {
+        sending = sending.then(() => send(entry, url, body));
+        continue;
+      }
+      const task: Promise<void> = clock
+        .sleep(delayMs)
+        .then(() => send(entry, url, body))
+        .finally(() => delayed.delete(task));
+      delayed.add(task);
+    }
+  }
+
+  function publish(event: string, data: Values, by?: Caller): void {
+    const entry: FakeEvent = { event, data, at: clock.now(), status: undefined };
+    const index = events.push(entry) - 1;
+    const hasReceiver = eventUrl !== undefined || options.deliver !== undefined;
+    if (hasReceiver && !isForApplications(event)) post(entry, index, eventUrl, 975, {});
+    if (!options.deliver && !options.fetch) return;
+    for (const binding of bindings) {
+      if (binding.offline || binding.event !== event) continue;
+      // A robot or an agent has no user.
+      post(entry, index, binding.handler, binding.id, by ? options.grantToken() : {});
+    }
   }
 
   /** One row per object and event: repeated changes only move the time; a reserved row is not touched. */
@@ -135,7 +175,7 @@ export function createFakeEvents(
     const notice = bindings.find((binding) => binding.event === "ONOFFLINEEVENT" && !binding.offline);
     if (notice && clock.now().getTime() - noticeAt >= notice.minTimeout * 1000) {
       noticeAt = clock.now().getTime();
-      post("ONOFFLINEEVENT", {});
+      publish("ONOFFLINEEVENT", {});
     }
   }
 
@@ -146,7 +186,7 @@ export function createFakeEvents(
       const isOwn = ownChanges === "source" ? sameConnector : sameConnector && binding.connector !== "";
       if (!isOwn) enqueue(binding, data);
     }
-    post(event, data);
+    publish(event, data, by);
   }
 
   const view = ({ identity: _identity, connector: _connector, ...row }: Row): Row => row;
@@ -184,7 +224,14 @@ export function createFakeEvents(
       checkLicense(connector !== "");
       const minTimeout = Number((more as Values | undefined)?.minTimeout ?? 1);
       const offline = type === "offline";
-      bindings.push({ event: name, handler: String(handler), offline, connector: String(connector), minTimeout });
+      bindings.push({
+        id: ++lastBinding,
+        event: name,
+        handler: String(handler),
+        offline,
+        connector: String(connector),
+        minTimeout,
+      });
       return { result: true };
     },
     "event.unbind": ({ event, handler = "", event_type: type = "online" }) => {
@@ -207,14 +254,20 @@ export function createFakeEvents(
     events: () => ({ result: [...knownEvents] }),
     "event.offline.list": (parameters) =>
       page(queue.map(view), parameters, { idName: "ID", wrap: (rows) => rows, isSorted: true }),
-    "event.offline.get": ({ limit = 50, clear = 1, auth_connector: connector = "", error = 0 }) => {
+    // "event.offline.get", apidocs.bitrix24.ru (read 2026-11): the oldest change first, `process_id` null when cleared.
+    "event.offline.get": (parameters) => {
+      const { limit = 50, clear = 1, auth_connector: connector = "", error = 0, process_id: ongoing } = parameters;
       const keeps = String(clear) === "0";
       checkLicense(keeps || connector !== "");
-      const portion = queue
-        .filter((row) => row.PROCESS_ID === "" && row.connector === connector && Number(row.ERROR) === Number(error))
-        .slice(0, Number(limit));
-      const process = keeps ? `process-${++lastProcess}` : "";
-      if (keeps) for (const row of portion) row.PROCESS_ID = process;
+      const waiting = queue.filter(
+        (row) => row.PROCESS_ID === "" && row.connector === connector && Number(row.ERROR) === Number(error),
+      );
+      const portion = matchingRows(waiting, {
+        filter: parameters.filter,
+        order: parameters.order ?? { TIMESTAMP_X: "ASC", ID: "ASC" },
+      }).slice(0, Number(limit));
+      const process = keeps ? String(ongoing ?? `process-${++lastProcess}`) : null;
+      if (process !== null) for (const row of portion) row.PROCESS_ID = process;
       else queue = queue.filter((row) => !portion.includes(row));
       return { result: { process_id: process, events: portion.map(view) } };
     },
@@ -240,13 +293,16 @@ export function createFakeEvents(
     setCopies(next: typeof copiesOf) {
       copiesOf = next;
     },
+    setDelay(next: typeof delayOf) {
+      delayOf = next;
+    },
     setUrl(url: string) {
       eventUrl = url;
     },
     async settled(): Promise<void> {
-      for (let seen: unknown; seen !== sending; ) {
+      for (let seen: unknown; seen !== sending || delayed.size > 0; ) {
         seen = sending;
-        await sending;
+        await Promise.all([sending, ...delayed]);
       }
     },
   };

@@ -1,9 +1,9 @@
 import type { Clock, FetchHandler } from "@orderbridge/core";
-import { type Answer, type Caller, type Method, Refused, type Values } from "./fake-bitrix-answer.ts";
+import { type Answer, type Caller, type Method, Refused, type Row, type Values } from "./fake-bitrix-answer.ts";
 import { runFakeBatch } from "./fake-bitrix-batch.ts";
-import type { FakeLimits, RunningTime } from "./fake-bitrix-limits.ts";
+import type { FakeLimits, RunningTime, TimeAccount } from "./fake-bitrix-limits.ts";
 import type { FakeOAuth } from "./fake-bitrix-oauth.ts";
-import { parsePhpForm } from "./php-form.ts";
+import { nestPhpNames, parsePhpForm } from "./php-form.ts";
 
 /** Seconds, from the examples of the methods' pages. */
 const sampleCosts: Readonly<Record<string, number>> = {
@@ -21,12 +21,23 @@ interface RequestState {
   readonly isBatch: boolean;
   readonly startedAt: number;
   busyMs: number;
+  /** Of its commands, so far. */
+  readonly times: Row[];
 }
 
 interface Executed {
   readonly answer: Answer;
   readonly time: Values;
 }
+
+/** How a command of a batch is counted: by the documents, by a measurement, or by the portal's source. */
+export type BatchAccounting = "methods" | "batch" | "no-credential";
+
+/** Looks at a command before it runs; what it gives is the refusal that the command ends with. */
+export type BeforeCommand = (
+  method: string,
+  parameters: Values,
+) => { readonly status: number; readonly error: unknown; readonly description?: string } | undefined;
 
 /** The door of the portal: addresses, parameters, credentials, limits, and single calls or batches behind them. */
 export function createFakeHttp({
@@ -53,11 +64,12 @@ export function createFakeHttp({
   /** Those that a webhook is refused. */
   readonly applicationMethods: Readonly<Record<string, Method>>;
   readonly costs?: Readonly<Record<string, number>> | undefined;
-  readonly batchAccounting?: "methods" | "batch" | undefined;
+  readonly batchAccounting?: BatchAccounting | undefined;
   readonly takesTime?: boolean | undefined;
   readonly countCost?: number | undefined;
 }) {
   let redirectOrigin: string | undefined;
+  let beforeCommand: BeforeCommand | undefined;
 
   function run(method: string, parameters: Values, caller: Caller): Answer {
     const forApplications = applicationMethods[method];
@@ -72,28 +84,48 @@ export function createFakeHttp({
     return known(parameters, connector === undefined ? caller : { ...caller, connector: String(connector) });
   }
 
-  /** Runs a command and books its time, under its own method or under `batch` at half weight. */
+  /** Under whose name a command is counted; under `batch` at half weight. */
+  function accountOf(method: string, { caller, isBatch }: RequestState): TimeAccount {
+    const own = { credential: caller.credential, method };
+    if (!isBatch || batchAccounting === "methods") return own;
+    if (batchAccounting === "batch") return { ...own, method: "batch" };
+    return caller.isApplication ? own : { ...own, credential: "" };
+  }
+
+  /** Runs a command and books its time. */
   async function execute(method: string, parameters: Values, request: RequestState): Promise<Executed> {
-    const { time, caller, isBatch } = request;
-    time.check(method);
+    const { time, caller } = request;
+    const account = accountOf(method, request);
+    // The batch that crosses the limit runs to its end.
+    if (account.method === method) time.check(account);
+    const refusal = beforeCommand?.(method, parameters);
+    if (refusal) throw new Refused(refusal.status, refusal.error, refusal.description ?? "");
     const answer = run(method, parameters, caller);
     const counts = answer.total !== undefined && Number(parameters.start ?? 0) >= 0;
     const cost = (costs[method] ?? 0.05) + (counts ? countCost : 0);
-    const account = isBatch && batchAccounting === "batch" ? "batch" : method;
-    time.add(account, account === "batch" ? cost / 2 : cost);
+    time.add(account, account.method === "batch" ? cost / 2 : cost);
     if (takesTime) {
       request.busyMs += cost * 1000;
       const behindMs = request.startedAt + request.busyMs - clock.monotonicMs();
       if (behindMs > 0) await clock.sleep(behindMs);
     }
-    return { answer, time: time.describe(account, cost) };
+    const told: Row = { ...time.describe(account, cost) };
+    request.times.push(told);
+    return { answer, time: told };
   }
 
   async function readParameters(request: Request, url: URL): Promise<Values> {
     const query = parsePhpForm(url.search.slice(1));
     if (request.method === "GET") return query;
+    const type = request.headers.get("content-type") ?? "";
+    if (type.includes("multipart/form-data")) {
+      const parts = [...(await request.formData())].filter(
+        (part): part is [string, string] => typeof part[1] === "string",
+      );
+      return { ...query, ...nestPhpNames(parts) };
+    }
     const text = await request.text();
-    if (!(request.headers.get("content-type") ?? "").includes("json")) return { ...query, ...parsePhpForm(text) };
+    if (!type.includes("json")) return { ...query, ...parsePhpForm(text) };
     try {
       const body = JSON.parse(text);
       return typeof body === "object" && body !== null ? { ...query, ...body } : query;
@@ -102,24 +134,31 @@ export function createFakeHttp({
     }
   }
 
-  async function answer(request: Request, method: string, parameters: Values, caller: Caller): Promise<Response> {
-    limits.takeRequest(request.headers.get("x-forwarded-for") ?? "one address");
-    const time = limits.begin(caller.credential);
+  async function answer(method: string, parameters: Values, caller: Caller): Promise<Response> {
+    const time = limits.begin();
     const state: RequestState = {
       time,
       caller,
       isBatch: method === "batch",
       startedAt: clock.monotonicMs(),
       busyMs: 0,
+      times: [],
     };
     try {
       if (method !== "batch") {
         const executed = await execute(method, parameters, state);
         return Response.json({ ...executed.answer, time: executed.time });
       }
-      time.check("batch");
+      const account = { credential: caller.credential, method };
+      time.check(account);
       const result = await runFakeBatch(parameters, (name, values) => execute(name, values, state));
-      return Response.json({ result, time: time.describe("batch", 0) });
+      const told = time.describe(account, 0);
+      if (batchAccounting === "batch") {
+        // All its commands tell the sum of the batch.
+        const { operating, operating_reset_at } = told;
+        for (const row of state.times) Object.assign(row, { operating, operating_reset_at });
+      }
+      return Response.json({ result, time: told });
     } finally {
       time.end();
     }
@@ -139,14 +178,16 @@ export function createFakeHttp({
       });
     }
     try {
-      const { auth, ...parameters } = await readParameters(request, url);
+      // The web server in front counts, so calls without a right to be made count too.
+      limits.takeRequest(request.headers.get("x-forwarded-for") ?? "one address");
+      const { auth, access_token: accessToken, ...parameters } = await readParameters(request, url);
       const isApplication = parts.length === 0;
-      if (isApplication) oauth.checkToken(auth);
+      if (isApplication) oauth.checkToken(auth ?? accessToken);
       else if (parts.join("/") !== `${userId}/${secret}`) {
         throw new Refused(401, "INVALID_CREDENTIALS", "Invalid request credentials");
       }
       const credential = isApplication ? clientId : `${userId}/${secret}`;
-      return await answer(request, method, parameters, { credential, isApplication, connector: "" });
+      return await answer(method, parameters, { credential, isApplication, connector: "" });
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       return Response.json(error.body, { status: error.status });
@@ -157,6 +198,9 @@ export function createFakeHttp({
     handle,
     redirectTo(origin: string | undefined): void {
       redirectOrigin = origin;
+    },
+    setBeforeCommand(next: BeforeCommand | undefined): void {
+      beforeCommand = next;
     },
   };
 }

@@ -66,6 +66,17 @@ export function createFakeOAuth({
         user_id: userId,
       });
     },
+    /** An access token that comes with an event; without a refresh token. */
+    grantToken(): {
+      readonly access_token: string;
+      readonly expires_in: number;
+      readonly scope: string;
+      readonly status: string;
+    } {
+      granted++;
+      accessTokens.set(`access-${granted}`, clock.now().getTime() + 3_600_000);
+      return { access_token: `access-${granted}`, expires_in: 3600, scope: "crm,sale,catalog", status: "L" };
+    },
     checkToken(token: unknown): void {
       if (token === undefined) throw new Refused(401, "NO_AUTH_FOUND", "Wrong authorization data");
       const endsAt = accessTokens.get(String(token));

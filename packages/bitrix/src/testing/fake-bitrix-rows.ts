@@ -9,29 +9,78 @@ function compare(left: unknown, right: unknown): number {
   return String(left ?? "") < String(right ?? "") ? -1 : String(left ?? "") > String(right ?? "") ? 1 : 0;
 }
 
-/** A filter's conditions, read once for all rows. */
+/** SQL's LIKE with `%`, which does not look at the case of letters. */
+function isLike(name: string, mask: string): (row: Row) => boolean {
+  const source = mask.split("%").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const pattern = new RegExp(`^${source.join(".*")}$`, "isu");
+  return (row) => pattern.test(String(row[name] ?? ""));
+}
+
+/**
+ * A filter's conditions, read once for all rows. A numbered entry is a group of its own, joined by its `logic`. Prefixes:
+ * "crm.item.list", apidocs.bitrix24.ru (read 2026-11)
+ */
 function conditionsOf(filter: Values): readonly ((row: Row) => boolean)[] {
-  return Object.entries(filter).map(([key, wanted]) => {
-    const [, operator = "", name = ""] = /^(>=|<=|!=|!@|>|<|=|!|@)?(.*)$/.exec(key) ?? [];
-    const list = Object.values(typeof wanted === "object" && wanted !== null ? wanted : { wanted }).map(String);
-    const among = (row: Row) => list.includes(String(row[name]));
-    switch (operator) {
-      case ">":
-        return (row) => compare(row[name], wanted) > 0;
-      case ">=":
-        return (row) => compare(row[name], wanted) >= 0;
-      case "<":
-        return (row) => compare(row[name], wanted) < 0;
-      case "<=":
-        return (row) => compare(row[name], wanted) <= 0;
-      case "!":
-      case "!=":
-      case "!@":
-        return (row) => !among(row);
-      default:
-        return among;
+  return Object.entries(filter)
+    .filter(([key]) => key !== "logic")
+    .map(([key, wanted]) => {
+      if (/^\d+$/.test(key) && typeof wanted === "object" && wanted !== null) {
+        const parts = conditionsOf(wanted as Values);
+        const isAny = /^or$/i.test(String((wanted as Values).logic ?? "and"));
+        return (row) => (isAny ? parts.some((holds) => holds(row)) : parts.every((holds) => holds(row)));
+      }
+      const [, operator = "", name = ""] = /^(!=%|!%=|!%|=%|%=|%|>=|<=|!=|!@|>|<|=|!|@)?(.*)$/.exec(key) ?? [];
+      const list = Object.values(typeof wanted === "object" && wanted !== null ? wanted : { wanted }).map(String);
+      const among = (row: Row) => list.includes(String(row[name]));
+      switch (operator) {
+        case ">":
+          return (row) => compare(row[name], wanted) > 0;
+        case ">=":
+          return (row) => compare(row[name], wanted) >= 0;
+        case "<":
+          return (row) => compare(row[name], wanted) < 0;
+        case "<=":
+          return (row) => compare(row[name], wanted) <= 0;
+        case "!":
+        case "!=":
+        case "!@":
+          return (row) => !among(row);
+        case "%":
+          return isLike(name, `%${String(wanted)}%`);
+        case "=%":
+        case "%=":
+          return isLike(name, String(wanted));
+        case "!%":
+        case "!=%":
+        case "!%=": {
+          const like = isLike(name, operator === "!%" ? `%${String(wanted)}%` : String(wanted));
+          return (row) => !like(row);
+        }
+        default:
+          return among;
+      }
+    });
+}
+
+function sortRows(rows: Row[], order: readonly (readonly [string, unknown])[]): void {
+  rows.sort((left, right) => {
+    for (const [name, direction] of order) {
+      const difference = compare(left[name], right[name]);
+      if (difference !== 0) return String(direction).toUpperCase() === "DESC" ? -difference : difference;
     }
+    return 0;
   });
+}
+
+/** The rows themselves, filtered and ordered, without pages. */
+export function matchingRows(
+  rows: readonly Row[],
+  { filter, order }: { readonly filter: unknown; readonly order: unknown },
+): readonly Row[] {
+  const conditions = conditionsOf((filter ?? {}) as Values);
+  const matching = rows.filter((row) => conditions.every((holds) => holds(row)));
+  sortRows(matching, Object.entries(order as Values));
+  return matching;
 }
 
 /** Rows that are kept by ascending id, so that a page is found without reading them all. */
@@ -109,15 +158,7 @@ export function page(
     if (conditions.every((holds) => holds(row))) matching.push(row);
     if (inOrder && start < 0 && matching.length === pageSize) break;
   }
-  if (!inOrder) {
-    matching.sort((left, right) => {
-      for (const [name, direction] of order) {
-        const difference = compare(left[name], right[name]);
-        if (difference !== 0) return String(direction).toUpperCase() === "DESC" ? -difference : difference;
-      }
-      return 0;
-    });
-  }
+  if (!inOrder) sortRows(matching, order);
   if (start < 0) return { result: cut(matching.slice(0, pageSize)), total: 0 };
   const from = Math.floor(start / pageSize) * pageSize;
   const next = from + pageSize;

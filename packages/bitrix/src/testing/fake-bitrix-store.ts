@@ -31,6 +31,7 @@ export function createFakeStore({
   function saveOrder(row: Row, fields: Values, by?: Caller): void {
     Object.assign(row, fields, { version: Number(row.version ?? 0) + 1, dateUpdate: clock.now().toISOString() });
     raise("ONSALEORDERSAVED", { FIELDS: { ID: row.id, XML_ID: row.xmlId ?? "", ACTION: "save" } }, by);
+    raise("ONORDERENTITYSAVED", { FIELDS: { ID: row.id } }, by);
   }
   function find(rows: ReadonlyMap<number, Row>, id: unknown, code: unknown, text: string): Row {
     const row = rows.get(Number(id));
@@ -83,6 +84,7 @@ export function createFakeStore({
       };
       payments.set(row.id as number, row);
       write("sale.payment.add", row.id, values);
+      raise("ONPAYMENTENTITYSAVED", { FIELDS: { ID: row.id } }, by);
       settle(row.orderId, by);
       return { result: { payment: { ...row } } };
     },
@@ -92,6 +94,7 @@ export function createFakeStore({
       if (values.paySystemId === undefined) throw new Refused(400, 0, "Required fields: paySystemId");
       write("sale.payment.update", row.id, values);
       Object.assign(row, values, values.paid === "Y" ? { datePaid: clock.now().toISOString() } : {});
+      raise("ONPAYMENTENTITYSAVED", { FIELDS: { ID: row.id } }, by);
       settle(row.orderId, by);
       return { result: { payment: { ...row } } };
     },

@@ -3,7 +3,7 @@ import { createFaults, createJournal, type Faults, type Journal } from "@orderbr
 import type { Method, Values } from "./fake-bitrix-answer.ts";
 import { createFakeDeals, type FakeDeal, type FakeStage } from "./fake-bitrix-deals.ts";
 import { createFakeEvents, type FakeEvent, type FakeEventOptions } from "./fake-bitrix-events.ts";
-import { createFakeHttp } from "./fake-bitrix-http.ts";
+import { type BatchAccounting, type BeforeCommand, createFakeHttp } from "./fake-bitrix-http.ts";
 import { createFakeLimits, rateLimitBody } from "./fake-bitrix-limits.ts";
 import { createFakeOAuth } from "./fake-bitrix-oauth.ts";
 import { createFakeStore } from "./fake-bitrix-store.ts";
@@ -30,12 +30,19 @@ export interface FakeBitrixOptions extends FakeEventOptions {
   readonly clock?: Clock;
   /** Leaky bucket, per source address; `undefined` leaks 2 per second with room for 50. */
   readonly bucket?: { readonly perSecond: number; readonly capacity: number };
-  /** Seconds that a method may run in ten minutes. @defaultValue 480 */
-  readonly operatingLimitSeconds?: number;
+  /**
+   * Seconds that a method may run in ten minutes; "off" as on a portal of one's own: nothing is refused for it, and answers
+   * tell no `operating`. @defaultValue 480
+   */
+  readonly operatingLimitSeconds?: number | "off";
   /** Seconds that one call costs, by method. @defaultValue the samples of the documentation */
   readonly costs?: Readonly<Record<string, number>>;
-  /** Where calls in a batch are counted: under their own methods, or under `batch` at half weight. @defaultValue "methods" */
-  readonly batchAccounting?: "methods" | "batch";
+  /**
+   * Where calls in a batch are counted, on which the sources differ: under their own methods (the documents), under `batch`
+   * at half weight (measured), or, of a webhook, under their own methods but apart from single calls (the portal's source,
+   * "no-credential"). @defaultValue "methods"
+   */
+  readonly batchAccounting?: BatchAccounting;
   /** Whether calls last as long as they cost, by the clock. @defaultValue false */
   readonly takesTime?: boolean;
   /** Seconds that the count of a list costs, which `start: -1` leaves out. @defaultValue 0 */
@@ -44,7 +51,7 @@ export interface FakeBitrixOptions extends FakeEventOptions {
   readonly movesChangeTime?: boolean;
   /** User fields that deals have. @defaultValue ["UF_CRM_ORDER_ID"] */
   readonly userFields?: readonly string[];
-  /** Code of "product does not exist.": the page of the method says empty, other catalogue methods give 0. @defaultValue 0 */
+  /** Code of "product does not exist.": the page of `catalog.product.get` says empty, other catalogue methods give 0. @defaultValue "" */
   readonly missingProductCode?: "" | 0;
   /** Whether a no-op `crm.item.update` is left unsaved, without an event, as documented. @defaultValue true */
   readonly skipUnchanged?: boolean;
@@ -109,10 +116,17 @@ export interface FakeBitrix {
   setRobot(robot: ((deal: FakeDeal) => string | undefined) | undefined): void;
   /** What happens to coming events: each gives how many copies are sent. @defaultValue one copy each */
   setEventCopies(copies: (event: FakeEvent, index: number) => number): void;
-  /** Where events go to from now on. */
+  /** How long a copy of an event stays at the queue server, in milliseconds: later ones overtake it. @defaultValue 0 */
+  setEventDelay(delayMs: (event: FakeEvent, index: number, copy: number) => number): void;
+  /** Where the outgoing webhook sends events to from now on. */
   setEventUrl(url: string): void;
   /** Answers 302 to every call, as after a rename; `undefined` ends it. */
   redirectTo(origin: string | undefined): void;
+  /**
+   * Looks at each command before it runs, those in a batch too: changes rows between two pages, or gives the refusal that
+   * the command ends with, whatever its status and code. `undefined` ends it.
+   */
+  setBeforeCommand(before: BeforeCommand | undefined): void;
   /** Resolves when all events that were raised so far have been sent. */
   settled(): Promise<void>;
 }
@@ -137,9 +151,9 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
   const writes: FakeWrite[] = [];
   const journal = createJournal();
   const limits = createFakeLimits({ clock, bucket, operatingLimitSeconds });
-  const queue = createFakeEvents({ ...options, clock, memberId, applicationToken });
-  const { events, raise } = queue;
   const oauth = createFakeOAuth({ clock, client, memberId, userId });
+  const queue = createFakeEvents({ ...options, clock, memberId, applicationToken, grantToken: oauth.grantToken });
+  const { events, raise } = queue;
   const parts = {
     clock,
     raise,
@@ -247,8 +261,10 @@ export function createFakeBitrix(options: FakeBitrixOptions = {}): FakeBitrix {
     raise: (event, data) => raise(event, data),
     setRobot: deals.setRobot,
     setEventCopies: queue.setCopies,
+    setEventDelay: queue.setDelay,
     setEventUrl: queue.setUrl,
     redirectTo: http.redirectTo,
+    setBeforeCommand: http.setBeforeCommand,
     settled: queue.settled,
   };
 }

@@ -2,13 +2,17 @@ import type { Clock } from "@orderbridge/core";
 import { type Caller, type Method, Refused, type Row, type Values } from "./fake-bitrix-answer.ts";
 import { page } from "./fake-bitrix-rows.ts";
 
-/** Products and prices. "Catalog", "Prices", apidocs.bitrix24.ru (read 2026-11) */
+/**
+ * Products and prices: fields that are insisted on, codes, texts and keys of the answers (`product`, `products`, `element`,
+ * `price`, `prices`, `priceTypes`) as on the pages of `catalog.product`, `catalog.price` and `catalog.priceType`,
+ * apidocs.bitrix24.ru (read 2026-11). Two texts of `catalog.product.update` are not given there.
+ */
 export function createFakeCatalog({
   clock,
   raise,
   write,
   nextId,
-  missingProductCode = 0,
+  missingProductCode = "",
 }: {
   readonly missingProductCode?: "" | 0 | undefined;
   readonly clock: Clock;
@@ -23,24 +27,38 @@ export function createFakeCatalog({
     { id: 2, name: "Опт", base: "N", sort: 200, xmlId: "" },
   ];
 
-  function findProduct(id: unknown): Row {
+  /** @param code "Get product by id" names an empty one, "Change product" 0. */
+  function findProduct(id: unknown, code: unknown = missingProductCode): Row {
+    if (id === undefined) throw new Refused(400, "100", "Could not find value for parameter {id}");
     const row = products.get(Number(id));
-    if (!row) throw new Refused(400, missingProductCode, "product does not exist.");
+    if (!row) throw new Refused(400, code, "product does not exist.");
     return row;
   }
   function findPrice(id: unknown): Row {
+    if (id === undefined) throw new Refused(400, "100", "Could not find value for parameter {id}");
     const row = prices.get(Number(id));
-    if (!row) throw new Refused(400, 0, "Price is not exists");
+    if (!row) throw new Refused(400, "", "Price does not exist");
     return row;
   }
+  /** `fields` that are missing or empty have a code of their own. */
   function required(fields: unknown, names: readonly string[]): Values {
-    if (typeof fields !== "object" || fields === null) {
+    if (typeof fields !== "object" || fields === null || Object.keys(fields).length === 0) {
       throw new Refused(400, "100", "Could not find value for parameter {fields}");
     }
     const missing = names.filter((name) => (fields as Values)[name] === undefined);
     if (missing.length > 0) throw new Refused(400, 0, `Required fields: ${missing.join(", ")}`);
     return fields as Values;
   }
+  function checkPriceType(id: unknown): void {
+    if (priceTypes.some((row) => row.id === Number(id))) return;
+    throw new Refused(400, 0, "Validate price error. Catalog price group is wrong");
+  }
+  const tooManyPrices = (): Refused =>
+    new Refused(
+      400,
+      0,
+      "Validate price error. Catalog product is allowed has only single price without ranges in price group",
+    );
 
   /** Values of a property get ids; a value without its id is a new one, and what is not listed by id is dropped. */
   function toStored(name: string, value: unknown, before: unknown): unknown {
@@ -83,9 +101,8 @@ export function createFakeCatalog({
     "catalog.product.list": (parameters) => {
       const select = Object.values((parameters.select ?? {}) as Values);
       const filter = (parameters.filter ?? {}) as Values;
-      if (!select.includes("id") || !select.includes("iblockId")) {
-        throw new Refused(400, 0, "Required select fields: id, iblockId");
-      }
+      const missing = ["id", "iblockId"].filter((name) => !select.includes(name));
+      if (missing.length > 0) throw new Refused(400, 0, `Required select fields: ${missing.join(", ")}`);
       if (filter.iblockId === undefined) throw new Refused(400, 0, "Required filter fields: iblockId");
       return page(products.values(), parameters, { idName: "id", wrap: (rows) => ({ products: rows }) });
     },
@@ -101,7 +118,7 @@ export function createFakeCatalog({
       return { result: { element: { ...row } } };
     },
     "catalog.product.update": ({ id, fields }, by) => {
-      const row = findProduct(id);
+      const row = findProduct(id, 0);
       const values = required(fields, []);
       write("catalog.product.update", row.id, values);
       save(row, values);
@@ -114,16 +131,10 @@ export function createFakeCatalog({
       page(prices.values(), parameters, { idName: "id", wrap: (rows) => ({ prices: rows }) }),
     "catalog.price.add": ({ fields }, by) => {
       const values = required(fields, ["productId", "catalogGroupId", "price", "currency"]);
-      const product = findProduct(values.productId);
-      if (!priceTypes.some(({ id }) => id === Number(values.catalogGroupId))) {
-        throw new Refused(400, 0, "Validate price error. Catalog price group is wrong");
-      }
+      const product = findProduct(values.productId, 0);
+      checkPriceType(values.catalogGroupId);
       if (pricesOf(product.id).some((row) => row.catalogGroupId === Number(values.catalogGroupId))) {
-        throw new Refused(
-          400,
-          0,
-          "Validate price error. Catalog product is allowed has only single price without ranges in price group",
-        );
+        throw tooManyPrices();
       }
       const row = addPriceRow(values);
       write("catalog.price.add", row.id, values);
@@ -140,11 +151,15 @@ export function createFakeCatalog({
     },
     // Replaces the whole set: what is not listed is deleted.
     "catalog.price.modify": ({ fields }, by) => {
-      const { id, prices: wanted = {} } = ((fields as Values | undefined)?.product ?? {}) as Values;
-      const product = findProduct(id);
+      const { id, prices: wanted = {} } = (required(fields, ["product"]).product ?? {}) as Values;
+      const product = findProduct(id, 0);
       const given = Object.values(wanted as Values) as Values[];
+      for (const row of given) {
+        required(row, ["catalogGroupId", "price", "currency"]);
+        checkPriceType(row.catalogGroupId);
+      }
       if (new Set(given.map(({ catalogGroupId }) => String(catalogGroupId))).size < given.length) {
-        throw new Refused(400, 0, "Duplicate catalogGroupId");
+        throw tooManyPrices();
       }
       write("catalog.price.modify", product.id, fields as Values);
       const kept = new Set(given.map((price) => Number(price.id ?? 0)));

@@ -1,6 +1,6 @@
 import type { Clock } from "@orderbridge/core";
 import { type Caller, type Method, Refused, type Row, type Values } from "./fake-bitrix-answer.ts";
-import { page } from "./fake-bitrix-rows.ts";
+import { matchingRows, page } from "./fake-bitrix-rows.ts";
 
 type Methods = Readonly<Record<string, Method>>;
 
@@ -37,8 +37,9 @@ const contactFields = [
 const multifields = ["PHONE", "EMAIL"];
 
 /**
- * Contacts, smart processes and user fields of deals. "Contacts", "Universal methods", "Custom fields of deals",
- * apidocs.bitrix24.ru (read 2026-11)
+ * Contacts, smart processes, payments and user fields of deals, from the pages of `crm.contact`, `crm.item`,
+ * `crm.item.payment` and `crm.deal.userfield`, apidocs.bitrix24.ru (read 2026-11). What a second field of one name is
+ * answered is not on them; neither is the text of a payment that does not exist.
  */
 export function createFakeCrm({
   clock,
@@ -59,39 +60,62 @@ export function createFakeCrm({
   const processes = new Map<number, FakeSmartProcess>();
   const items = new Map<number, Map<number, Row>>();
   let lastFieldId = 500;
-  const fieldRows: Row[] = userFields.map((name) => toFieldRow(name, "string", name));
+  const labels = ["EDIT_FORM_LABEL", "LIST_COLUMN_LABEL", "LIST_FILTER_LABEL", "ERROR_MESSAGE", "HELP_MESSAGE"];
+  const fieldRows: Row[] = userFields.map((name) => toFieldRow(name, { USER_TYPE_ID: "string", LABEL: name }));
 
-  function toFieldRow(name: string, type: string, label: unknown, settings: unknown = {}): Row {
+  function toFieldRow(name: string, fields: Values): Row {
+    const { USER_TYPE_ID, LABEL = null, SETTINGS = {}, LIST } = fields;
+    const values = Object.values((LIST ?? {}) as Values) as Values[];
     return {
       ID: String(++lastFieldId),
       ENTITY_ID: "CRM_DEAL",
       FIELD_NAME: name,
-      USER_TYPE_ID: type,
-      XML_ID: null,
-      SORT: "100",
-      MULTIPLE: "N",
-      MANDATORY: "N",
-      EDIT_FORM_LABEL: label,
-      SETTINGS: settings,
+      USER_TYPE_ID,
+      XML_ID: fields.XML_ID ?? null,
+      SORT: String(fields.SORT ?? 100),
+      MULTIPLE: fields.MULTIPLE ?? "N",
+      MANDATORY: fields.MANDATORY ?? "N",
+      SETTINGS,
+      ...(USER_TYPE_ID === "enumeration"
+        ? {
+            LIST: values
+              .filter(({ VALUE }) => VALUE !== undefined && VALUE !== "")
+              .map(({ VALUE, SORT = 0, DEF = "N", XML_ID = null }) => ({
+                ID: String(++lastFieldId),
+                SORT: String(SORT),
+                VALUE,
+                DEF,
+                XML_ID,
+              })),
+          }
+        : {}),
+      ...Object.fromEntries(labels.map((label) => [label, fields[label] ?? LABEL])),
     };
   }
 
   function fieldsOf(value: unknown): Values {
-    if (typeof value !== "object" || value === null) throw new Refused(400, "", "Parameter 'fields' must be array");
+    if (typeof value !== "object" || value === null) throw new Refused(400, "", "Parameter 'fields' must be array.");
     return value as Values;
   }
 
   // ----- contacts
 
-  function findContact(id: unknown): Row {
+  /** The methods differ in what they say. */
+  function findContact(id: unknown, notFound: string): Row {
+    if (!(Number(id) > 0)) throw new Refused(400, "", "ID is not defined or invalid.");
     const row = contacts.get(Number(id));
-    if (!row) throw new Refused(400, "", "Контакт не найден");
+    if (!row) throw new Refused(400, "", notFound);
     return row;
   }
   function saveContact(row: Row, fields: Values): void {
     for (const [name, value] of Object.entries(fields)) {
       if (contactFields.includes(name) || name.startsWith("UF_")) row[name] = value === null ? null : String(value);
-      if (multifields.includes(name)) row[name] = saveRows(name, row[name], value);
+      if (!multifields.includes(name)) continue;
+      const rows = saveRows(name, row[name], value);
+      // Without a value the field itself is absent.
+      if (rows.length > 0) row[name] = rows;
+      else delete row[name];
+      row[`HAS_${name}`] = rows.length > 0 ? "Y" : "N";
     }
     row.DATE_MODIFY = clock.now().toISOString();
   }
@@ -208,7 +232,7 @@ export function createFakeCrm({
   };
 
   const methods: Methods = {
-    "crm.contact.get": ({ id }) => ({ result: { ...findContact(id) } }),
+    "crm.contact.get": ({ id, ID }) => ({ result: { ...findContact(id ?? ID, "Not found") } }),
     "crm.contact.list": (parameters) => {
       const filter = (parameters.filter ?? {}) as Values;
       const rest = Object.fromEntries(
@@ -226,7 +250,14 @@ export function createFakeCrm({
     "crm.contact.add": ({ fields }, by) => {
       const values = fieldsOf(fields);
       const id = nextId();
-      const row: Row = { ID: String(id), NAME: null, LAST_NAME: null, DATE_CREATE: clock.now().toISOString() };
+      const row: Row = {
+        ID: String(id),
+        NAME: null,
+        LAST_NAME: null,
+        HAS_PHONE: "N",
+        HAS_EMAIL: "N",
+        DATE_CREATE: clock.now().toISOString(),
+      };
       saveContact(row, values);
       contacts.set(id, row);
       write("crm.contact.add", id, values);
@@ -234,7 +265,7 @@ export function createFakeCrm({
       return { result: id };
     },
     "crm.contact.update": ({ id, fields }, by) => {
-      const row = findContact(id);
+      const row = findContact(id, "Contact is not found");
       const values = fieldsOf(fields);
       saveContact(row, values);
       write("crm.contact.update", Number(id), values);
@@ -254,22 +285,32 @@ export function createFakeCrm({
     },
     "crm.item.payment.pay": ({ id }) => setPaid(id, true),
     "crm.item.payment.unpay": ({ id }) => setPaid(id, false),
-    "crm.deal.userfield.list": ({ filter }) => {
-      const wanted = Object.entries((filter ?? {}) as Values);
-      const result = fieldRows.filter((row) => wanted.every(([name, value]) => String(row[name]) === String(value)));
+    "crm.deal.userfield.list": ({ filter, order = { SORT: "ASC", ID: "ASC" } }) => {
+      const { LANG: language, ...wanted } = (filter ?? {}) as Values;
+      const rows = matchingRows(fieldRows, { filter: wanted, order });
+      // Labels come in one language, and only when it is named.
+      const result = rows.map((row) =>
+        Object.fromEntries(Object.entries(row).filter(([name]) => language !== undefined || !labels.includes(name))),
+      );
       return { result, total: result.length };
     },
     "crm.deal.userfield.add": ({ fields }) => {
-      const { FIELD_NAME, USER_TYPE_ID, LABEL, SETTINGS } = fieldsOf(fields);
-      if (FIELD_NAME === undefined || USER_TYPE_ID === undefined)
-        throw new Refused(400, "", "Required field is missing");
-      const name = `UF_CRM_${String(FIELD_NAME)}`;
-      if (!/^[A-Z0-9_]{1,20}$/.test(name)) throw new Refused(400, "ERROR_CORE", "Поле FIELD_NAME слишком длинное");
-      if (userFields.includes(name)) throw new Refused(400, "ERROR_CORE", `Поле ${name} уже существует`);
-      const row = toFieldRow(name, String(USER_TYPE_ID), LABEL ?? null, SETTINGS);
+      const values = fieldsOf(fields);
+      for (const name of ["FIELD_NAME", "USER_TYPE_ID"]) {
+        if ((values[name] ?? "") === "") throw new Refused(400, "", `The '${name}' field is not found.`);
+      }
+      const name = `UF_CRM_${String(values.FIELD_NAME)}`;
+      if (!/^[A-Z0-9_]+$/.test(name)) {
+        const allowed = "Allowed characters are: A-Z, 0-9, and _.";
+        throw new Refused(400, "", `Field name contains invalid characters. ${allowed}`);
+      }
+      // The page speaks of 20 characters with the prefix, and of 50 where it lists the errors.
+      if (name.length > 20) throw new Refused(400, "", "Field name is too long (more than 50 characters).");
+      if (userFields.includes(name)) throw new Refused(400, "", `The field ${name} exists already.`);
+      const row = toFieldRow(name, values);
       fieldRows.push(row);
       userFields.push(name);
-      write("crm.deal.userfield.add", Number(row.ID), fields as Values);
+      write("crm.deal.userfield.add", Number(row.ID), values);
       return { result: Number(row.ID) };
     },
   };

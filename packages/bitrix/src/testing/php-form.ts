@@ -1,16 +1,29 @@
 /** What PHP makes of bracketed names, and the arrays and objects of its JSON. The fake's own: it must not share our client's reading. */
 export type PhpValue = string | { [key: string]: PhpValue };
 
-/** `a[b][]=1` to nested maps. A list counts up from 0. */
-export function parsePhpForm(text: string): { [key: string]: PhpValue } {
+/** The key after the highest number so far. */
+const nextKey = (node: { readonly [key: string]: PhpValue }): string =>
+  String(
+    Math.max(
+      -1,
+      ...Object.keys(node)
+        .filter((key) => /^\d+$/.test(key))
+        .map(Number),
+    ) + 1,
+  );
+
+/** `a[b][]=1` to nested maps, as PHP reads a query, a form and the parts of a multipart body. */
+export function nestPhpNames(pairs: Iterable<readonly [string, string]>): { [key: string]: PhpValue } {
   const root: { [key: string]: PhpValue } = {};
-  for (const [name, value] of new URLSearchParams(text)) {
-    const head = /^[^[]+/.exec(name)?.[0];
-    if (head === undefined || head === "__proto__") continue;
-    const path = [head, ...[...name.slice(head.length).matchAll(/\[([^\]]*)\]/g)].map((match) => match[1] ?? "")];
+  for (const [name, value] of pairs) {
+    const first = /^[^[]+/.exec(name)?.[0];
+    if (first === undefined || first === "__proto__") continue;
+    const inBrackets = [...name.slice(first.length).matchAll(/\[([^\]]*)\]/g)].map((match) => match[1] ?? "");
+    // Names of variables have neither dots nor spaces.
+    const path = [first.replace(/[. ]/g, "_"), ...inBrackets];
     let node = root;
     for (const [index, raw] of path.entries()) {
-      const key = raw === "" ? String(Object.keys(node).length) : raw;
+      const key = raw === "" ? nextKey(node) : raw;
       if (key === "__proto__") break;
       if (index === path.length - 1) node[key] = value;
       else {
@@ -23,6 +36,8 @@ export function parsePhpForm(text: string): { [key: string]: PhpValue } {
   }
   return root;
 }
+
+export const parsePhpForm = (text: string): { [key: string]: PhpValue } => nestPhpNames(new URLSearchParams(text));
 
 /** PHP's `json_encode` of a map: a list when it is empty or its keys are 0, 1, 2… */
 export function encodePhpMap(entries: readonly (readonly [string, unknown])[]): unknown {
