@@ -23,6 +23,12 @@ export interface DealSide extends SyncSide {
   check(): Promise<{ readonly unmappedStages: readonly string[] }>;
 }
 
+/** The other side's id in a field of text or of whole numbers; `undefined` for an empty one. */
+export function readLink(value: unknown): string | undefined {
+  if (typeof value === "number") return value > 0 ? String(value) : undefined;
+  return typeof value === "string" && value !== "" ? value : undefined;
+}
+
 /** Deals of Bitrix24 as a side of a sync. */
 export function createDealSide(options: DealSideOptions): DealSide {
   const { bitrix, stages: stageByStatus, categoryId = "0", paidStageId, linkField = "UF_CRM_ORDER_ID" } = options;
@@ -94,9 +100,10 @@ export function createDealSide(options: DealSideOptions): DealSide {
       const advances = from?.semantics === "process" && paidStage !== undefined && from.sort < paidStage.sort;
       return advances ? paidStageId : mapped.code;
     },
-    async write(id, { code, seen, peerId }) {
+    async write(id, { code, seen, peerId, signal }) {
       // The link travels with the first write: a restored or emptied database finds the pair again by it.
-      const deal = await bitrix.deals.update(id, { stageId: code, categoryId, [linkField]: peerId });
+      const fields = { stageId: code, categoryId, [linkField]: peerId };
+      const deal = await bitrix.deals.update(id, fields, signal ? { signal } : {});
       if (deal.stageId === seen.code) {
         throw new Error(`bitrix: deal ${id} stayed at ${seen.code} although ${code} was accepted; check its funnel`);
       }
@@ -104,8 +111,7 @@ export function createDealSide(options: DealSideOptions): DealSide {
       return { ...(await toState(deal)), code };
     },
     async peerOf(id) {
-      const value = (await bitrix.deals.get(id))?.fields[linkField];
-      return typeof value === "string" && value !== "" ? value : undefined;
+      return readLink((await bitrix.deals.get(id))?.fields[linkField]);
     },
   };
 }

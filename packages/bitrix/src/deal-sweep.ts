@@ -1,5 +1,6 @@
 import { type Clock, type Logger, redactingLogger, type Storage, systemClock } from "@orderbridge/core";
 import type { Bitrix } from "./bitrix.ts";
+import { readLink } from "./deal-side.ts";
 import { dealTopic } from "./event-handler.ts";
 import type { BitrixStorage } from "./storage.ts";
 
@@ -64,25 +65,29 @@ export function createDealSweep(options: DealSweepOptions): DealSweep {
     const position = await core.watermarks.get(name);
     const since = position === undefined ? startedAt.getTime() - firstMs : Date.parse(position) - overlapMs;
     let found = 0;
+    let newest = since;
     const rows = bitrix.list<Readonly<Record<string, unknown>>>(
       "crm.item.list",
       {
         entityTypeId: 2,
         useOriginalUfNames: "Y",
-        select: ["id", linkField],
+        select: ["id", "updatedTime", linkField],
         filter: { ">=updatedTime": new Date(since).toISOString() },
       },
       signal ? { signal } : {},
     );
-    for await (const { id, [linkField]: link } of rows) {
+    for await (const { id, updatedTime, [linkField]: link } of rows) {
       const dealId = String(id);
-      const isLinked = (typeof link === "string" && link !== "") || (await storage.links.getByRight(sync, dealId));
+      newest = Math.max(newest, Date.parse(String(updatedTime)) || 0);
+      const isLinked = readLink(link) !== undefined || (await storage.links.getByRight(sync, dealId));
       if (!isLinked) continue;
       await storage.work.mark(dealTopic, dealId);
       found++;
     }
     found += await sweepMoves(signal);
-    await core.watermarks.advance(name, position, startedAt.toISOString());
+    // The portal's clock counts: where ours runs ahead of it, changes that are still to come would lie behind the position.
+    const reached = Math.min(startedAt.getTime(), newest + overlapMs / 2);
+    await core.watermarks.advance(name, position, new Date(reached).toISOString());
     return found;
   }
 

@@ -1,5 +1,5 @@
 import { shapeError } from "./answers.ts";
-import type { Bitrix } from "./bitrix.ts";
+import type { Bitrix, CallOptions } from "./bitrix.ts";
 import { createCategories, type Stage } from "./categories.ts";
 import { createDealPayments, type DealPayments } from "./deal-payments.ts";
 import { createItems, type Item } from "./items.ts";
@@ -26,7 +26,7 @@ export interface Deals {
   /** `undefined` when there is no such deal. */
   get(id: string): Promise<Deal | undefined>;
   /** Changes fields, by their `crm.item` names, and gives the deal as it is then: an unknown field changes nothing. */
-  update(id: string, fields: Parameters): Promise<Deal>;
+  update(id: string, fields: Parameters, options?: Pick<CallOptions, "signal">): Promise<Deal>;
   /**
    * Creates a deal once per (`originatorId`, `originId`): looks for it before, and again when the reply was lost.
    * Two processes that create the same one at the same moment may still both succeed: Bitrix24 has no unique key.
@@ -56,7 +56,7 @@ export function createDeals(bitrix: Pick<Bitrix, "call" | "list">): Deals {
       const item = await items.get(id);
       return item && toDeal(item);
     },
-    update: async (id, fields) => toDeal(await items.update(id, fields)),
+    update: async (id, fields, options) => toDeal(await items.update(id, fields, options)),
     add: async ({ originatorId, originId, fields }) =>
       toDeal(await items.add({ match: { originatorId, originId }, fields })),
     async *list(parameters, options) {

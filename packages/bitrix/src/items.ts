@@ -10,7 +10,7 @@ import {
   readAnswer,
   shapeError,
 } from "./answers.ts";
-import type { Bitrix } from "./bitrix.ts";
+import type { Bitrix, CallOptions } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
 import type { ListOptions } from "./list.ts";
 import type { Parameter, Parameters } from "./parameters.ts";
@@ -44,7 +44,7 @@ export interface Items {
    */
   add(item: { readonly match: Parameters; readonly fields: Parameters }): Promise<Item>;
   /** Gives the element as it is then: an unknown field and a stage of another funnel change nothing, without a word. */
-  update(id: string, fields: Parameters): Promise<Item>;
+  update(id: string, fields: Parameters, options?: Pick<CallOptions, "signal">): Promise<Item>;
   /** In the order of the ids. `true` and `false` in the filter become `1` and `0`, which `crm.item.list` wants. */
   list(parameters?: Parameters, options?: ListOptions): AsyncIterableIterator<Item>;
 }
@@ -93,8 +93,8 @@ export function createItems(bitrix: Pick<Bitrix, "call" | "list">, entityTypeId:
   }
   const common = { entityTypeId, useOriginalUfNames: "Y" } as const;
 
-  async function call(method: string, parameters: Parameters): Promise<Item> {
-    const answer = await bitrix.call(method, { ...common, ...parameters });
+  async function call(method: string, parameters: Parameters, options: CallOptions = {}): Promise<Item> {
+    const answer = await bitrix.call(method, { ...common, ...parameters }, options);
     return toItem(readAnswer(answerSchema, answer, method).item, method);
   }
 
@@ -130,7 +130,7 @@ export function createItems(bitrix: Pick<Bitrix, "call" | "list">, entityTypeId:
         },
       });
     },
-    update: (id, fields) => call("crm.item.update", { id, fields }),
+    update: (id, fields, options) => call("crm.item.update", { id, fields }, options),
     async *list(parameters = {}, options = {}) {
       const filter = parameters.filter === undefined ? {} : { filter: withNumbers(parameters.filter) };
       for await (const item of bitrix.list("crm.item.list", { ...parameters, ...filter, ...common }, options)) {

@@ -61,11 +61,14 @@ export function createOrderSide(options: OrderSideOptions): SyncSide {
     async peerOf(id) {
       return (await storage.orders.get(id))?.dealId;
     },
-    async link(id, peerId) {
+    async link(id, peerId, gonePeerId) {
       await updateOrder(
         storage,
         (stores) => stores.orders.get(id),
-        (order) => ({ order: order.dealId === undefined ? { ...order, dealId: peerId } : order, changes: [] }),
+        (order) => {
+          const isFree = order.dealId === undefined || order.dealId === gonePeerId;
+          return { order: isFree ? { ...order, dealId: peerId } : order, changes: [] };
+        },
       );
     },
   };

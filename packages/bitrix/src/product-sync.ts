@@ -55,7 +55,7 @@ export interface ProductSync {
   /** Conflicts of a product, the oldest first: what this backend wanted and what the site had. */
   conflicts(id: string): Promise<readonly ProductConflict[]>;
   /** Brings a pending change to the site; for the worker. When the site changed meanwhile, its values win. */
-  push(id: string): Promise<void>;
+  push(id: string, signal?: AbortSignal): Promise<void>;
   /** The way back: `POST` of the site with `{id, name, price, currency, enabled, version, changed_at}`. */
   readonly handle: FetchHandler;
 }
@@ -159,7 +159,10 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
     };
   }
 
-  async function send(product: Product): Promise<{ readonly version: number } | { readonly current: SiteState }> {
+  async function send(
+    product: Product,
+    signal: AbortSignal | undefined,
+  ): Promise<{ readonly version: number } | { readonly current: SiteState }> {
     let conflict: HttpAnswer | undefined;
     const site = createHttpClient({
       vendor: "bitrix-site",
@@ -181,6 +184,7 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
         name: names.name,
         method: "PUT",
         path: productPath,
+        ...(signal && { signal }),
         json: {
           id: Number.isSafeInteger(Number(product.id)) ? Number(product.id) : product.id,
           name: product.name,
@@ -197,8 +201,9 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
     }
   }
 
-  async function push(id: string): Promise<void> {
+  async function push(id: string, signal?: AbortSignal): Promise<void> {
     for (let turn = 0; turn < maxTurns; turn++) {
+      signal?.throwIfAborted();
       // Kept before it is sent. While the answer to an earlier one is not known, that one is sent again: only so can its
       // traces on the site be told from a change of somebody else.
       const product = await store(id, (now) =>
@@ -208,7 +213,7 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
       const sent = product.sent;
       let answer: Awaited<ReturnType<typeof send>>;
       try {
-        answer = await send({ ...product, ...sent });
+        answer = await send({ ...product, ...sent }, signal);
       } catch (error) {
         if (SdkError.isInstance(error) && (error.outcome === "refused" || error.outcome === "not-executed")) {
           await store(id, (now) => (now?.sent ? { product: { ...now, sent: undefined } } : undefined));

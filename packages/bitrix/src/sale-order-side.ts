@@ -1,4 +1,5 @@
 import { ConfigError, createStatusMapper } from "@orderbridge/core";
+import { readLink } from "./deal-side.ts";
 import type { Deals } from "./deals.ts";
 import type { ShopOrder, ShopOrders } from "./shop-orders.ts";
 import type { SideState, SyncSide } from "./status-sync.ts";
@@ -82,7 +83,7 @@ export function createSaleOrderSide(options: SaleOrderSideOptions): SaleOrderSid
       const mapped = mapper.unmap(status);
       return "code" in mapped ? mapped.code : undefined;
     },
-    async write(id, { code, seen }) {
+    async write(id, { code, seen, signal }) {
       const order = await bitrix.orders.get(id);
       if (!order || toState(order).code !== seen.code) return "changed";
       if (code === seen.code) return seen;
@@ -91,7 +92,7 @@ export function createSaleOrderSide(options: SaleOrderSideOptions): SaleOrderSid
         code === canceledCode
           ? { canceled: "Y", ...("code" in own ? { statusId: own.code } : {}) }
           : { statusId: code, ...(order.canceled ? { canceled: "N" } : {}) };
-      const state = toState(await bitrix.orders.update(id, fields));
+      const state = toState(await bitrix.orders.update(id, fields, signal ? { signal } : {}));
       if (state.code === seen.code) {
         throw new Error(`bitrix: order ${id} stayed at ${seen.code} although ${code} was accepted`);
       }
@@ -99,7 +100,10 @@ export function createSaleOrderSide(options: SaleOrderSideOptions): SaleOrderSid
       return { ...state, code };
     },
     async peerOf(id) {
-      for await (const deal of bitrix.deals.list({ filter: { [`=${linkField}`]: id } })) return deal.id;
+      for await (const deal of bitrix.deals.list({ filter: { [`=${linkField}`]: id } })) {
+        // A filter that was ignored would give every deal.
+        return readLink(deal.fields[linkField]) === id ? deal.id : undefined;
+      }
       return undefined;
     },
   };

@@ -11,7 +11,7 @@ import {
   settle,
   yes,
 } from "./answers.ts";
-import type { Bitrix } from "./bitrix.ts";
+import type { Bitrix, CallOptions } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
 import type { ListOptions } from "./list.ts";
 import type { Parameters } from "./parameters.ts";
@@ -33,7 +33,7 @@ export interface ShopOrder {
 export interface ShopOrders {
   /** `undefined` when there is no such order. */
   get(id: string): Promise<ShopOrder | undefined>;
-  update(id: string, fields: Parameters): Promise<ShopOrder>;
+  update(id: string, fields: Parameters, options?: Pick<CallOptions, "signal">): Promise<ShopOrder>;
   list(parameters?: Parameters, options?: ListOptions): AsyncIterableIterator<ShopOrder>;
   /** Ids of the order statuses of this portal, or of its delivery statuses: they are unique across both. */
   statuses(kind?: "order" | "delivery"): Promise<readonly string[]>;
@@ -123,8 +123,9 @@ const paymentNotFound = "200640400001";
 
 /** Needs the scope `sale` and the rights of an administrator. */
 export function createShopOrders(bitrix: Pick<Bitrix, "call" | "list">): ShopOrders {
-  async function call(method: string, parameters: Parameters): Promise<ShopOrder> {
-    const { order } = readAnswer(v.object({ order: v.unknown() }), await bitrix.call(method, parameters), method);
+  async function call(method: string, parameters: Parameters, options: CallOptions = {}): Promise<ShopOrder> {
+    const answer = await bitrix.call(method, parameters, options);
+    const { order } = readAnswer(v.object({ order: v.unknown() }), answer, method);
     return toShopOrder(order, method);
   }
 
@@ -137,7 +138,7 @@ export function createShopOrders(bitrix: Pick<Bitrix, "call" | "list">): ShopOrd
         throw error;
       }
     },
-    update: (id, fields) => call("sale.order.update", { id, fields }),
+    update: (id, fields, options) => call("sale.order.update", { id, fields }, options),
     async *list(parameters = {}, options = {}) {
       for await (const order of bitrix.list("sale.order.list", parameters, options)) {
         yield toShopOrder(order, "sale.order.list");

@@ -34,8 +34,11 @@ export interface SyncSide {
   write(id: string, change: SideWrite): Promise<SideState | "changed">;
   /** The other side's entity, as this side knows it; `undefined` when it knows none. */
   peerOf(id: string): Promise<string | undefined>;
-  /** Remembers the other side's entity, which was found from there; absent where there is nothing to remember. */
-  link?(id: string, peerId: string): Promise<void>;
+  /**
+   * Remembers the other side's entity, which was found from there, also in the place of `gonePeerId`; absent where there is
+   * nothing to remember.
+   */
+  link?(id: string, peerId: string, gonePeerId?: string): Promise<void>;
 }
 
 export interface SideWrite {
@@ -44,6 +47,8 @@ export interface SideWrite {
   readonly paid: true | undefined;
   readonly seen: SideState;
   readonly peerId: string;
+  /** Aborted when another worker may soon look after the pair: nothing may be sent any more. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface StatusSyncOptions {
@@ -77,9 +82,9 @@ type SideName = "left" | "right";
 export interface StatusSync {
   /**
    * Looks at the pair of a left entity and brings both sides together. One caller at a time per pair: let a worker call it
-   * under the left id.
+   * under the left id. `signal` ends it before the next write.
    */
-  sync(leftId: string): Promise<SyncOutcome>;
+  sync(leftId: string, options?: { readonly signal?: AbortSignal }): Promise<SyncOutcome>;
   /**
    * The left entity that a right one belongs to, linked now if only the right side knew of it; `undefined` when there is
    * none. For events of the right side: mark the left entity, so that one worker looks at the pair.
@@ -123,7 +128,7 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
     version: 0,
   });
 
-  async function syncPair(stored: SyncLink): Promise<SyncOutcome> {
+  async function syncPair(stored: SyncLink, signal: AbortSignal | undefined): Promise<SyncOutcome> {
     let link = stored;
     const written: SideName[] = [];
     for (let turn = 0; turn < maxTurns; turn++) {
@@ -144,20 +149,23 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
         if (!change) continue;
         const system = side === "left" ? left : right;
         const seen = states[side];
-        const code = await system.target(change, seen);
+        let code = await system.target(change, seen);
         if (code === undefined) {
           notes.push(`${system.name} has no code for ${change.status}`);
-          continue;
+          if (!change.paid) continue;
+          // The payment that came with the status is told all the same.
+          code = (await system.target({ paid: true }, seen)) ?? seen.code;
         }
         const paid = change.paid && seen.paid === false ? true : undefined;
         if (code === seen.code && !paid) continue;
+        signal?.throwIfAborted();
         // Kept before it is sent: a write whose reply was lost is then known for ours.
         if (code !== seen.code) {
           const until = new Date(clock.now().getTime() + echoMs);
           link = await save(link, { expectedEcho: { side, code, until } });
         }
         const [id, peerId] = side === "left" ? [link.leftId, link.rightId] : [link.rightId, link.leftId];
-        const result = await system.write(id, { code, paid, seen, peerId });
+        const result = await system.write(id, { code, paid, seen, peerId, signal });
         if (result === "changed") {
           changedMeanwhile = true;
           break;
@@ -167,18 +175,18 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
         states[side] = result;
       }
       if (changedMeanwhile) continue;
-      await agree(link, states, { written: written.length > 0, notes });
-      return written.length > 0 ? { state: "written", sides: written } : { state: "settled", unmapped: notes };
+      const unmapped = await agree(link, states, { written: written.length > 0, notes });
+      return written.length > 0 ? { state: "written", sides: written } : { state: "settled", unmapped };
     }
     throw new Error(`bitrix: sync ${name}: a side changes faster than it can be followed`);
   }
 
-  /** Stores what both sides were left at, and checks off the echo that was expected. */
+  /** Stores what both sides were left at, and checks off the echo that was expected. Gives why they differ, if they do. */
   async function agree(
     link: SyncLink,
     states: Readonly<Record<SideName, SideState>>,
     { written, notes }: { readonly written: boolean; readonly notes: readonly string[] },
-  ): Promise<void> {
+  ): Promise<readonly string[]> {
     let { echoes, nearMisses, expectedEcho } = link;
     if (expectedEcho && clock.now() >= expectedEcho.until) expectedEcho = undefined;
     if (expectedEcho && !written) {
@@ -186,7 +194,11 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
       else nearMisses++;
       expectedEcho = undefined;
     }
-    const note = notes.length > 0 ? notes.join("; ") : undefined;
+    // A pair that stands where it was noted to stand keeps its note: another event for it is no news.
+    const stands =
+      (["left", "right"] as const).every((side) => link.agreed?.[side].code === states[side].code) &&
+      (states.left.status === undefined || states.left.status !== states.right.status);
+    const note = notes.length > 0 ? notes.join("; ") : stands ? link.note : undefined;
     if (note !== undefined && note !== link.note) {
       logger.warn(`bitrix: sync ${name}: nothing was moved: ${note}`, { left: link.leftId, right: link.rightId });
     }
@@ -198,14 +210,15 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
       ([field, value]) => JSON.stringify(value) !== JSON.stringify(link[field as keyof SyncLink]),
     );
     if (link.version === 0 || isNews) await save(link, next);
+    return note === undefined ? [] : note.split("; ");
   }
 
   return {
-    async sync(leftId) {
+    async sync(leftId, { signal } = {}) {
       const known = await storage.links.getByLeft(name, leftId);
-      if (known) return syncPair(known);
+      if (known) return syncPair(known, signal);
       const rightId = await left.peerOf(leftId);
-      return rightId === undefined ? { state: "unlinked" } : syncPair(newLink(leftId, rightId));
+      return rightId === undefined ? { state: "unlinked" } : syncPair(newLink(leftId, rightId), signal);
     },
     async leftOf(rightId) {
       const known = await storage.links.getByRight(name, rightId);
@@ -213,6 +226,17 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
       const leftId = await right.peerOf(rightId);
       if (leftId === undefined || !(await left.read(leftId))) return undefined;
       const other = await storage.links.getByLeft(name, leftId);
+      if (other && !(await right.read(other.rightId))) {
+        logger.info(`bitrix: sync ${name}: a new partner in the place of one that is gone`, {
+          left: leftId,
+          right: rightId,
+          gone: other.rightId,
+        });
+        const { agreed, expectedEcho, state, note } = newLink(leftId, rightId);
+        await save(other, { rightId, agreed, expectedEcho, state, note });
+        await left.link?.(leftId, rightId, other.rightId);
+        return leftId;
+      }
       if (other) {
         logger.warn(`bitrix: sync ${name}: two entities claim one partner; the first stays`, {
           left: leftId,
@@ -248,11 +272,12 @@ function decide(link: SyncLink, left: SideState, right: SideState, conflict: Sta
   if (left.status === undefined || left.status !== right.status) {
     const unmapped = movedSides.filter((side) => (side === "left" ? left : right).status === undefined);
     notes.push(...unmapped.map((side) => `unmapped ${(side === "left" ? left : right).code}`));
-    const mapped = movedSides.filter((side) => !unmapped.includes(side));
     // At first sight of a pair a code without a mapping is left alone, so nothing is moved onto it.
     if (agreed || unmapped.length === 0) {
-      winner = mapped.length === 2 ? settle(left, right, { conflict, wasPaid }) : mapped[0];
+      winner = movedSides.length === 2 ? settle(left, right, { conflict, wasPaid }) : movedSides[0];
     }
+    // A side that won without a mapping stands where it is, and so does the other one.
+    if (winner && unmapped.includes(winner)) winner = undefined;
   }
   const newlyPaid = (from: SideState, to: SideState): true | undefined =>
     !wasPaid && from.paid === true && to.paid !== true ? true : undefined;

@@ -13,10 +13,10 @@ export function createSyncHandlers({
 }: {
   readonly sync: Pick<StatusSync, "sync" | "leftOf">;
   readonly storage: Pick<BitrixStorage, "work">;
-}): Readonly<Record<string, (key: string) => Promise<void>>> {
+}): Readonly<Record<string, (key: string, signal?: AbortSignal) => Promise<void>>> {
   return {
-    async [orderTopic](orderId) {
-      await sync.sync(orderId);
+    async [orderTopic](orderId, signal) {
+      await sync.sync(orderId, signal ? { signal } : {});
     },
     async [dealTopic](dealId) {
       const orderId = await sync.leftOf(dealId);

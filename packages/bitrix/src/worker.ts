@@ -1,10 +1,24 @@
-import { BlockedError, type Clock, type Logger, redactingLogger, redactText, systemClock } from "@orderbridge/core";
+import {
+  ApiError,
+  BlockedError,
+  type Clock,
+  type Logger,
+  NeedsReauthError,
+  RateLimitStoreError,
+  RequestError,
+  redactingLogger,
+  redactText,
+  systemClock,
+} from "@orderbridge/core";
 import type { BitrixStorage, ClaimedWork } from "./storage.ts";
 
 export interface WorkerOptions {
   readonly storage: Pick<BitrixStorage, "work">;
-  /** What to do with an entity, by topic. It must read the entity anew and be safe to repeat. */
-  readonly handlers: Readonly<Record<string, (key: string) => Promise<void>>>;
+  /**
+   * What to do with an entity, by topic. It must read the entity anew and be safe to repeat. `signal` is aborted after two
+   * thirds of `claimMs`: another worker may soon have the entity, so nothing may be written any more.
+   */
+  readonly handlers: Readonly<Record<string, (key: string, signal: AbortSignal) => Promise<void>>>;
   readonly clock?: Clock;
   /** @defaultValue console */
   readonly logger?: Logger;
@@ -16,7 +30,10 @@ export interface WorkerOptions {
   readonly claimMs?: number;
   /** First pause after a failure; doubles up to ten minutes. @defaultValue 1_000 */
   readonly retryMs?: number;
-  /** An entity that failed this often is set aside until something marks it again. @defaultValue 12 */
+  /**
+   * An entity that failed this often is set aside until something marks it again; a system that does not answer, is blocked
+   * or wants to be called later is no failure of the entity. @defaultValue 12
+   */
   readonly maxAttempts?: number;
 }
 
@@ -28,6 +45,16 @@ export interface Worker {
 }
 
 const maxRetryMs = 600_000;
+
+/** What ends when a system is back, or when a person acts, however long that takes: it is not the entity's fault. */
+function isOutage(error: unknown): boolean {
+  if (error instanceof ApiError) {
+    const isFront = [502, 503, 504].includes(error.status) || (error.status >= 500 && error.vendorCode === "NOT_JSON");
+    // The web server in front of it answered in its place.
+    return error.outcome === "not-executed" || isFront;
+  }
+  return [RequestError, BlockedError, NeedsReauthError, RateLimitStoreError].some((outage) => error instanceof outage);
+}
 
 /** Looks after entities that are due: one worker at a time for each, again after a failure, never lost by a crash. */
 export function createWorker(options: WorkerOptions): Worker {
@@ -44,15 +71,32 @@ export function createWorker(options: WorkerOptions): Worker {
   const logger = redactingLogger(options.logger ?? console);
   const topics = Object.keys(handlers);
 
+  /** Runs the handler while the claim is surely ours, by this machine's own time. */
+  async function look({ topic, key }: ClaimedWork): Promise<void> {
+    const ending = new AbortController();
+    const over = new AbortController();
+    clock.sleep((claimMs * 2) / 3, over.signal).then(
+      () => {
+        const message = `bitrix: ${topic} took too long; another worker may have it soon`;
+        ending.abort(new RequestError(message, { vendor: "bitrix", code: "aborted", outcome: "not-executed" }));
+      },
+      () => undefined, // the handler ended first
+    );
+    try {
+      await handlers[topic]?.(key, ending.signal);
+    } finally {
+      over.abort();
+    }
+  }
+
   async function handle(claimed: ClaimedWork): Promise<void> {
     const { topic, key, attempt } = claimed;
     try {
-      await handlers[topic]?.(key);
+      await look(claimed);
       await work.finish(claimed);
     } catch (error) {
       const message = redactText(error instanceof Error ? error.message : String(error)).slice(0, 1_000);
-      // A block ends when a person acts, however long that takes: it is not the entity's fault.
-      if (attempt >= maxAttempts && !(error instanceof BlockedError)) {
+      if (attempt >= maxAttempts && !isOutage(error)) {
         logger.error(`bitrix: ${topic} set aside after ${attempt} attempts`, { key, error: message });
         await work.park(claimed, message);
         return;

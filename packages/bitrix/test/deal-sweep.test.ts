@@ -34,7 +34,8 @@ test.each([true, false])(
     portal.addDeal({ title: "of nobody" });
     await sweep.sweep();
     expect(await due()).toEqual([String(deal.id)]);
-    clock.advance(86_400_000); // no other change is within the overlap
+    clock.advance(86_400_000);
+    portal.addDeal({ title: "of nobody, a day later" }); // so that no older change is within the overlap
     await sweep.sweep();
     await due();
     portal.moveToCategory(deal.id, 9, "C9:NEW");
@@ -49,6 +50,7 @@ test("finds funnel moves of more than a page, each once", async () => {
   await sweep.sweep();
   await due();
   clock.advance(86_400_000);
+  portal.addDeal({ title: "of nobody, a day later" });
   await sweep.sweep();
   await due();
   for (const id of ids) portal.moveToCategory(id, 9, "C9:NEW");

@@ -1,0 +1,253 @@
+import { ApiError, NeedsReauthError, RequestError, silentLogger } from "@orderbridge/core";
+import { createMemoryStorage } from "@orderbridge/core/memory";
+import { createFakeClock } from "@orderbridge/core/testing";
+import { describe, expect, test } from "vitest";
+import {
+  createDealSide,
+  createDealSweep,
+  createOrderSide,
+  createSaleOrderSide,
+  createStatusSync,
+  createSyncHandlers,
+  createWorker,
+  dealTopic,
+  orderTopic,
+} from "../src/index.ts";
+import { createBitrixMemoryStorage } from "../src/memory/index.ts";
+import { createBackendAndPortal as setUp, stages } from "./backend-and-portal.ts";
+
+/** The default funnel with a stage that nobody mapped, and another end without a sale. */
+function addUnmappedStages(portal: ReturnType<typeof setUp>["portal"]): void {
+  portal.addCategory(0, "Общая", [
+    { id: "NEW", name: "Новая", sort: 10, semantics: "process" },
+    { id: "UC_WAIT", name: "Ждём поставку", sort: 15, semantics: "process" },
+    { id: "PREPARATION", name: "Подготовка", sort: 20, semantics: "process" },
+    { id: "PREPAYMENT_INVOICE", name: "Предоплата", sort: 30, semantics: "process" },
+    { id: "EXECUTING", name: "В работе", sort: 40, semantics: "process" },
+    { id: "FINAL_INVOICE", name: "Доставка", sort: 50, semantics: "process" },
+    { id: "WON", name: "Успех", sort: 60, semantics: "success" },
+    { id: "LOSE", name: "Отказ", sort: 70, semantics: "failure" },
+    { id: "APOLOGY", name: "Анализ отказа", sort: 80, semantics: "failure" },
+  ]);
+}
+
+describe("a status without a stage", () => {
+  test("that comes with a payment does not hold the payment back", async () => {
+    const { portal, orders, sync, settle, pair } = setUp({ stages: { new: "NEW", delivered: "WON" } });
+    const { dealId, orderId } = await pair();
+    await orders.change(orderId, { status: "paid", paid: true }, { changedBy: "bitrix" });
+    await settle();
+    expect(portal.deal(dealId)?.stageId).toBe("PREPAYMENT_INVOICE");
+    expect(portal.writes).toHaveLength(1);
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: "bitrix24 has no code for paid" }]);
+  });
+
+  test("is still named after another event for the pair, until the pair moves on", async () => {
+    const { portal, orders, storage, sync, settle, pair, statusOf } = setUp({
+      stages: { new: "NEW", delivered: "WON" },
+    });
+    const { dealId, orderId } = await pair();
+    await orders.change(orderId, { status: "accepted" }, { changedBy: "manager" });
+    await settle();
+    for (const topic of [orderTopic, dealTopic]) {
+      await storage.work.mark(topic, topic === orderTopic ? orderId : String(dealId));
+      await settle();
+      expect(await sync.links({ limit: 1 })).toMatchObject([{ note: "bitrix24 has no code for accepted" }]);
+    }
+    portal.moveDeal(dealId, "WON");
+    await settle();
+    expect(await statusOf(orderId)).toBe("delivered");
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined }]);
+  });
+});
+
+describe("a stage without a mapping", () => {
+  test("is still named after another event for the deal", async () => {
+    const { portal, storage, sync, settle, pair } = setUp();
+    const { dealId, orderId } = await pair("PREPARATION");
+    addUnmappedStages(portal);
+    portal.moveDeal(dealId, "UC_WAIT");
+    await settle();
+    await storage.work.mark(dealTopic, String(dealId));
+    await settle();
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: "unmapped UC_WAIT" }]);
+    expect(await sync.sync(orderId)).toEqual({ state: "settled", unmapped: ["unmapped UC_WAIT"] });
+  });
+
+  test.each([
+    ["right", "UC_WAIT", "UC_WAIT"],
+    ["left", "UC_WAIT", "PREPARATION"],
+    ["left", "APOLOGY", "APOLOGY"],
+  ] as const)(
+    "that both a manager and the order left at once: rule %s, deal to %s",
+    async (conflict, stageId, final) => {
+      const { portal, orders, settle, pair, statusOf } = setUp({ conflict });
+      const { dealId, orderId } = await pair();
+      addUnmappedStages(portal);
+      await orders.change(orderId, { status: "accepted" }, { changedBy: "manager" });
+      portal.moveDeal(dealId, stageId);
+      await settle();
+      expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["accepted", final]);
+    },
+  );
+});
+
+test("a new deal takes the place of one that was deleted, and the order follows it", async () => {
+  const { portal, orders, sync, settle, pair, statusOf } = setUp();
+  const { dealId, orderId } = await pair();
+  portal.deleteDeal(dealId);
+  await settle();
+  const deal = portal.addDeal({ UF_CRM_ORDER_ID: orderId });
+  portal.moveDeal(deal.id, "WON");
+  await settle();
+  expect(await statusOf(orderId)).toBe("delivered");
+  expect((await orders.get(orderId))?.dealId).toBe(String(deal.id));
+  expect(await sync.links({ limit: 10 })).toMatchObject([{ rightId: String(deal.id), state: "active" }]);
+
+  const second = portal.addDeal({ UF_CRM_ORDER_ID: orderId });
+  portal.moveDeal(second.id, "LOSE");
+  await settle();
+  expect(await statusOf(orderId)).toBe("delivered");
+});
+
+test("a link field of whole numbers links too", async () => {
+  const { portal, bitrix, storage, clock } = setUp();
+  const { id } = portal.addDeal({ UF_CRM_ORDER_ID: 17 as unknown as string });
+  const empty = portal.addDeal({ UF_CRM_ORDER_ID: 0 as unknown as string });
+  expect(await createDealSide({ bitrix, stages }).peerOf(String(id))).toBe("17");
+  expect(await createDealSide({ bitrix, stages }).peerOf(String(empty.id))).toBeUndefined();
+  const core = createMemoryStorage({ clock });
+  const sweep = createDealSweep({ bitrix, storage, core, sync: "order-deal", clock, logger: silentLogger });
+  expect(await sweep.sweep()).toBe(1);
+});
+
+test("a portal that ignores the filter by the link field does not give every order the first deal", async () => {
+  const deals = {
+    async *list() {
+      yield { id: "1", fields: { UF_CRM_ORDER_ID: "16" } } as never;
+    },
+  };
+  const side = createSaleOrderSide({ bitrix: { orders: {} as never, deals }, statuses: { new: "N" } });
+  expect(await side.peerOf("17")).toBeUndefined();
+  expect(await side.peerOf("16")).toBe("1");
+});
+
+test.each([
+  ["ahead of", 20 * 60_000],
+  ["behind", -20 * 60_000],
+])("the sweep misses nothing when this machine's clock is %s the portal's", async (_case, skewMs) => {
+  const { portal, bitrix, storage, clock } = setUp();
+  const ours = { ...clock, now: () => new Date(clock.now().getTime() + skewMs) };
+  const core = createMemoryStorage({ clock });
+  const sweep = createDealSweep({ bitrix, storage, core, sync: "order-deal", clock: ours, logger: silentLogger });
+  const due = async () => {
+    const claimed = await storage.work.claim({ topics: [dealTopic], limit: 100, ttlMs: 60_000 });
+    for (const work of claimed) await storage.work.finish(work);
+    return claimed.map(({ key }) => Number(key));
+  };
+  portal.setEventCopies(() => 0); // every event is lost
+  const { id } = portal.addDeal({ UF_CRM_ORDER_ID: "order-1" });
+  const other = portal.addDeal({ UF_CRM_ORDER_ID: "order-2" });
+  await sweep.sweep();
+  await due();
+  for (let round = 0; round < 4; round++) {
+    clock.advance(300_000);
+    portal.moveDeal(round % 2 ? id : other.id, round > 1 ? "NEW" : "WON");
+    clock.advance(1_000);
+    await sweep.sweep();
+    expect(await due()).toContain(round % 2 ? id : other.id);
+  }
+});
+
+test("a worker that was held up writes nothing once another one may have the pair", async () => {
+  const clock = createFakeClock();
+  const { portal, bitrix, storage, orders, settle, pair, statusOf } = setUp({ clock });
+  const { dealId, orderId } = await pair();
+  /** The first writer waits for its slot; everybody else is served at once. */
+  let release: (() => void) | undefined;
+  const { promise: isWaiting, resolve: waits } = Promise.withResolvers<void>();
+  const update: typeof bitrix.deals.update = async (id, fields, options) => {
+    if (!release) {
+      const gate = Promise.withResolvers<void>();
+      release = gate.resolve;
+      options?.signal?.addEventListener("abort", () => gate.reject(options.signal?.reason));
+      waits();
+      await gate.promise;
+    }
+    return bitrix.deals.update(id, fields, options);
+  };
+  const right = createDealSide({
+    bitrix: { deals: { get: bitrix.deals.get, stages: bitrix.deals.stages, update } },
+    stages,
+    paidStageId: "PREPAYMENT_INVOICE",
+  });
+  const left = createOrderSide({ storage, changedBy: "bitrix24", clock });
+  const sync = createStatusSync({
+    name: "order-deal",
+    storage,
+    left,
+    right,
+    conflict: "left",
+    clock,
+    logger: silentLogger,
+  });
+  const handlers = createSyncHandlers({ sync, storage });
+  const worker = () => createWorker({ storage, clock, retryMs: 0, claimMs: 300_000, logger: silentLogger, handlers });
+
+  await orders.change(orderId, { status: "accepted" }, { changedBy: "manager" });
+  const slow = worker().drain();
+  await isWaiting;
+  await orders.change(orderId, { status: "delivered" }, { changedBy: "manager" });
+  clock.advance(200_001);
+  await slow; // gives up, and as nothing is claimed then, looks again itself
+  clock.advance(100_000);
+  await worker().drain();
+  expect(portal.deal(dealId)?.stageId).toBe("WON");
+  release?.();
+  await settle();
+  expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["delivered", "WON"]);
+  expect(portal.writes).toHaveLength(1);
+});
+
+describe("setting aside", () => {
+  const vendor = { vendor: "bitrix" };
+  test.each([
+    ["no answer", new RequestError("x", { ...vendor, code: "network", outcome: "unknown" }), "due"],
+    [
+      "a page of the web server",
+      new ApiError("x", { ...vendor, status: 502, vendorCode: "NOT_JSON", outcome: "unknown" }),
+      "due",
+    ],
+    [
+      "a method that has to rest",
+      new ApiError("x", { ...vendor, status: 429, vendorCode: "OPERATION_TIME_LIMIT", outcome: "not-executed" }),
+      "due",
+    ],
+    ["an application to connect again", new NeedsReauthError("bitrix"), "due"],
+    [
+      "a no to this entity",
+      new ApiError("x", { ...vendor, status: 400, vendorCode: "", outcome: "refused" }),
+      "parked",
+    ],
+    [
+      "a server error for this entity",
+      new ApiError("x", { ...vendor, status: 500, vendorCode: "INTERNAL_SERVER_ERROR", outcome: "unknown" }),
+      "parked",
+    ],
+  ])("%s, again and again", async (_case, error, state) => {
+    const clock = createFakeClock();
+    const storage = createBitrixMemoryStorage({ clock });
+    const handlers = {
+      async order() {
+        throw error;
+      },
+    };
+    const worker = createWorker({ storage, clock, logger: silentLogger, handlers, maxAttempts: 3 });
+    await storage.work.mark("order", "1");
+    for (let attempt = 0; attempt < 6; attempt++) {
+      await worker.drain();
+      clock.advance(600_000);
+    }
+    expect(await storage.work.get("order", "1")).toMatchObject({ state });
+  });
+});
