@@ -14,7 +14,7 @@ import { bitrixOrderStatuses } from "./order-statuses.ts";
 import { orderTopic } from "./orders.ts";
 import type { Parameters } from "./parameters.ts";
 import { accountOf, parseWebhookUrl } from "./rest-address.ts";
-import type { BitrixStorage } from "./storage.ts";
+import type { BitrixStorage, SyncLink } from "./storage.ts";
 import { createFakeBitrix } from "./testing/index.ts";
 
 const help = `usage: bitrix <command> [options]
@@ -24,7 +24,7 @@ const help = `usage: bitrix <command> [options]
   list <method> [parameters]      every row as a line of JSON, progress on standard error
        [--after <id>]             goes on after this id
   sync status [--sync order-deal] pairs that are lost or stand still, and work that was set aside
-  sync repair [--dry-run]         has the workers look again at what sync status lists; --dry-run only prints it
+  sync repair [--dry-run]         has the workers look again at what sync status lists, as if for the first time; --dry-run only prints it
   erase --phone <phone>           takes a phone out of stored texts, and names the portal's contacts that have it
   unblock                         clears a stored block, once Bitrix24 has lifted it
   fake [--port 4200] [--event-url <url>]   a Bitrix24 portal on this machine
@@ -37,6 +37,8 @@ Exit codes: 0 all is well, 1 something must be mended, 4 the command could not r
 `;
 
 const exitUnusable = 4;
+/** More than any backlog that a person would look through. */
+const mostParked = 100_000;
 
 class UsageError extends Error {}
 
@@ -194,7 +196,7 @@ async function runDoctor({ bitrix, isApplication, storage }: Tools): Promise<num
     );
   }
   await check("work", async () => {
-    const parked = await storage.work.parked({ limit: 1_000 });
+    const parked = await storage.work.parked({ limit: mostParked });
     if (parked.length > 0)
       throw new UsageError(`${parked.length} set aside; see bitrix sync status, then bitrix sync repair`);
     return "nothing is set aside";
@@ -224,14 +226,12 @@ async function runList({ bitrix }: Tools, method: string, parameters: Parameters
 
 /** Pairs that are lost or stand still, and how many pairs there are. */
 async function findTroubledPairs(storage: BitrixStorage, sync: string) {
-  const troubled: { readonly leftId: string; readonly rightId: string; readonly trouble: string }[] = [];
+  const troubled: SyncLink[] = [];
   let total = 0;
   let after: string | undefined;
   for (;;) {
     const links = await storage.links.list(sync, after === undefined ? { limit: 500 } : { after, limit: 500 });
-    for (const { leftId, rightId, state, note } of links) {
-      if (state !== "active" || note !== undefined) troubled.push({ leftId, rightId, trouble: note ?? state });
-    }
+    troubled.push(...links.filter(({ state, note }) => state !== "active" || note !== undefined));
     total += links.length;
     after = links.at(-1)?.leftId;
     if (links.length < 500) return { troubled, total };
@@ -240,8 +240,8 @@ async function findTroubledPairs(storage: BitrixStorage, sync: string) {
 
 async function runSyncStatus({ storage }: Tools, sync: string): Promise<number> {
   const { troubled, total } = await findTroubledPairs(storage, sync);
-  for (const { leftId, rightId, trouble } of troubled) print(`${leftId} <-> ${rightId}: ${trouble}`);
-  const parked = await storage.work.parked({ limit: 1_000 });
+  for (const { leftId, rightId, state, note } of troubled) print(`${leftId} <-> ${rightId}: ${note ?? state}`);
+  const parked = await storage.work.parked({ limit: mostParked });
   for (const { topic, key, attempts, lastError } of parked) {
     print(`${topic} ${key}: set aside after ${attempts} attempts: ${lastError}`);
   }
@@ -249,16 +249,25 @@ async function runSyncStatus({ storage }: Tools, sync: string): Promise<number> 
   return troubled.length + parked.length > 0 ? 1 : 0;
 }
 
-/** Makes what `sync status` lists due again; the workers on the same database look at it. */
+/**
+ * Makes what `sync status` lists due again; the workers on the same database look at it. What a pair that stands still had
+ * agreed on is forgotten: it stands at a code that could not be followed then, and is followed once it has a mapping.
+ */
 async function runSyncRepair({ storage }: Tools, sync: string, { dryRun }: { readonly dryRun: boolean }) {
   const { troubled } = await findTroubledPairs(storage, sync);
-  const parked = await storage.work.parked({ limit: 1_000 });
+  const parked = await storage.work.parked({ limit: mostParked });
   const due = new Map(
     [...troubled.map(({ leftId }) => ({ topic: orderTopic, key: leftId })), ...parked].map(({ topic, key }) => [
       `${topic} ${key}`,
       { topic, key },
     ]),
   );
+  if (!dryRun) {
+    for (const link of troubled) {
+      // Not stored when a worker was quicker: then it has just looked.
+      if (link.state === "active") await storage.links.put({ ...link, agreed: undefined, version: link.version + 1 });
+    }
+  }
   for (const [name, { topic, key }] of due) {
     if (!dryRun) await storage.work.mark(topic, key);
     print(`${name}: ${dryRun ? "would be" : "is"} looked at again`);

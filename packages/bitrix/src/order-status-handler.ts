@@ -38,7 +38,8 @@ const changedBy = "bitrix";
  * Body: `{order_id, status, paid?, canceled?, version?, changed_at?}`. The answer is 200 `{"status":"success", …}` when the
  * order is now as the site says, 200 `ignored` with the reason `stale` or `unmapped_status`, 401 for a wrong secret, 404
  * for an order that is not known yet (the site sends again later), and 422 that names the field. `canceled` is a flag of
- * its own on the site and means the status that `cancelled` stands for here.
+ * its own on the site and means the status that `cancelled` stands for here. `paid` is booked also with a status that has no
+ * mapping. Send `version`: without it a repeated delivery cannot be told from a new change to the same status.
  */
 export function createOrderStatusHandler(options: OrderStatusHandlerOptions): FetchHandler {
   const { storage, secrets, statuses = bitrixOrderStatuses, clock = systemClock } = options;
@@ -48,12 +49,15 @@ export function createOrderStatusHandler(options: OrderStatusHandlerOptions): Fe
 
   function apply(order: Order, change: StatusChange): Applied {
     if (isStale(order, change)) return { order, changes: [], ignored: "stale" };
+    if (isRepetition(order, change)) return { order, changes: [] };
     // Seen, whatever becomes of it: something older that comes later must not be applied.
     const seen = markSeen(order, change);
     const mapped = change.canceled ? { status: "cancelled" } : statuses.map(change.status);
-    if ("unmapped" in mapped) return { order: seen, changes: [], ignored: "unmapped_status" };
-    const at = change.changed_at ?? clock.now();
-    return changeOrder(seen, { status: mapped.status, paid: paymentOf(order, change) }, { changedBy, at });
+    const by = { changedBy, at: change.changed_at ?? clock.now() };
+    const paid = paymentOf(order, change);
+    // Money is no matter of the status: it is booked whatever the code means.
+    if ("unmapped" in mapped) return { ...changeOrder(seen, { paid }, by), ignored: "unmapped_status" };
+    return changeOrder(seen, { status: mapped.status, paid }, by);
   }
 
   return createWebhookReceiver({
@@ -95,6 +99,12 @@ export function createOrderStatusHandler(options: OrderStatusHandlerOptions): Fe
 function isStale(order: Order, { version, changed_at: changedAt }: StatusChange): boolean {
   if (version !== undefined && order.siteVersion !== undefined) return version < order.siteVersion;
   return changedAt !== undefined && order.siteChangedAt !== undefined && changedAt < order.siteChangedAt;
+}
+
+/** The very state that was taken over: it must not undo what changed here since. */
+function isRepetition(order: Order, { version, changed_at: changedAt }: StatusChange): boolean {
+  const isLater = changedAt !== undefined && order.siteChangedAt !== undefined && changedAt > order.siteChangedAt;
+  return version !== undefined && version === order.siteVersion && !isLater;
 }
 
 function markSeen(order: Order, { version, changed_at: changedAt }: StatusChange): Order {

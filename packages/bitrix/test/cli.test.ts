@@ -235,7 +235,7 @@ test("sync repair has what stands still looked at again; --dry-run only says wha
       sync: "order-deal",
       leftId: "order-1",
       rightId: "7001",
-      agreed: undefined,
+      agreed: { left: { code: "new", paid: false }, right: { code: "C9:NEW", paid: false } },
       expectedEcho: undefined,
       echoes: 0,
       nearMisses: 0,
@@ -250,9 +250,12 @@ test("sync repair has what stands still looked at again; --dry-run only says wha
     const dry = await cli(["sync", "repair", "--dry-run"], variables);
     expect([dry.code, dry.output]).toEqual([0, expect.stringContaining("2 would be looked at, nothing was changed")]);
     expect(await storage.work.parked({ limit: 10 })).toHaveLength(1);
+    expect((await storage.links.getByLeft("order-deal", "order-1"))?.agreed).toBeDefined();
     expect((await cli(["sync", "repair"], variables)).output).toContain("2 are due");
     const due = await storage.work.claim({ topics: ["order", "product"], limit: 10, ttlMs: 60_000 });
     expect(due.map(({ key }) => key).sort()).toEqual(["668826", "order-1"]);
+    // As if for the first time: what it stands at may have a mapping by now.
+    expect(await storage.links.getByLeft("order-deal", "order-1")).toMatchObject({ agreed: undefined, version: 2 });
   } finally {
     await database.close();
   }

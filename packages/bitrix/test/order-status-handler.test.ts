@@ -132,6 +132,20 @@ describe("order of arrival", () => {
     expect(await orders.history(orderId)).toHaveLength(1);
   });
 
+  test("a repetition does not undo what changed here since", async () => {
+    const accepted = { order_id: 123456, status: "AP", version: 2, changed_at: "2026-11-01T12:00:00+05:00" };
+    await send(accepted);
+    await orders.change(orderId, { status: "delivered" }, { changedBy: "bitrix24" });
+    expect(await send(accepted)).toMatchObject({
+      status: 200,
+      body: { status: "success", new_status: "delivered", changed: false },
+    });
+    expect(await statusOf()).toBe("delivered");
+    // A site whose counter stands still while the order moves on is believed by its time.
+    await send({ ...accepted, status: "CO", changed_at: "2026-11-01T12:00:01+05:00" });
+    expect(await statusOf()).toBe("in_production");
+  });
+
   test("goes back to an earlier status when the site says so later", async () => {
     await send({ order_id: 123456, status: "F", version: 2 });
     await send({ order_id: 123456, status: "AP", version: 3 });
@@ -155,6 +169,15 @@ describe("order of arrival", () => {
 });
 
 describe("payment and cancellation", () => {
+  test("books a payment that comes with a status without a mapping", async () => {
+    expect((await send({ order_id: 123456, status: "ZZ", paid: true, version: 2 })).body).toEqual({
+      status: "ignored",
+      reason: "unmapped_status",
+    });
+    expect(await orders.get(orderId)).toMatchObject({ status: "new", paidBy: "bitrix", paidAt: expect.any(Date) });
+    expect(await orders.history(orderId)).toMatchObject([{ field: "paid", to: "paid", changedBy: "bitrix" }]);
+  });
+
   test("keeps the payment apart from the status", async () => {
     await send({ order_id: 123456, status: "N", paid: true, version: 2, changed_at: "2026-11-01T12:00:00+05:00" });
     expect(await orders.get(orderId)).toMatchObject({ status: "new", paidAt: new Date("2026-11-01T07:00:00Z") });

@@ -92,6 +92,32 @@ describe("a stage without a mapping", () => {
   );
 });
 
+test("a pair whose agreement is forgotten, as sync repair does, follows the stage that has a mapping by now", async () => {
+  const clock = createFakeClock();
+  const before = setUp({ clock });
+  const { dealId, orderId } = await before.pair("PREPARATION");
+  addUnmappedStages(before.portal);
+  before.portal.moveDeal(dealId, "UC_WAIT");
+  await before.settle();
+  const deals = createDealSide({ bitrix: before.bitrix, stages: { ...stages, paid: "UC_WAIT" } });
+  const left = createOrderSide({ storage: before.storage, changedBy: "bitrix24", clock });
+  const sync = createStatusSync({
+    name: "order-deal",
+    storage: before.storage,
+    left,
+    right: deals,
+    conflict: "right",
+    clock,
+    logger: silentLogger,
+  });
+  expect(await sync.sync(orderId)).toEqual({ state: "settled", unmapped: ["unmapped UC_WAIT"] });
+  const [link] = await sync.links({ limit: 1 });
+  if (link) await before.storage.links.put({ ...link, agreed: undefined, version: link.version + 1 });
+  expect(await sync.sync(orderId)).toEqual({ state: "written", sides: ["left"] });
+  expect(await before.statusOf(orderId)).toBe("paid");
+  expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined }]);
+});
+
 test("a new deal takes the place of one that was deleted, and the order follows it", async () => {
   const { portal, orders, sync, settle, pair, statusOf } = setUp();
   const { dealId, orderId } = await pair();
