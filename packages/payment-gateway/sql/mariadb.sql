@@ -85,3 +85,5 @@ drop index if exists `gateway_payment_expiry` on `gateway_payment`;
 create index if not exists `gateway_idempotency_created` on `gateway_idempotency` (`created_at`);
 
 create index if not exists `gateway_delivery_attempt_started` on `gateway_delivery_attempt` (`started_at`);
+
+drop index if exists `gateway_delivery_claim` on `gateway_delivery`;

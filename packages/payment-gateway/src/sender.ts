@@ -1,7 +1,7 @@
 import { lookup as systemLookup } from "node:dns/promises";
 import { isIP, type LookupFunction } from "node:net";
 import { type Clock, systemClock } from "@orderbridge/core";
-import { Agent, type Dispatcher, request } from "undici";
+import { Agent, type Dispatcher } from "undici";
 import { createAddressGuard } from "./addresses.ts";
 
 export interface ResolvedAddress {
@@ -64,6 +64,7 @@ export function createSender({
 }: SenderOptions = {}): Sender {
   const guard = createAddressGuard({ allowAddresses, denyAddresses });
   const pools = createPools(maxPools);
+  const deadlines = createDeadlines(clock, timeoutMs);
 
   const refuse = (text: string): string | undefined => {
     if (!URL.canParse(text)) return "must be an absolute address";
@@ -79,62 +80,140 @@ export function createSender({
     return isWebPort(portOf(url)) ? undefined : "must use port 443 or one from 1024 up";
   };
 
-  /** Addresses that the socket may connect to, or `undefined`. */
-  async function permitted(url: URL): Promise<readonly ResolvedAddress[] | undefined> {
-    const host = hostOf(url);
-    const family = isIP(host);
-    const found = family !== 0 ? [{ address: host, family }] : await resolve(host);
-    if (found.length === 0) return undefined;
+  /** Whether the socket may connect to each of them. */
+  function permitted(url: URL, found: readonly ResolvedAddress[]): boolean {
     const mayConnect = ({ address }: ResolvedAddress): boolean =>
       url.protocol === "https:" ? guard.allows(address) : guard.isListed(address);
-    return found.every(mayConnect) ? found : undefined;
-  }
-
-  async function attempt(
-    url: URL,
-    headers: Readonly<Record<string, string>>,
-    body: string | Uint8Array,
-    signal: AbortSignal,
-  ): Promise<SendResult> {
-    const addresses = await untilAborted(permitted(url), signal);
-    if (!addresses) return { kind: "blocked" };
-    const response = await request(url, {
-      method: "POST",
-      headers: { "content-type": "application/json", "user-agent": "Orderbridge-Webhooks/1", ...headers },
-      body,
-      dispatcher: pools.get(url, addresses),
-      signal,
-      headersTimeout: 0, // one deadline rules
-      bodyTimeout: 0,
-    });
-    const retryAfter = response.headers["retry-after"];
-    return {
-      kind: "answer",
-      status: response.statusCode,
-      retryAfter: typeof retryAfter === "string" ? retryAfter : null,
-      answer: await readBeginning(response.body, maxAnswerBytes, signal),
-    };
+    return found.length > 0 && found.every(mayConnect);
   }
 
   return {
     refuse,
-    async post(text, headers, body) {
-      if (refuse(text) !== undefined) return { kind: "blocked" };
-      const deadline = new AbortController();
-      const finished = new AbortController();
-      clock.sleep(timeoutMs, finished.signal).then(
-        () => deadline.abort(new Error("deadline")),
-        () => undefined,
-      );
-      try {
-        return await attempt(new URL(text), headers, body, deadline.signal);
-      } catch {
-        return { kind: "no_answer", reason: deadline.signal.aborted ? "timeout" : "connection" };
-      } finally {
-        finished.abort();
-      }
+    post(text, headers, body) {
+      if (refuse(text) !== undefined) return Promise.resolve({ kind: "blocked" });
+      const url = new URL(text);
+      const host = hostOf(url);
+      const family = isIP(host);
+      return new Promise((resolvePost) => {
+        const exchange = new Exchange(maxAnswerBytes, (result) => {
+          stopDeadline();
+          resolvePost(result);
+        });
+        const stopDeadline = deadlines.start(() => exchange.expire());
+        const connect = (found: readonly ResolvedAddress[]): void => {
+          if (!permitted(url, found)) exchange.end({ kind: "blocked" });
+          if (exchange.isOver) return;
+          pools.get(url, found).dispatch(
+            {
+              origin: url.origin,
+              path: `${url.pathname}${url.search}`,
+              method: "POST",
+              headers: { "content-type": "application/json", "user-agent": "Orderbridge-Webhooks/1", ...headers },
+              body,
+              headersTimeout: 0, // one deadline rules
+              bodyTimeout: 0,
+            },
+            exchange,
+          );
+        };
+        const found = family !== 0 ? Promise.resolve([{ address: host, family }]) : resolve(host);
+        found.then(connect).catch(() => exchange.end({ kind: "no_answer", reason: "connection" }));
+      });
     },
     close: () => pools.close(),
+  };
+}
+
+/** One request. The status is what counts: a body that breaks off, drips or never ends only shortens what is kept. */
+class Exchange implements Dispatcher.DispatchHandler {
+  readonly #maxBytes: number;
+  readonly #settle: (result: SendResult) => void;
+  #controller: Dispatcher.DispatchController | undefined;
+  #head: { readonly status: number; readonly retryAfter: string | null } | undefined;
+  readonly #chunks: Buffer[] = [];
+  #length = 0;
+  isOver = false;
+
+  constructor(maxBytes: number, settle: (result: SendResult) => void) {
+    this.#maxBytes = maxBytes;
+    this.#settle = settle;
+  }
+
+  end(result: SendResult): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    this.#settle(result);
+  }
+
+  expire(): void {
+    this.#endWith("timeout");
+  }
+
+  /** With the answer, as far as it came; else for this reason. */
+  #endWith(reason: "timeout" | "connection"): void {
+    if (this.isOver) return;
+    if (this.#head) {
+      const answer = new TextDecoder().decode(Buffer.concat(this.#chunks));
+      this.end({ kind: "answer", ...this.#head, answer });
+    } else this.end({ kind: "no_answer", reason });
+    this.#controller?.abort(enough);
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    this.#controller = controller;
+    if (this.isOver) controller.abort(enough);
+  }
+
+  onResponseStart(
+    _controller: Dispatcher.DispatchController,
+    status: number,
+    headers: Readonly<Record<string, string | string[] | undefined>>,
+  ): void {
+    if (status < 200) return; // more is to come
+    const retryAfter = headers["retry-after"];
+    this.#head = { status, retryAfter: typeof retryAfter === "string" ? retryAfter : null };
+  }
+
+  onResponseData(_controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.#chunks.push(chunk.subarray(0, this.#maxBytes - this.#length));
+    this.#length += chunk.length;
+    if (this.#length >= this.#maxBytes) this.#endWith("connection");
+  }
+
+  onResponseEnd(): void {
+    this.#controller = undefined; // the connection is used for the next one
+    this.#endWith("connection");
+  }
+
+  onResponseError(): void {
+    this.#controller = undefined;
+    this.#endWith("connection");
+  }
+}
+
+const enough = new Error("enough of this answer");
+
+/** One timer for all: they have the same time, so the first to begin is the first to end. */
+function createDeadlines(clock: Clock, timeoutMs: number): { start(expire: () => void): () => void } {
+  const waiting = new Map<() => void, number>();
+  let idle = new AbortController();
+  async function watch(): Promise<void> {
+    for (const [expire, endsAt] of waiting) {
+      await clock.sleep(Math.max(0, endsAt - clock.monotonicMs()), idle.signal);
+      if (waiting.delete(expire)) expire();
+    }
+  }
+  return {
+    start(expire) {
+      waiting.set(expire, clock.monotonicMs() + timeoutMs);
+      if (waiting.size === 1) watch().catch(() => undefined); // ended because nothing is under way
+      return () => {
+        waiting.delete(expire);
+        if (waiting.size > 0) return;
+        idle.abort();
+        idle = new AbortController();
+      };
+    },
   };
 }
 
@@ -142,35 +221,6 @@ export function createSender({
 const hostOf = (url: URL): string => url.hostname.replace(/^\[|\]$/g, "").replace(/\.$/, "");
 
 const portOf = (url: URL): number => Number(url.port || (url.protocol === "https:" ? 443 : 80));
-
-function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
-}
-
-/** The status is what counts: a body that breaks off or drips past the deadline only shortens what is kept. */
-async function readBeginning(
-  body: Dispatcher.ResponseData["body"],
-  maxBytes: number,
-  signal: AbortSignal,
-): Promise<string> {
-  const chunks: Buffer[] = [];
-  let length = 0;
-  try {
-    for await (const chunk of body as AsyncIterable<Buffer>) {
-      chunks.push(chunk.subarray(0, maxBytes - length));
-      length += chunk.length;
-      if (length >= maxBytes || signal.aborted) break;
-    }
-  } catch {
-    // What arrived is kept.
-  }
-  body.destroy();
-  return new TextDecoder().decode(Buffer.concat(chunks));
-}
 
 interface Pools {
   get(url: URL, addresses: readonly ResolvedAddress[]): Agent;

@@ -410,5 +410,12 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
           .columns(["started_at"])
           .execute(),
     },
+    // Claimed rows are read by their ids: without this index a claim changes no index on PostgreSQL.
+    "049_delivery_claim_dropped": {
+      async up(db) {
+        const drop = db.schema.dropIndex("gateway_delivery_claim").ifExists();
+        await (dialect === "mariadb" ? drop.on("gateway_delivery") : drop).execute();
+      },
+    },
   };
 }
