@@ -41,6 +41,7 @@ export {
 } from "./jobs/outbox-worker.ts";
 export {
   type HeldLease,
+  holdLease,
   LeaseLostError,
   type WithLeaseOptions,
   type WithLeaseResult,

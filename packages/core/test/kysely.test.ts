@@ -4,7 +4,15 @@ import { join } from "node:path";
 import { sql } from "kysely";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { ConfigError } from "../src/index.ts";
-import { columnTypes, insertIfAbsent, migrate, nowMs, openDatabase, transaction } from "../src/kysely/index.ts";
+import {
+  columnTypes,
+  insertAbsent,
+  insertIfAbsent,
+  migrate,
+  nowMs,
+  openDatabase,
+  transaction,
+} from "../src/kysely/index.ts";
 import { type TestDatabase, testDatabases } from "./databases.ts";
 
 for (const { name, skipped, open } of testDatabases()) {
@@ -59,6 +67,20 @@ for (const { name, skipped, open } of testDatabases()) {
         Array.from({ length: 20 }, (_, amount) => insertIfAbsent(db, dialect, "shop_item", { id: "race", amount })),
       );
       expect(results.filter(Boolean)).toHaveLength(1);
+    });
+
+    test("inserts the absent ones of many rows and leaves the others as they are", async () => {
+      const { db, dialect } = await withTable();
+      const rows = ["a", "b", "c"].map((id, amount) => ({ id, amount }));
+      await insertIfAbsent(db, dialect, "shop_item", { id: "b", amount: 7 });
+      await insertAbsent(db, dialect, { table: "shop_item", key: "id", rows });
+      await insertAbsent(db, dialect, { table: "shop_item", key: "id", rows: [] });
+      const found = await db.selectFrom("shop_item").select(["id", "amount"]).orderBy("id").execute();
+      expect(found.map(({ id, amount }) => [id, Number(amount)])).toEqual([
+        ["a", 0],
+        ["b", 7],
+        ["c", 2],
+      ]);
     });
 
     test("tells keys apart by case, by a trailing space and by е and ё", async () => {

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { type Lease, LeaseLostError, type LeaseStore, withLease } from "../src/index.ts";
+import { type HeldLease, holdLease, type Lease, LeaseLostError, type LeaseStore, withLease } from "../src/index.ts";
 import { createMemoryStorage } from "../src/memory/index.ts";
 import { createFakeClock } from "../src/testing/index.ts";
 import { settle } from "./settle.ts";
@@ -120,4 +120,41 @@ test("passes the caller's stop on", async () => {
   expect(signal.reason).toEqual(new Error("SIGTERM"));
   finish("");
   await running;
+});
+
+test("a process that stood still past two thirds of the lease's life is told before its timers run", async () => {
+  const { clock, options } = setUp();
+  await withLease(options, async (held: HeldLease) => {
+    clock.advance(19_999);
+    held.assertHeld();
+    clock.advance(1);
+    expect(held.signal.aborted).toBe(false); // nothing has run since the time moved
+    expect(() => held.assertHeld()).toThrow(LeaseLostError);
+    expect(held.signal.reason).toBeInstanceOf(LeaseLostError);
+  });
+});
+
+test("the check passes while renewals succeed, and fails with the caller's reason once it stops", async () => {
+  const { options, pass } = setUp();
+  const stop = new AbortController();
+  await withLease({ ...options, signal: stop.signal }, async (held: HeldLease) => {
+    await pass(300_000);
+    held.assertHeld();
+    stop.abort(new Error("SIGTERM"));
+    expect(() => held.assertHeld()).toThrow("SIGTERM");
+  });
+});
+
+test("a lease that is held without a function keeps others out until its release", async () => {
+  const { clock, options, pass } = setUp();
+  const held = await holdLease(options);
+  await pass(300_000);
+  held?.assertHeld();
+  expect(await holdLease({ ...options, holder: "b" })).toBeUndefined();
+  await held?.release();
+  await pass(0);
+  expect(clock.sleepers).toBe(0);
+  const next = await holdLease({ ...options, holder: "b" });
+  expect(next?.fencingToken).toBe(2);
+  await next?.release();
 });

@@ -26,23 +26,52 @@ export interface HeldLease {
    */
   readonly signal: AbortSignal;
   readonly fencingToken: number;
+  /**
+   * The check for a write that must not come late: unlike `signal`, which a timer aborts, it also notices when the whole
+   * process stood still and goes on in the middle of its work.
+   * @throws the reason of `signal`; {@link LeaseLostError} when two thirds of the lease's life passed without a renewal
+   */
+  assertHeld(): void;
 }
 
 export type WithLeaseResult<T> = { readonly state: "done"; readonly value: T } | { readonly state: "busy" };
 
 /** Runs `work` while holding a lease, or answers `busy` when somebody holds it. */
 export async function withLease<T>(
-  { leases, name, holder, ttlMs, clock, signal }: WithLeaseOptions,
+  options: WithLeaseOptions,
   work: (held: HeldLease) => Promise<T>,
 ): Promise<WithLeaseResult<T>> {
+  const lease = await holdLease(options);
+  if (!lease) return { state: "busy" };
+  try {
+    return { state: "done", value: await work(lease) };
+  } finally {
+    await lease.release();
+  }
+}
+
+/**
+ * `withLease` for work that is no function, a generator for one: the caller releases, else the lease lasts as long as the
+ * process. `undefined` when somebody holds it.
+ */
+export async function holdLease({
+  leases,
+  name,
+  holder,
+  ttlMs,
+  clock,
+  signal,
+}: WithLeaseOptions): Promise<(HeldLease & { release(): Promise<void> }) | undefined> {
   // The lease's life begins at some moment after we asked, so counting from here errs on the safe side.
   let provenAt = clock.monotonicMs();
   const lease = await leases.acquire(name, { holder, ttlMs });
-  if (!lease) return { state: "busy" };
+  if (!lease) return undefined;
 
   const ended = new AbortController();
   const lost = new AbortController();
+  const both = signal ? AbortSignal.any([signal, lost.signal]) : lost.signal;
   const lose = () => lost.abort(new LeaseLostError(name));
+  const leftMs = () => provenAt + (ttlMs * 2) / 3 - clock.monotonicMs();
 
   async function renew(): Promise<void> {
     for (let pauseMs = ttlMs / 3; await sleptUntil(pauseMs, clock, ended.signal); ) {
@@ -59,21 +88,26 @@ export async function withLease<T>(
 
   async function watch(): Promise<void> {
     for (;;) {
-      const leftMs = provenAt + (ttlMs * 2) / 3 - clock.monotonicMs();
-      if (leftMs <= 0) return lose();
-      if (!(await sleptUntil(leftMs, clock, ended.signal))) return;
+      const left = leftMs();
+      if (left <= 0) return lose();
+      if (!(await sleptUntil(left, clock, ended.signal))) return;
     }
   }
 
   void renew();
   void watch();
-  try {
-    const both = signal ? AbortSignal.any([signal, lost.signal]) : lost.signal;
-    return { state: "done", value: await work({ signal: both, fencingToken: lease.fencingToken }) };
-  } finally {
-    ended.abort();
-    await leases.release(lease).catch(() => undefined); // it expires by itself
-  }
+  return {
+    signal: both,
+    fencingToken: lease.fencingToken,
+    assertHeld() {
+      if (leftMs() <= 0) lose();
+      both.throwIfAborted();
+    },
+    async release() {
+      ended.abort();
+      await leases.release(lease).catch(() => undefined); // it expires by itself
+    },
+  };
 }
 
 /** `false` when the signal came first. */

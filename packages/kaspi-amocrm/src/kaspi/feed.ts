@@ -1,13 +1,14 @@
+import { randomUUID } from "node:crypto";
 import {
   type Clock,
   ConfigError,
+  holdLease,
   type LeaseStore,
   type Logger,
   silentLogger,
   systemClock,
   type WatermarkStore,
 } from "@orderbridge/core";
-import { createWorkLease } from "../work-lease.ts";
 import type { Kaspi } from "./client.ts";
 import { type KaspiOrder, type KaspiState, kaspiStates } from "./order.ts";
 import { cutWindows, type TimeWindow } from "./windows.ts";
@@ -43,7 +44,8 @@ export interface FeedPage {
 export interface OrderFeed {
   /**
    * The pages since the watermark, at least once, up to a bound fixed at the start. Empty when another process reads the
-   * same shop.
+   * same shop. The shop is this reader's until the loop ends, `break` included; who calls `next()` by hand ends with
+   * `return()`.
    */
   pages(options?: { readonly signal?: AbortSignal }): AsyncIterable<FeedPage>;
   /** Everything created before it is safe; `undefined` before the first complete window. */
@@ -92,7 +94,7 @@ export function createOrderFeed({
       return position === undefined ? undefined : new Date(Number(position));
     },
     async *pages({ signal } = {}) {
-      const lease = await createWorkLease({ leases, name: key, ttlMs: 180_000, clock });
+      const lease = await holdLease({ leases, name: key, holder: randomUUID(), ttlMs: 180_000, clock });
       if (!lease) return;
       try {
         let position = await watermarks.get(key);
@@ -109,7 +111,7 @@ export function createOrderFeed({
                 complete = step.value && complete;
                 break;
               }
-              await lease.keep();
+              lease.assertHeld();
               uncommitted++;
               let committed = false;
               yield {
@@ -130,7 +132,7 @@ export function createOrderFeed({
             return;
           }
           if (uncommitted > 0) return; // later windows must not move the watermark over this one
-          await lease.keep();
+          lease.assertHeld();
           const next = String(Math.max(window.to.getTime(), Number(position ?? 0)));
           if (next !== position && !(await watermarks.advance(key, position, next))) return; // somebody else moved it
           position = next;

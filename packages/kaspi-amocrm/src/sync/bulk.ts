@@ -48,7 +48,7 @@ export async function writeSurely<Item>({
   readonly items: readonly Item[];
   readonly keyOf: (item: Item) => string;
   readonly batchSize: BatchSize;
-  readonly beforeWrite: () => Promise<void>;
+  readonly beforeWrite: () => void;
   readonly send: (batch: readonly Item[]) => Promise<BulkResult>;
   /** Keys that exist at the vendor -> id. */
   readonly find: (batch: readonly Item[]) => Promise<ReadonlyMap<string, string>>;
@@ -57,7 +57,7 @@ export async function writeSurely<Item>({
   const queue = chunks(items, batchSize.now).map((batch) => ({ batch, tries: 0 }));
   for (let next = queue.shift(); next; next = queue.shift()) {
     const { batch, tries } = next;
-    await beforeWrite();
+    beforeWrite();
     const answer = await send(batch);
     batchSize.ended(answer.error);
     for (const [key, id] of answer.written) result.ids.set(key, id);
@@ -87,12 +87,14 @@ export async function writeSurely<Item>({
 export async function sendSplitting<Item>(
   items: readonly Item[],
   batchSize: BatchSize,
+  beforeWrite: () => void,
   send: (batch: readonly Item[]) => Promise<void>,
 ): Promise<{ readonly refused: readonly Item[]; readonly isOpen: boolean }> {
   const refused: Item[] = [];
   let isOpen = false;
   const queue = chunks(items, batchSize.now);
   for (let batch = queue.shift(); batch; batch = queue.shift()) {
+    beforeWrite();
     try {
       await send(batch);
       batchSize.ended(undefined);

@@ -12,7 +12,7 @@ interface ContactRequest {
 
 export interface ContactFinder {
   /** The contact of each phone, created where there is none. */
-  ensure(requests: readonly ContactRequest[], beforeWrite: () => Promise<void>): Promise<ContactResult>;
+  ensure(requests: readonly ContactRequest[], beforeWrite: () => void): Promise<ContactResult>;
   /** Forgets everybody with this phone; resolves to their ids in the CRM. */
   erase(phone: string): Promise<readonly string[]>;
 }

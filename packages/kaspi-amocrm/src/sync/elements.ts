@@ -11,7 +11,7 @@ export interface ElementFinder {
    */
   ensure(
     lines: readonly OrderLine[],
-    options: { readonly wasInterrupted: boolean; readonly beforeWrite: () => Promise<void> },
+    options: { readonly wasInterrupted: boolean; readonly beforeWrite: () => void },
   ): Promise<SureResult>;
   /** After an element was refused: it may have been deleted. */
   forget(elementIds: readonly string[]): Promise<void>;

@@ -1,9 +1,8 @@
-import type { Clock, WatermarkStore } from "@orderbridge/core";
+import type { Clock, HeldLease, WatermarkStore } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { Lead } from "../amocrm/leads.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import type { OrderKey, OrderLedger } from "../ledger.ts";
-import type { WorkLease } from "../work-lease.ts";
 import type { Alerts } from "./alerts.ts";
 
 /** Clocks differ: how much older than our intent a lead may look. */
@@ -26,13 +25,13 @@ export interface StageWatchOptions {
   readonly showShop: boolean;
   readonly alerts: Alerts;
   readonly clock: Clock;
-  /** The writer's: no move of our own is under way while it is held. */
-  readonly takeLease: () => Promise<WorkLease | undefined>;
+  /** Works under the writer's lease: no move of our own is under way meanwhile. `false`: it did not get its turn. */
+  readonly underLease: (work: (held: HeldLease) => Promise<void>) => Promise<boolean>;
 }
 
 /**
  * Learns where people moved leads by hand since the last look, one request when little happened, and closes second leads
- * of an order.
+ * of an order. Resolves to whether it looked: not while another process writes leads.
  */
 export function createStageWatch({
   amocrm,
@@ -44,8 +43,8 @@ export function createStageWatch({
   showShop,
   alerts,
   clock,
-  takeLease,
-}: StageWatchOptions): () => Promise<void> {
+  underLease,
+}: StageWatchOptions): () => Promise<boolean> {
   /** The order that a lead says it belongs to. */
   function keyOf(lead: Lead): OrderKey | undefined {
     const shop = showShop ? shops.find((name) => lead.tags.includes(shopTag({ shop: name }))) : shops[0];
@@ -58,7 +57,7 @@ export function createStageWatch({
   }
 
   /** Closes open leads that carry the code of an order whose lead is another one. Gives whether all could be judged. */
-  async function closeTwins(leads: readonly Lead[], lease: WorkLease): Promise<boolean> {
+  async function closeTwins(leads: readonly Lead[], lease: HeldLease): Promise<boolean> {
     const open = leads.filter((lead) => lead.pipelineId === pipelineId && !closedStages.includes(lead.statusId ?? ""));
     const carrying = open.filter((lead) => keyOf(lead) !== undefined);
     const ours = new Set((await ledger.byLead(carrying.map(({ id }) => id))).map(({ leadId }) => leadId));
@@ -74,14 +73,14 @@ export function createStageWatch({
       if ((await amocrm.leads.get(row.leadId)) === undefined) continue;
       const text = `Двойник: сделка заказа Kaspi ${code} — ${row.leadId}`;
       const notes = await amocrm.notes.list([twin.id]);
-      await lease.keep();
+      lease.assertHeld();
       if (!notes.some((note) => note.text === text)) {
         const noted = await amocrm.notes.create([{ requestId: twin.id, leadId: twin.id, service: "Kaspi", text }]);
         if (!noted.written.has(twin.id)) {
           isComplete = false;
           continue;
         }
-        await lease.keep();
+        lease.assertHeld();
       }
       alerts.raise({ kind: "twin", shop, code, leadId: row.leadId, twinId: twin.id });
       const closed = await amocrm.leads.update([{ id: twin.id, pipelineId: pipelineId, statusId: lostStage }]);
@@ -90,35 +89,30 @@ export function createStageWatch({
     return isComplete;
   }
 
-  return async function lookAtStages(): Promise<void> {
-    // Under the writer's lease, so that no move of our own is under way while we compare.
-    const lease = await takeLease();
-    if (!lease) return;
-    try {
-      const key = `amocrm-leads:${amocrm.host}`;
-      const position = await watermarks.get(key);
-      const startedAt = clock.now().getTime();
-      const until = position === undefined ? startedAt - 86_400_000 : Number(position) - clockToleranceMs;
-      let isComplete = true;
-      let part: Lead[] = [];
-      const look = async () => {
-        await ledger.noteStages(
-          new Map(part.flatMap(({ id, statusId }) => (statusId === undefined ? [] : [[id, statusId]]))),
-        );
-        if (!(await closeTwins(part, lease))) isComplete = false;
-        part = [];
-      };
-      for await (const lead of amocrm.leads.list({ order: { by: "updated_at", direction: "desc" } })) {
-        if (lead.updatedAt && lead.updatedAt.getTime() < until) break;
-        part.push(lead);
-        if (part.length < 250) continue;
-        await lease.keep();
-        await look();
-      }
-      await look();
-      if (isComplete) await watermarks.advance(key, position, String(startedAt));
-    } finally {
-      await lease.release();
+  async function look(lease: HeldLease): Promise<void> {
+    const key = `amocrm-leads:${amocrm.host}`;
+    const position = await watermarks.get(key);
+    const startedAt = clock.now().getTime();
+    const until = position === undefined ? startedAt - 86_400_000 : Number(position) - clockToleranceMs;
+    let isComplete = true;
+    let part: Lead[] = [];
+    const learn = async () => {
+      await ledger.noteStages(
+        new Map(part.flatMap(({ id, statusId }) => (statusId === undefined ? [] : [[id, statusId]]))),
+      );
+      if (!(await closeTwins(part, lease))) isComplete = false;
+      part = [];
+    };
+    for await (const lead of amocrm.leads.list({ order: { by: "updated_at", direction: "desc" } })) {
+      if (lead.updatedAt && lead.updatedAt.getTime() < until) break;
+      part.push(lead);
+      if (part.length < 250) continue;
+      lease.assertHeld();
+      await learn();
     }
-  };
+    await learn();
+    if (isComplete) await watermarks.advance(key, position, String(startedAt));
+  }
+
+  return () => underLease(look);
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import {
   BlockedError,
   ConfigError,
@@ -7,6 +8,7 @@ import {
   SdkError,
   silentLogger,
   systemClock,
+  withLease,
 } from "@orderbridge/core";
 import type { Kaspi } from "../kaspi/client.ts";
 import { createOrderFeed } from "../kaspi/feed.ts";
@@ -14,14 +16,14 @@ import type { KaspiOrder } from "../kaspi/order.ts";
 import { kaspiStates } from "../kaspi/order.ts";
 import { cutWindows, maxWindowMs } from "../kaspi/windows.ts";
 import { type LedgerPhase, type LedgerRow, type OrderKey, unfinishedPhases } from "../ledger.ts";
-import { createWorkLease } from "../work-lease.ts";
 import { createAlerts } from "./alerts.ts";
 import { checkAccount } from "./check.ts";
 import { createContactFinder } from "./contacts.ts";
 import { createElementFinder } from "./elements.ts";
 import { emptyReport, type KaspiAmocrmSyncOptions, type RunReport, type StageTarget } from "./options.ts";
+import { writerBatch } from "./order-work.ts";
 import { isFinal } from "./summary.ts";
-import { createOrderWriter, writerBatch } from "./writer.ts";
+import { createOrderWriter } from "./writer.ts";
 
 export interface KaspiAmocrmSync {
   /**
@@ -303,20 +305,17 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
   }
 
   /** Runs a job that must not run twice at the same time. */
-  async function exclusively(name: string, work: (keep: () => Promise<void>) => Promise<RunReport>) {
+  async function exclusively(name: string, work: (assertHeld: () => void) => Promise<RunReport>) {
     await ensureTokens();
-    const lease = await createWorkLease({
+    const lease = {
       leases: storage.leases,
       name: `kaspi-amocrm:${name}`,
+      holder: randomUUID(),
       ttlMs: jobLeaseMs,
       clock,
-    });
-    if (!lease) return undefined;
-    try {
-      return await watched(() => work(() => lease.keep()));
-    } finally {
-      await lease.release();
-    }
+    };
+    const result = await withLease(lease, ({ assertHeld }) => watched(() => work(assertHeld)));
+    return result.state === "done" ? result.value : undefined;
   }
 
   async function sweep(
@@ -324,14 +323,14 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     intake: ReturnType<typeof createIntake>,
     from: Date,
     to: Date,
-    keep: () => Promise<void>,
+    assertHeld: () => void,
     signal?: AbortSignal,
   ) {
     let page: KaspiOrder[] = [];
     for await (const order of kaspi.orders.list({ createdFrom: from, createdTo: to, ...(signal && { signal }) })) {
       page.push(order);
       if (page.length === 100) {
-        await keep();
+        assertHeld();
         await intake.take(page);
         page = [];
       }
@@ -344,7 +343,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     kaspi: Kaspi,
     intake: ReturnType<typeof createIntake>,
     before: Date,
-    keep: () => Promise<void>,
+    assertHeld: () => void,
     signal?: AbortSignal,
   ) {
     const finalAfter = new Date(clock.now().getTime() - returnsEndAfterMs);
@@ -354,10 +353,10 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       const [first] = group;
       const last = group.at(-1);
       if (!first || !last) return;
-      if (group.length >= listFrom) await sweep(kaspi, intake, first.orderedAt, last.orderedAt, keep, signal);
+      if (group.length >= listFrom) await sweep(kaspi, intake, first.orderedAt, last.orderedAt, assertHeld, signal);
       for (const row of group) {
         if (intake.has(row.code)) continue; // a date that could not be read is not where the list has it
-        await keep();
+        assertHeld();
         const order = await kaspi.orders.byCode(row.code);
         if (order) await intake.take([order]);
       }
@@ -383,14 +382,14 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
 
   const sync: KaspiAmocrmSync = {
     importNew: ({ signal } = {}) =>
-      exclusively("new", async (keep) => {
+      exclusively("new", async (assertHeld) => {
         const report = emptyReport();
         await eachShop(async (kaspi) => {
           const intake = createIntake(kaspi, report, (row, order) => isDue(row) || isReleased(row, order));
           await inTurn(
             async () => {
               for await (const page of feedOf(kaspi).pages({ ...(signal && { signal }) })) {
-                await keep();
+                assertHeld();
                 await intake.take(page.orders);
                 await page.commit();
               }
@@ -403,7 +402,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       }),
 
     reconcile: ({ signal } = {}) =>
-      exclusively("reconcile", async (keep) => {
+      exclusively("reconcile", async (assertHeld) => {
         const report = emptyReport();
         await writer.lookAtStages();
         await eachShop(async (kaspi) => {
@@ -417,8 +416,8 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
             alerts.raise({ kind: "silence", shop: kaspi.shop, since: imported });
           } else alerts.clear("silence", kaspi.shop);
           await inTurn(
-            () => sweep(kaspi, intake, recent, now, keep, signal),
-            () => sweepOld(kaspi, intake, recent, keep, signal),
+            () => sweep(kaspi, intake, recent, now, assertHeld, signal),
+            () => sweepOld(kaspi, intake, recent, assertHeld, signal),
             intake.flush,
           );
         });
@@ -504,7 +503,9 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
         })),
       };
     },
-    lookAtStages: writer.lookAtStages,
+    async lookAtStages() {
+      await writer.lookAtStages();
+    },
     async check() {
       await ensureTokens();
       return checkAccount(amocrm, options, stages);

@@ -1,0 +1,220 @@
+import type { Clock } from "@orderbridge/core";
+import type { Amocrm } from "../amocrm/client.ts";
+import type { Lead, LeadChange, NewLead } from "../amocrm/leads.ts";
+import type { KaspiOrder } from "../kaspi/order.ts";
+import type { OrderLedger } from "../ledger.ts";
+import type { Alerts } from "./alerts.ts";
+import { createBatchSize, writeSurely } from "./bulk.ts";
+import type { StageTarget } from "./options.ts";
+import { type Turn, type Work, writerBatch } from "./order-work.ts";
+import { clockToleranceMs, closedStages, codeTag, shopTag } from "./stages.ts";
+
+export interface LeadWriterOptions {
+  readonly amocrm: Amocrm;
+  readonly orders: OrderLedger;
+  readonly pipelineId: string;
+  readonly statusId: string;
+  readonly responsibleUserId: string | undefined;
+  readonly orderCodeFieldId: string | undefined;
+  readonly stageOf: (order: KaspiOrder) => StageTarget | undefined;
+  /** Several shops: the shop is told by a tag. */
+  readonly showShop: boolean;
+  readonly settleMs: number;
+  /** Statuses without a stage are told; not when no status has one. */
+  readonly tellsUnmapped: boolean;
+  readonly alerts: Alerts;
+  readonly clock: Clock;
+}
+
+/** Creates the lead of an order exactly once, and moves its stage and price along. */
+export function createLeadWriter(options: LeadWriterOptions) {
+  const { amocrm, orders: ledger, clock, showShop, stageOf } = options;
+  const leadBatch = createBatchSize(writerBatch);
+
+  function carriesCode(lead: Lead, order: KaspiOrder): boolean {
+    if (showShop && !lead.tags.includes(shopTag(order))) return false;
+    if (options.orderCodeFieldId === undefined) return lead.tags.includes(codeTag(order));
+    return lead.fields.some(
+      ({ fieldId, values }) => fieldId === options.orderCodeFieldId && values.includes(order.code),
+    );
+  }
+
+  /** Leads that already exist for orders whose creation was begun: the newest leads, then a search for the few left. */
+  async function findLeads(works: readonly Work[], since: Date): Promise<Map<string, Lead>> {
+    const found = new Map<string, Lead>();
+    const missing = () => works.filter(({ order }) => !found.has(order.code));
+    const consider = (lead: Lead) => {
+      for (const { order } of missing()) {
+        if (carriesCode(lead, order)) found.set(order.code, lead);
+      }
+    };
+    const until = since.getTime() - clockToleranceMs;
+    for await (const lead of amocrm.leads.list({ order: { by: "created_at", direction: "desc" } })) {
+      if (lead.createdAt && lead.createdAt.getTime() < until) break;
+      consider(lead);
+      if (missing().length === 0) break;
+    }
+    for (const { order } of missing().slice(0, 3)) {
+      for await (const lead of amocrm.leads.list({ query: order.code })) consider(lead);
+    }
+    const rows = await ledger.byLead([...found.values()].map(({ id }) => id));
+    const owners = new Map(rows.map((row) => [row.leadId, row]));
+    for (const { row } of works) {
+      const lead = found.get(row.code);
+      const owner = lead && owners.get(lead.id);
+      if (owner && (owner.code !== row.code || owner.shop !== row.shop)) found.delete(row.code);
+    }
+    return found;
+  }
+
+  function toNewLead({ order, price, row }: Work): NewLead {
+    return {
+      requestId: order.code,
+      name: `Kaspi ${order.code}`,
+      price,
+      pipelineId: options.pipelineId,
+      statusId: row.stageId ?? options.statusId,
+      ...(options.responsibleUserId !== undefined && { responsibleUserId: options.responsibleUserId }),
+      ...(options.orderCodeFieldId !== undefined && {
+        fields: [{ fieldId: options.orderCodeFieldId, values: [order.code] }],
+      }),
+      tags: [
+        "Kaspi",
+        ...(showShop ? [shopTag(order)] : []),
+        ...(options.orderCodeFieldId === undefined ? [codeTag(order)] : []),
+      ],
+      ...(row.contactId !== undefined && { contactId: row.contactId }),
+    };
+  }
+
+  /** A closed stage is refused at creation; the lead is moved there afterwards. */
+  function firstStage(order: KaspiOrder): string {
+    const target = stageOf(order)?.statusId;
+    return target === undefined || closedStages.includes(target) ? options.statusId : target;
+  }
+
+  const adopted = ({ row, order, price }: Work, lead: Lead) => ({
+    phase: "lead" as const,
+    leadId: lead.id,
+    stageId: row.stageId ?? firstStage(order),
+    seenStageId: lead.statusId ?? row.stageId ?? firstStage(order),
+    price: lead.price ?? price,
+  });
+
+  /** Leads that an earlier attempt may have created: adopted when found, created anew only after the settling time. */
+  async function adopt({ save }: Turn, works: readonly Work[]): Promise<void> {
+    if (works.length === 0) return;
+    const intents = works.map(({ row }) => row.intentAt?.getTime() ?? 0);
+    const found = await findLeads(works, new Date(Math.min(...intents)));
+    await save(
+      works.filter(({ order }) => found.has(order.code)),
+      (work) => adopted(work, found.get(work.order.code) as Lead),
+    );
+    for (const work of works) {
+      const age = clock.now().getTime() - (work.row.intentAt?.getTime() ?? 0);
+      if (work.row.leadId === undefined && age < options.settleMs) work.isOpen = true;
+    }
+  }
+
+  async function create({ save, begin, beforeWrite }: Turn, works: readonly Work[]): Promise<void> {
+    if (works.length === 0) return;
+    await begin(works);
+    const started = clock.now();
+    const byCode = new Map(works.map((work) => [work.order.code, work]));
+    const result = await writeSurely({
+      items: works,
+      keyOf: ({ order }) => order.code,
+      batchSize: leadBatch,
+      beforeWrite,
+      send: (batch) => amocrm.leads.create(batch.map(toNewLead)),
+      find: async (batch) => new Map([...(await findLeads(batch, started))].map(([code, { id }]) => [code, id])),
+    });
+    for (const [code, reason] of result.rejected) {
+      const work = byCode.get(code);
+      if (work) work.failure = `lead refused: ${reason}`;
+    }
+    for (const code of result.unknown) {
+      const work = byCode.get(code);
+      if (work) work.isOpen = true;
+    }
+    const created = works.filter(({ order }) => result.ids.has(order.code));
+    for (const work of created) work.isNew = true;
+    await save(created, ({ order, row, price }) => ({
+      phase: "lead",
+      leadId: result.ids.get(order.code),
+      seenStageId: row.stageId,
+      price,
+    }));
+  }
+
+  async function update({ save, begin, beforeWrite, report }: Turn, works: readonly Work[]): Promise<void> {
+    const changes: { work: Work; change: LeadChange }[] = [];
+    const there: Work[] = []; // in the wanted stage already, by a person or by a write of ours that had no answer
+    for (const work of works) {
+      const { row, order, price } = work;
+      const target = stageOf(order);
+      if (!target) {
+        report.unmapped++;
+        if (options.tellsUnmapped) {
+          options.alerts.raise({ kind: "unmapped", state: order.state, status: order.status });
+        }
+      }
+      if (target && target.statusId === row.seenStageId && row.stageId !== target.statusId) there.push(work);
+      const isMovedByHand = row.seenStageId !== row.stageId;
+      const change: LeadChange = {
+        id: row.leadId as string,
+        ...(price !== row.price && { price }),
+        ...(target &&
+          target.statusId !== row.stageId &&
+          !isMovedByHand && {
+            pipelineId: options.pipelineId,
+            statusId: target.statusId,
+            ...(target.lossReasonId !== undefined && { lossReasonId: target.lossReasonId }),
+          }),
+      };
+      if (change.price !== undefined || change.statusId !== undefined) changes.push({ work, change });
+    }
+    await save(there, ({ row }) => ({ stageId: row.seenStageId }));
+    if (changes.length === 0) return;
+    await begin(changes.map(({ work }) => work));
+    const started = clock.now();
+    const result = await writeSurely({
+      items: changes,
+      keyOf: ({ change }) => change.id,
+      batchSize: leadBatch,
+      beforeWrite,
+      send: (batch) => amocrm.leads.update(batch.map(({ change }) => change)),
+      async find(batch) {
+        const done = new Map<string, string>();
+        for await (const lead of amocrm.leads.list({ order: { by: "updated_at", direction: "desc" } })) {
+          if (lead.updatedAt && lead.updatedAt.getTime() < started.getTime() - clockToleranceMs) break;
+          const match = batch.find(({ change }) => change.id === lead.id);
+          const { price = lead.price, statusId = lead.statusId } = match?.change ?? {};
+          if (match && lead.price === price && lead.statusId === statusId) done.set(lead.id, lead.id);
+        }
+        return done;
+      },
+    });
+    const gone: Work[] = [];
+    for (const { work, change } of changes) {
+      const reason = result.rejected.get(change.id);
+      if (reason !== undefined) {
+        if ((await amocrm.leads.get(change.id)) === undefined) gone.push(work);
+        work.failure = `change of the lead refused: ${reason}`;
+      } else if (!result.ids.has(change.id)) work.isOpen = true;
+    }
+    const written = changes.filter(({ change }) => result.ids.has(change.id));
+    const changeOf = new Map(written.map(({ work, change }) => [work, change]));
+    await save([...changeOf.keys()], (work) => {
+      const { price, statusId } = changeOf.get(work) as LeadChange;
+      return {
+        ...(price !== undefined && { price }),
+        ...(statusId !== undefined && { stageId: statusId, seenStageId: statusId }),
+      };
+    });
+    await save(gone, () => ({ phase: "skipped", intentAt: undefined, lastError: "the lead was deleted" }));
+    report.skipped += gone.length;
+  }
+
+  return { adopt, create, update, firstStage };
+}
