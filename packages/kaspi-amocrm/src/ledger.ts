@@ -1,5 +1,3 @@
-import type { EventInbox } from "./amocrm/events.ts";
-
 /**
  * Where an order stands.
  *
@@ -148,6 +146,4 @@ export interface KaspiAmocrmStorage {
   readonly orders: OrderLedger;
   readonly contacts: ContactIndex;
   readonly elements: ElementIndex;
-  /** What webhooks told of. */
-  readonly events: EventInbox;
 }

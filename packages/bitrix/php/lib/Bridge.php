@@ -16,8 +16,7 @@ final class Bridge
     public readonly Sender $sender;
     public readonly ?ProductEndpoint $productEndpoint;
     private readonly Outbox $outbox;
-    /** @var array<string, array{string, string, string}> What this hit has noted. */
-    private array $noted = [];
+    private bool $isScheduled = false;
 
     /**
      * @param array $config see `config.example.php`
@@ -87,9 +86,8 @@ final class Bridge
         }
         try {
             $this->outbox->mark($kind, $id, $event);
-            $isScheduled = $this->noted !== [];
-            $this->noted["$kind:$id"] = [$kind, $id, $event];
-            if (!$isScheduled) {
+            if (!$this->isScheduled) {
+                $this->isScheduled = true;
                 // After the answer to the browser; what does not get through is sent by cron.
                 Application::getInstance()->addBackgroundJob(fn () => $this->sendSoon());
             }
@@ -100,13 +98,8 @@ final class Bridge
 
     private function sendSoon(): void
     {
-        $noted = $this->noted;
-        $this->noted = [];
+        $this->isScheduled = false;
         try {
-            // Another process may have read what this hit had not committed yet.
-            foreach ($noted as $row) {
-                $this->outbox->mark(...$row, isCommitted: true);
-            }
             $this->sender->run(10_000);
         } catch (\Throwable $error) {
             Log::write('sending failed: ' . $error->getMessage());

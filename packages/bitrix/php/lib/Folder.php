@@ -40,10 +40,7 @@ final class Folder
 
     public function remove(string $name): void
     {
-        // Else it would be taken for a new one without end.
-        if (!@unlink("$this->path/$name") && file_exists("$this->path/$name")) {
-            throw new \RuntimeException('orderbridge: dataDir cannot be written to');
-        }
+        @unlink("$this->path/$name");
     }
 
     /** Runs `$work` while no other process holds the lock; `$wait` false: gives `null` at once when one does. */
@@ -55,10 +52,7 @@ final class Folder
             throw new \RuntimeException('orderbridge: dataDir cannot be written to');
         }
         try {
-            if (flock($file, $wait ? LOCK_EX : LOCK_EX | LOCK_NB)) {
-                return $work();
-            }
-            return $wait ? throw new \RuntimeException('orderbridge: dataDir cannot be locked; it must lie on a local disk') : null;
+            return flock($file, $wait ? LOCK_EX : LOCK_EX | LOCK_NB) ? $work() : null;
         } finally {
             fclose($file);
         }

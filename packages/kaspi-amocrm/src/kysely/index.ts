@@ -16,7 +16,6 @@ import {
   type LedgerRow,
   unfinishedPhases,
 } from "../ledger.ts";
-import { createEventInbox } from "./events.ts";
 import { kaspiAmocrmMigrations } from "./migrations.ts";
 
 /** Instants are milliseconds; PostgreSQL gives `bigint` back as text. */
@@ -73,7 +72,6 @@ export function createKaspiAmocrmStorage({
   return {
     migrate: () => migrate({ db: anyDb, dialect, prefix: "kaspi_amocrm", migrations: kaspiAmocrmMigrations(dialect) }),
     orders: createOrders(db, dialect, inTransaction),
-    events: createEventInbox(anyDb, dialect),
     contacts: {
       async secret() {
         const read = () =>

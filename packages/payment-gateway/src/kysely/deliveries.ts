@@ -14,8 +14,7 @@ import {
   pauseOf,
 } from "../storage.ts";
 import type { StorageContext } from "./context.ts";
-import { secretsOfMerchant } from "./merchant-secrets.ts";
-import { integer, paymentSecretPlace, type Row, text, toAttempt } from "./rows.ts";
+import { integer, merchantSecretPlace, paymentSecretPlace, type Row, text, toAttempt } from "./rows.ts";
 
 type ClaimOptions = Parameters<GatewayStorage["claimDeliveries"]>[0];
 
@@ -41,8 +40,8 @@ export function createDeliveries(
       if (typeof row.own_secret === "string") {
         return [seal.open(row.own_secret, paymentSecretPlace(text(row.payment_id)))];
       }
-      const { merchant_secret: newest, former_secrets: former } = row;
-      return secretsOfMerchant(seal, text(row.merchant), { newest, former, nowMs: integer(row.now) });
+      if (typeof row.merchant_secret !== "string") return [];
+      return [seal.open(row.merchant_secret, merchantSecretPlace(text(row.merchant)))];
     } catch {
       return [];
     }
@@ -164,8 +163,6 @@ export function createDeliveries(
         "p.merchant",
         "p.webhook_secret as own_secret",
         "m.webhook_secret as merchant_secret",
-        "m.former_secrets",
-        now().as("now"),
       ])
       .where("d.id", "in", ids)
       .where("d.claim", "=", claim)
