@@ -10,14 +10,14 @@ define('NO_AGENT_CHECK', true);
 require $_SERVER['DOCUMENT_ROOT'] . '/bitrix/modules/main/include/prolog_before.php';
 
 try {
-    $endpoint = \Orderbridge\Bridge::instance()?->productEndpoint;
+    $endpoint = class_exists(\Orderbridge\Bridge::class, false) ? \Orderbridge\Bridge::instance()?->productEndpoint : null;
     // Apache with PHP-FPM passes the header on under the second name.
     $authorization = $_SERVER['HTTP_AUTHORIZATION'] ?? $_SERVER['REDIRECT_HTTP_AUTHORIZATION'] ?? '';
     [$status, $answer] = $endpoint === null
         ? [503, ['error' => 'not switched on']]
         : $endpoint->answer($_SERVER['REQUEST_METHOD'], $authorization, (string) file_get_contents('php://input'));
 } catch (\Throwable $error) {
-    \Orderbridge\Log::write($error->getMessage());
+    error_log('[orderbridge] ' . $error->getMessage());
     [$status, $answer] = [500, ['error' => 'not saved']];
 }
 http_response_code($status);

@@ -14,7 +14,7 @@ define('NOT_CHECK_PERMISSIONS', true);
 define('NO_AGENT_CHECK', true);
 require $_SERVER['DOCUMENT_ROOT'] . '/bitrix/modules/main/include/prolog_before.php';
 
-$bridge = \Orderbridge\Bridge::instance();
+$bridge = class_exists(\Orderbridge\Bridge::class, false) ? \Orderbridge\Bridge::instance() : null;
 if ($bridge === null) {
     fwrite(STDERR, "orderbridge is not started: see the error log of PHP\n");
     exit(1);

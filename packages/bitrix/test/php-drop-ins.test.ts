@@ -269,6 +269,107 @@ describe.skipIf(!hasPhp())("drop-ins for the boxed site and portal", () => {
       expect(received.map(({ body }) => JSON.parse(body).order_id)).toEqual([777]);
     });
 
+    test("a change that another process looked for before it was committed is still told", async () => {
+      // The cron run in the middle reads what it can see: the order as it was.
+      const script = join(root, "local/php_interface/orderbridge/send.php");
+      await saveOrder({ STATUS_ID: "CO" }); // known to the backend
+      await hit(`
+        $before = file_get_contents('${database()}');
+        $order = \\Bitrix\\Sale\\Order::load(123456);
+        $order->setField("STATUS_ID", "DE");
+        $order->save();
+        $after = file_get_contents('${database()}');
+        file_put_contents('${database()}', $before);
+        foreach (glob('${folder}/data/due/*.json') as $file) { // the grace is over: the hit is slow
+          file_put_contents($file, json_encode(['dueAtMs' => 0] + json_decode(file_get_contents($file), true)));
+        }
+        exec('php ${script}');
+        file_put_contents('${database()}', $after);`);
+      expect((await orders.get(orderId))?.status).toBe("in_delivery");
+      expect(rows("due")).toEqual([]);
+    });
+
+    test("cron leaves alone what a hit that still runs has noted", async () => {
+      const script = join(root, "local/php_interface/orderbridge/send.php");
+      const printed = await hit(`\\Bitrix\\Sale\\Order::load(123456)->save(); echo shell_exec('php ${script}');`);
+      expect(printed).toBe("sent: 0\n");
+      expect(received).toHaveLength(1); // by the hit itself, at its end
+    });
+
+    test("a hit that is killed between the event and the sending is told by cron", async () => {
+      const killed = hit(`
+        $order = \\Bitrix\\Sale\\Order::load(123456);
+        $order->setField("STATUS_ID", "AP");
+        $order->save();
+        posix_kill(getmypid(), 9);`);
+      await expect(killed).rejects.toMatchObject({ signal: "SIGKILL" });
+      expect([received, rows("due")]).toEqual([[], ["order-123456.json"]]);
+      expect(await cron()).toBe("sent: 0"); // it might still run
+      age("order-123456.json");
+      expect(await cron()).toBe("sent: 1");
+      expect((await orders.get(orderId))?.status).toBe("accepted");
+    });
+
+    test("hits side by side lose nothing: each order arrives as it was left", async () => {
+      const codes = ["N", "PD", "AP", "CO", "DE", "F"];
+      const statuses = ["new", "paid", "accepted", "in_production", "in_delivery", "delivered"];
+      const ids = codes.map((_, index) => 1000 + index);
+      editSite((site) => {
+        for (const id of ids) Object.assign(site.orders ?? {}, { [id]: { STATUS_ID: "N", PAYED: "N", CANCELED: "N" } });
+      });
+      const known = [];
+      for (const id of ids) known.push(await orders.create({ total: "1", bitrixOrderId: String(id) }));
+      // Each hit moves all orders through all statuses; which one comes last is told by the site's own data.
+      await Promise.all(
+        [0, 1, 2].map((turn) =>
+          hit(`foreach ([${ids.join(",")}] as $index => $id) {
+            $order = \\Bitrix\\Sale\\Order::load($id);
+            $order->setField("STATUS_ID", ["${codes.join('","')}"][($index + ${turn}) % 6]);
+            $order->save();
+          }`),
+        ),
+      );
+      for (const name of rows("due")) age(name);
+      await cron();
+      const site = JSON.parse(readFileSync(database(), "utf8"));
+      for (const [index, id] of ids.entries()) {
+        const order = known[index] as { readonly id: string };
+        expect((await orders.get(order.id))?.status).toBe(statuses[codes.indexOf(site.orders[id].STATUS_ID)]);
+      }
+      expect([rows("due"), rows("dead")]).toEqual([[], []]);
+    });
+
+    test("what changes while its former state is being sent is sent after it", async () => {
+      const path = "/api/v1/webhooks/order-status-sync";
+      const receive = handlers[path] as FetchHandler;
+      handlers[path] = async (request) => {
+        handlers[path] = receive;
+        const answer = await receive(request);
+        await saveOrder({ STATUS_ID: "F" }); // the manager is quick, and this hit may not send: the other one does
+        return answer;
+      };
+      await saveOrder({ STATUS_ID: "AP" });
+      expect(received.map(({ body }) => JSON.parse(body).status)).toEqual(["AP", "F"]);
+      expect((await orders.get(orderId))?.status).toBe("delivered");
+    });
+
+    test("a note that cannot be removed is an error, not sent again and again", async () => {
+      await saveOrder({ STATUS_ID: "AP" });
+      mkdirSync(join(folder, "data/due/order-123456.json"));
+      await expect(cron()).rejects.toThrow("dataDir cannot be written to");
+      expect(received).toHaveLength(1);
+    });
+
+    test("the site goes on when a file of the drop-ins cannot be read by its PHP", async () => {
+      writeFileSync(
+        join(root, "local/php_interface/orderbridge/lib/Bridge.php"),
+        "<?php final class Bridge { of PHP 9",
+      );
+      expect(await hit(`\\Bitrix\\Sale\\Order::load(777)->save(); echo "saved";`)).toBe("saved");
+      expect(readFileSync(log(), "utf8")).toContain("[orderbridge] not started: syntax error");
+      await expect(cron()).rejects.toThrow("orderbridge is not started");
+    });
+
     test("a note that a power failure left empty is not lost", async () => {
       handlers = { "/api/v1/webhooks/order-status-sync": async () => new Response(null, { status: 502 }) };
       await saveOrder({ STATUS_ID: "AP" });

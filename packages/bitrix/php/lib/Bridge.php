@@ -16,7 +16,8 @@ final class Bridge
     public readonly Sender $sender;
     public readonly ?ProductEndpoint $productEndpoint;
     private readonly Outbox $outbox;
-    private bool $isScheduled = false;
+    /** @var array<string, array{string, string, string}> What this hit has noted. */
+    private array $noted = [];
 
     /**
      * @param array $config see `config.example.php`
@@ -86,8 +87,9 @@ final class Bridge
         }
         try {
             $this->outbox->mark($kind, $id, $event);
-            if (!$this->isScheduled) {
-                $this->isScheduled = true;
+            $isScheduled = $this->noted !== [];
+            $this->noted["$kind:$id"] = [$kind, $id, $event];
+            if (!$isScheduled) {
                 // After the answer to the browser; what does not get through is sent by cron.
                 Application::getInstance()->addBackgroundJob(fn () => $this->sendSoon());
             }
@@ -98,8 +100,13 @@ final class Bridge
 
     private function sendSoon(): void
     {
-        $this->isScheduled = false;
+        $noted = $this->noted;
+        $this->noted = [];
         try {
+            // Another process may have read what this hit had not committed yet.
+            foreach ($noted as $row) {
+                $this->outbox->mark(...$row, isCommitted: true);
+            }
             $this->sender->run(10_000);
         } catch (\Throwable $error) {
             Log::write('sending failed: ' . $error->getMessage());

@@ -40,7 +40,10 @@ final class Folder
 
     public function remove(string $name): void
     {
-        @unlink("$this->path/$name");
+        // Else it would be taken for a new one without end.
+        if (!@unlink("$this->path/$name") && file_exists("$this->path/$name")) {
+            throw new \RuntimeException('orderbridge: dataDir cannot be written to');
+        }
     }
 
     /** Runs `$work` while no other process holds the lock; `$wait` false: gives `null` at once when one does. */
@@ -52,7 +55,10 @@ final class Folder
             throw new \RuntimeException('orderbridge: dataDir cannot be written to');
         }
         try {
-            return flock($file, $wait ? LOCK_EX : LOCK_EX | LOCK_NB) ? $work() : null;
+            if (flock($file, $wait ? LOCK_EX : LOCK_EX | LOCK_NB)) {
+                return $work();
+            }
+            return $wait ? throw new \RuntimeException('orderbridge: dataDir cannot be locked; it must lie on a local disk') : null;
         } finally {
             fclose($file);
         }

@@ -12,6 +12,9 @@ namespace Orderbridge;
  */
 final class Outbox
 {
+    /** A hit may not have committed what it noted yet: others read the entity only when that is surely over. */
+    private const GRACE_MS = 15_000;
+
     private readonly Folder $due;
     private readonly Folder $dead;
 
@@ -22,12 +25,15 @@ final class Outbox
         $this->dead = new Folder("$directory/dead");
     }
 
-    /** `$event` is what the receiver is told of the change, where it wants to know. */
-    public function mark(string $kind, string $id, string $event = ''): void
+    /**
+     * `$event` is what the receiver is told of the change, where it wants to know. The hit that changed the entity marks it
+     * again, `$isCommitted`, at its end; when it dies before, the first mark becomes due by itself.
+     */
+    public function mark(string $kind, string $id, string $event = '', bool $isCommitted = false): void
     {
         $now = ($this->nowMs)();
         $row = ['kind' => $kind, 'id' => $id, 'event' => $event, 'mark' => bin2hex(random_bytes(8))];
-        $row += ['markedAtMs' => $now, 'dueAtMs' => $now, 'attempts' => 0];
+        $row += ['markedAtMs' => $now, 'dueAtMs' => $now + ($isCommitted ? 0 : self::GRACE_MS), 'attempts' => 0];
         $this->due->locked('outbox', fn () => $this->due->write("$kind-$id.json", $row));
     }
 

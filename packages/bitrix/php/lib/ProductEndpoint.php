@@ -101,7 +101,7 @@ final class ProductEndpoint
     private static function problem(array $request): ?string
     {
         $checks = [
-            'id' => [fn ($value) => preg_match('/^[1-9]\d{0,15}$/D', is_scalar($value) ? (string) $value : '') === 1, 'a positive whole number'],
+            'id' => [fn ($value) => preg_match('/^[1-9]\d{0,15}$/D', is_int($value) || is_string($value) ? (string) $value : '') === 1, 'a positive whole number'],
             'name' => [fn ($value) => is_string($value) && preg_match('/^(?=.*\S).{1,255}$/Dsu', $value) === 1, 'text of 1 to 255 characters'],
             'price' => [fn ($value) => is_string($value) && preg_match('/^(0|[1-9]\d{0,12})\.\d\d$/D', $value) === 1, 'text such as 5000.00'],
             'currency' => [fn ($value) => is_string($value) && preg_match('/^[A-Z]{3}$/D', $value) === 1, 'a code such as KZT'],

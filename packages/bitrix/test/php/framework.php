@@ -188,9 +188,10 @@ namespace Bitrix\Sale {
         /** `OnSaleOrderPaid` comes in either direction; `OnSaleOrderSaved` last, also when nothing changed. */
         public function save(): void
         {
-            $site = \Site::read();
-            $site['orders'][$this->id] = $this->fields;
-            \Site::write($site);
+            \Site::change(function (array $site) {
+                $site['orders'][$this->id] = $this->fields;
+                return $site;
+            });
             $changed = fn (string $name) => $this->fields[$name] !== $this->before[$name];
             $events = array_filter(['OnSaleOrderPaid' => $changed('PAYED'), 'OnSaleOrderCanceled' => $changed('CANCELED')]);
             foreach (array_keys($events + ['OnSaleOrderSaved' => true]) as $event) {
@@ -297,7 +298,19 @@ namespace {
 
         public static function write(array $site): void
         {
-            file_put_contents(getenv('SITE_DATABASE'), json_encode($site, JSON_UNESCAPED_UNICODE));
+            // Whole at any moment, as a database is for another process.
+            $file = getenv('SITE_DATABASE') . '.' . getmypid();
+            file_put_contents($file, json_encode($site, JSON_UNESCAPED_UNICODE));
+            rename($file, getenv('SITE_DATABASE'));
+        }
+
+        /** One process at a time: hits side by side do not undo each other's rows. */
+        public static function change(callable $change): void
+        {
+            $lock = fopen(getenv('SITE_DATABASE') . '.lock', 'c');
+            flock($lock, LOCK_EX);
+            self::write($change(self::read()));
+            fclose($lock);
         }
     }
 
