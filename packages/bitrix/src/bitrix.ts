@@ -150,6 +150,9 @@ const redirected = "REDIRECT";
 /** The access token is over; the call did not run. */
 const tokenRefusals: ReadonlySet<string | undefined> = new Set(["expired_token", "invalid_token"]);
 
+/** Bitrix24 shuts out applications that refresh for each call. */
+const refreshPauseMs = 60_000;
+
 /** New addresses, tokens and pauses of a method that one call lives through. */
 const maxDetours = 3;
 
@@ -185,6 +188,8 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     logger,
   });
   const originKey = `bitrix-origin:${address.origin}`;
+  /** A token was refused right after it had been refreshed: until then another one would be too. */
+  let refreshAgainAt = Number.NEGATIVE_INFINITY;
   /** Read once: where the portal lives now. */
   let origin: Promise<string> | undefined;
 
@@ -280,7 +285,9 @@ export function createBitrix(options: BitrixOptions): Bitrix {
         if (!(error instanceof ApiError) || detours >= maxDetours) throw error;
         if (error.vendorCode === redirected) await follow(target, method, error.status);
         else if (error.vendorCode === "OPERATION_TIME_LIMIT") await operating.exhaust(method);
-        else if (oauth && token && !hasNewToken && tokenRefusals.has(error.vendorCode)) {
+        else if (oauth && token && tokenRefusals.has(error.vendorCode)) {
+          if (hasNewToken) refreshAgainAt = clock.monotonicMs() + refreshPauseMs;
+          if (clock.monotonicMs() < refreshAgainAt) throw error;
           token = await oauth.tokens.replace(token);
           hasNewToken = true;
         } else throw error;

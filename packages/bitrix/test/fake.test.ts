@@ -88,10 +88,13 @@ describe("pages", () => {
   test("offsets are floored to whole pages of 50, with total and next, which is absent on the last one", async () => {
     const { fake } = setUp();
     const all = Array.from({ length: 120 }, () => fake.addDeal({}).id);
-    const at = async (from: number) => (await call(fake, "crm.item.list", { entityTypeId: 2, start: from })).body;
-    expect([ids(await at(0)), (await at(0)).total, (await at(0)).next]).toEqual([all.slice(0, 50), 120, 50]);
-    expect([ids(await at(99)), (await at(99)).next]).toEqual([all.slice(50, 100), 100]);
-    expect([ids(await at(100)), "next" in (await at(100))]).toEqual([all.slice(100), false]);
+    for (const more of [{}, { filter: { ">id": 0 } }]) {
+      const at = async (from: number) =>
+        (await call(fake, "crm.item.list", { entityTypeId: 2, start: from, ...more })).body;
+      expect([ids(await at(0)), (await at(0)).total, (await at(0)).next]).toEqual([all.slice(0, 50), 120, 50]);
+      expect([ids(await at(99)), (await at(99)).next]).toEqual([all.slice(50, 100), 100]);
+      expect([ids(await at(100)), "next" in (await at(100))]).toEqual([all.slice(100), false]);
+    }
   });
 
   test("start -1 leaves out the count and its cost; key-set pages follow the ids", async () => {
