@@ -1,8 +1,9 @@
 import { lookup as systemLookup } from "node:dns/promises";
-import { isIP, type LookupFunction } from "node:net";
+import { isIP } from "node:net";
 import { type Clock, systemClock } from "@orderbridge/core";
 import { Agent, type Dispatcher } from "undici";
 import { createAddressGuard } from "./addresses.ts";
+import { createReceiverConnector } from "./receiver-connector.ts";
 
 export interface ResolvedAddress {
   readonly address: string;
@@ -63,7 +64,7 @@ export function createSender({
   clock = systemClock,
 }: SenderOptions = {}): Sender {
   const guard = createAddressGuard({ allowAddresses, denyAddresses });
-  const pools = createPools(maxPools);
+  const pools = createPools(maxPools, timeoutMs);
   const deadlines = createDeadlines(clock, timeoutMs);
 
   const refuse = (text: string): string | undefined => {
@@ -228,12 +229,12 @@ interface Pools {
 }
 
 /** Connections are kept by origin and checked addresses: a name that moves gets new ones. */
-function createPools(maxPools: number): Pools {
+function createPools(maxPools: number, timeoutMs: number): Pools {
   const agents = new Map<string, Agent>();
   return {
     get(url, addresses) {
       const key = JSON.stringify([url.origin, addresses.map(({ address }) => address).sort()]);
-      const agent = agents.get(key) ?? createAgent(addresses);
+      const agent = agents.get(key) ?? createAgent(addresses, timeoutMs);
       agents.delete(key);
       agents.set(key, agent); // the most recent one last
       if (agents.size > maxPools) {
@@ -250,12 +251,7 @@ function createPools(maxPools: number): Pools {
   };
 }
 
-function createAgent(addresses: readonly ResolvedAddress[]): Agent {
-  const lookup: LookupFunction = (_hostname, options, callback) => {
-    const [first] = addresses;
-    if (!first) callback(new Error("no address"), "");
-    else if (options.all) callback(null, [...addresses]);
-    else callback(null, first.address, first.family);
-  };
-  return new Agent({ connect: { lookup }, connections: 16, pipelining: 1, keepAliveTimeout: 10_000 });
+function createAgent(addresses: readonly ResolvedAddress[], timeoutMs: number): Agent {
+  const connect = createReceiverConnector(addresses, timeoutMs);
+  return new Agent({ connect, allowH2: false, connections: 16, pipelining: 1, keepAliveTimeout: 10_000 });
 }
