@@ -87,3 +87,7 @@ create index if not exists `gateway_idempotency_created` on `gateway_idempotency
 create index if not exists `gateway_delivery_attempt_started` on `gateway_delivery_attempt` (`started_at`);
 
 drop index if exists `gateway_delivery_claim` on `gateway_delivery`;
+
+alter table `gateway_merchant` add column if not exists `former_secrets` longtext;
+
+alter table `gateway_merchant` add column if not exists `former_ends_at` bigint;

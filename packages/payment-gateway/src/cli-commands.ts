@@ -5,6 +5,7 @@ import { listen } from "@orderbridge/core/testing";
 import { createWebhookEndpoints } from "./endpoints.ts";
 import { createEngine } from "./engine.ts";
 import { createPaymentGatewayStorage } from "./kysely/index.ts";
+import { createMerchantSecrets } from "./merchant-secrets.ts";
 import { formatAmount } from "./money.ts";
 import type { Payment } from "./payment.ts";
 import { Refusal } from "./refusal.ts";
@@ -26,6 +27,7 @@ const help = `usage: payment-gateway <command> [options]
   endpoint list --merchant <name>
   endpoint rotate <id> --merchant <name> [--overlap-hours 24]           shows the new secret once
   endpoint enable|disable|remove <id> --merchant <name>
+  secret rotate --merchant <name> [--overlap-hours 24]                  a new own secret of the merchant, shown once
   prune [--days 7] [--keys-days 30]       what the daily clean-up does, now
   erase --payment <id>                    deletes description, metadata, events and answers; money records stay
   erase --phone <phone>                   the same for every payment whose metadata or description holds the phone
@@ -248,6 +250,14 @@ const endpoint: Command = async ({ words: [, action, id], values, line: { out, v
   }
 };
 
+const secret: Command = async ({ words: [, action], values, line: { out } }, storage) => {
+  if (action !== "rotate") throw new UsageError("secret rotate");
+  const merchant = required(values.merchant, "--merchant");
+  const overlapMs = wholeNumber(values["overlap-hours"], "overlap-hours") * 3_600_000;
+  out((await createMerchantSecrets({ storage }).rotate({ merchant, overlapMs })).secret);
+  return 0;
+};
+
 const prune: Command = async ({ values, line: { out } }, storage) => {
   const days = wholeNumber(values.days, "days");
   const keysForMs = wholeNumber(values["keys-days"], "keys-days") * dayMs;
@@ -304,6 +314,7 @@ const commands: Readonly<Record<string, Command>> = {
   payment: showPayment,
   token,
   endpoint,
+  secret,
   prune,
   erase,
   async migrate(_input, storage) {

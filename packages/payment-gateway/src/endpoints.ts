@@ -38,13 +38,17 @@ export interface WebhookEndpoints {
   remove(merchant: string, id: string): Promise<void>;
 }
 
+/** The secret given, or a random one. @throws {Refusal} for one that cannot sign. */
+export function newSecret(given: string | undefined): string {
+  if (given !== undefined) checkSecret(given, "secret");
+  return given ?? toStandardSecret(randomId());
+}
+
+export const tooManySecrets = (): Refusal =>
+  new Refusal("conflict", "ten secrets are in force; wait until one has ended, or end them with overlap 0");
+
 export function createWebhookEndpoints({ storage, clock }: Engine, sender: Pick<Sender, "refuse">): WebhookEndpoints {
   const unknown = () => new Refusal("not_found", "there is no such endpoint");
-
-  function newSecret(given: string | undefined): string {
-    if (given !== undefined) checkSecret(given, "secret");
-    return given ?? toStandardSecret(randomId());
-  }
 
   return {
     async add({ merchant, url, secret: given }) {
@@ -72,7 +76,7 @@ export function createWebhookEndpoints({ storage, clock }: Engine, sender: Pick<
       }
       const isKnown = (await storage.listEndpoints(merchant)).some((endpoint) => endpoint.id === id);
       if (!isKnown) throw unknown();
-      throw new Refusal("conflict", "ten secrets are in force; wait until one has ended, or end them with overlap 0");
+      throw tooManySecrets();
     },
     async enable(merchant, id) {
       if (!(await storage.setEndpointState(merchant, id, "enabled"))) throw unknown();

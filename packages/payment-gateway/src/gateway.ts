@@ -18,6 +18,7 @@ import { createEngine } from "./engine.ts";
 import type { AdminOptions } from "./http/admin-session.ts";
 import { createHttpSurface } from "./http/surface.ts";
 import { isId } from "./ids.ts";
+import { createMerchantSecrets, type MerchantSecrets } from "./merchant-secrets.ts";
 import type { Currency } from "./money.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider, ProviderContext } from "./provider.ts";
@@ -122,6 +123,7 @@ export interface PaymentGateway {
   readonly payments: Payments;
   readonly tokens: Pick<TokenRegistry, "create" | "list" | "revoke">;
   readonly endpoints: WebhookEndpoints;
+  readonly secrets: MerchantSecrets;
   /** Does everything that is due now and resolves when it is done: for cron calls and tests. */
   work(): Promise<void>;
   /** Works until `signal` is aborted, then lets tries in flight end. Several processes may run at the same time. */
@@ -171,6 +173,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   const tokens = createTokenRegistry({ storage, clock, tokens: options.tokens ?? [] });
   const sender: Sender = createSender({ ...webhooks, clock });
   const endpoints = createWebhookEndpoints(engine, sender);
+  const secrets = createMerchantSecrets(engine);
   const refunds = createRefunds(engine, contextOf);
   const loop = createWorkLoop({
     engine,
@@ -229,6 +232,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     handle: createHttpSurface({
       payments,
       endpoints,
+      secrets,
       tokens,
       providers,
       contextOf,
@@ -243,6 +247,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     }),
     payments,
     endpoints,
+    secrets,
     tokens,
     work: loop.work,
     run: loop.run,

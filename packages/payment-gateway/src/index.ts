@@ -11,6 +11,7 @@ export {
   type Payments,
 } from "./gateway.ts";
 export type { AdminOptions } from "./http/admin-session.ts";
+export type { MerchantSecrets } from "./merchant-secrets.ts";
 export { type Currency, currencies, formatAmount, parseAmount } from "./money.ts";
 export {
   ForbiddenChangeError,

@@ -93,6 +93,9 @@ export interface DueCheck {
   readonly claim: string;
 }
 
+/** Secrets of one endpoint, or of one merchant, that may be in force at the same time. */
+export const maxSecrets = 10;
+
 /** Where a merchant wants to hear of all its payments, beside the address of each one. */
 export interface WebhookEndpoint {
   readonly id: string;
@@ -379,8 +382,16 @@ export interface GatewayStorage {
   redeliver(eventId: string): Promise<number>;
   deliveriesOf(paymentId: string): Promise<readonly DeliveryRecord[]>;
 
-  /** The merchant's own webhook secret; `proposal` is stored when there is none. */
+  /** The merchant's own webhook secret, the newest one; `proposal` is stored when there is none. */
   merchantSecret(merchant: string, proposal: string): Promise<string>;
+  /**
+   * Makes `secret` the merchant's own. Tries from now on that it signs for are signed with it first; former ones sign beside
+   * it for `overlapMs` more. Resolves to `false`, changing nothing, with ten secrets in force.
+   */
+  rotateMerchantSecret(
+    merchant: string,
+    rotation: { readonly secret: string; readonly overlapMs: number },
+  ): Promise<boolean>;
 
   /** Adds an endpoint that hears of events from now on. */
   addEndpoint(endpoint: WebhookEndpoint, secret: string): Promise<void>;
@@ -412,7 +423,8 @@ export interface GatewayStorage {
    * Takes payments that expired longer ago than `expiredForMs`, have no money, and whose webhooks were taken or given up
    * longer ago than `exhaustedForMs`, at most `limit`, each in a transaction of its own. Description, metadata, return
    * address, events, tries and answers go; id, sums, merchant, provider ids and the webhook target stay, so that money
-   * which comes after all is booked and told. Also deletes idempotency keys older than `keysForMs`.
+   * which comes after all is booked and told. Also deletes idempotency keys older than `keysForMs`, and secrets that have
+   * ended.
    */
   cleanUp(options: {
     readonly expiredForMs: number;

@@ -60,7 +60,18 @@ test("migrate makes the tables, doctor finds nothing in an empty database, and t
   expect((await run("migrate")).code).toBe(0);
   expect(await run("doctor")).toMatchObject({ code: 0, out: expect.stringContaining("nothing needs a person") });
   const { out } = await run("--help");
-  for (const command of ["doctor", "migrate", "payment", "resend", "unblock", "token", "endpoint", "prune", "erase"]) {
+  for (const command of [
+    "doctor",
+    "migrate",
+    "payment",
+    "resend",
+    "unblock",
+    "token",
+    "endpoint",
+    "secret",
+    "prune",
+    "erase",
+  ]) {
     expect(out).toContain(`\n  ${command}`);
   }
 });
@@ -138,6 +149,25 @@ test("endpoints are added, rotated and switched off; an address inside the netwo
     code: 1,
     err: "cannot run: url names an address that is not allowed",
   });
+});
+
+test("a merchant's own secret is replaced, and shown once; without --merchant nothing happens", async () => {
+  const { gateway, storage } = await open();
+  const before = await storage.merchantSecret("shop", "former_secret_key");
+  const { code, out } = await run("secret", "rotate", "--merchant", "shop", "--overlap-hours", "1");
+  expect([code, out]).toEqual([0, expect.stringMatching(/^whsec_[A-Za-z0-9+/]{24,}=*$/)]);
+  expect(before).not.toBe(out);
+  const { webhookSecret } = await gateway.payments.create({
+    merchant: "shop",
+    amountMinor: 100n,
+    webhookUrl: "https://shop.example/hook",
+  });
+  expect(webhookSecret).toBe(out);
+  expect(await run("secret", "rotate")).toMatchObject({
+    code: 2,
+    err: expect.stringContaining("--merchant is needed"),
+  });
+  expect(await run("secret", "show", "--merchant", "shop")).toMatchObject({ code: 2 });
 });
 
 test("erase --phone finds a phone however it is written, and leaves other payments and the money alone", async () => {

@@ -17,6 +17,8 @@ const planted = {
   webhookSecret: "planted-webhook-secret",
   endpointSecret: "planted-endpoint-secret",
   nextSecret: "planted-rotated-secret",
+  ownSecret: "planted-own-secret",
+  nextOwnSecret: "planted-own-secret-rotated",
   password: "planted-admin-password",
   sessionSecret: "planted-session-secret-of-32-characters",
 };
@@ -130,6 +132,12 @@ describe.each(testDatabases())("merchants on $name", ({ skipped, open }) => {
       expect((await call(shop, "GET", "/api/webhook-endpoints")).body.data.endpoints).toMatchObject([
         { state: "enabled" },
       ]);
+      const ownSecret = async (token: string) =>
+        (await call(token, "POST", "/api/payment/init", { amount: 1, webhook_url: receiving.url })).body.data
+          .webhook_secret;
+      const before = await ownSecret(shop);
+      const { data: rotated } = (await call(other, "POST", "/api/webhook-secret/rotate", {})).body;
+      expect([await ownSecret(shop), await ownSecret(other)]).toEqual([before, rotated.secret]);
       // An event of one goes to no endpoint of the other.
       await call(other, "POST", "/api/webhook-endpoints", {
         url: `${receiving.url}/other`,
@@ -160,6 +168,9 @@ describe.each(testDatabases())("merchants on $name", ({ skipped, open }) => {
       receiver.failNext(100);
       await gateway.work(); // failures are logged
       await call(shop, "POST", `/api/webhook-endpoints/${endpoint}/rotate`, { secret: planted.nextSecret });
+      for (const secret of [planted.ownSecret, planted.nextOwnSecret]) {
+        await call(shop, "POST", "/api/webhook-secret/rotate", { secret });
+      }
       const answers = [
         await call("planted-token-that-is-wrong", "GET", "/api/payments"),
         await call(shop, "GET", `/api/payment/${payment}`),
@@ -207,6 +218,11 @@ describe.each(testDatabases())("merchants on $name", ({ skipped, open }) => {
         tables.map((table) => database.db.selectFrom(`gateway_${table}`).selectAll().execute()),
       );
       expect(rows.flat().length).toBeGreaterThan(5);
+      const [merchant] = rows[tables.indexOf("merchant")] ?? [];
+      expect([merchant?.webhook_secret, JSON.parse(merchant?.former_secrets)[0].secret]).toEqual([
+        expect.stringMatching(/^enc1\./),
+        expect.stringMatching(/^enc1\./),
+      ]);
       const everything = [...log, ...answers.map(({ text }) => text), ...pages, JSON.stringify(rows)].join("\n");
       expect(log.length).toBeGreaterThan(0);
       for (const secret of [...Object.values(planted), shop, other]) {

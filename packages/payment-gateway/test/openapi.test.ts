@@ -138,6 +138,13 @@ describe("requests: the document and the API judge alike", () => {
     },
   } as const;
 
+  test("a merchant's own secret is replaced by the same request as an endpoint's", () => {
+    const bodies = ["/api/webhook-endpoints/{id}/rotate", "/api/webhook-secret/rotate"].map(
+      (path) => document.paths[path].post.requestBody,
+    );
+    expect(bodies[1]).toEqual(bodies[0]);
+  });
+
   test("each request of the document is tried here", () => {
     const bodies = Object.values<object>(document.paths)
       .flatMap((operations) => Object.values(operations))

@@ -107,6 +107,14 @@ const overlap = v.pipe(v.number(), v.integer(), v.minValue(0), v.description("Se
 
 export const rotatedEndpointAnswer = v.object({ id, secret: shownSecret, overlap });
 
+export const rotatedOwnAnswer = v.object({
+  secret: v.pipe(
+    shownSecret,
+    v.description("In the form that Standard Webhooks libraries take; payments that it signs for show it too."),
+  ),
+  overlap,
+});
+
 export const idAnswer = v.object({ id });
 
 const webhook = <const Event extends PaymentEventName>(event: Event) => {

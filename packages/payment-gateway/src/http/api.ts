@@ -22,6 +22,7 @@ import {
   type idAnswer,
   type paymentsAnswer,
   type rotatedEndpointAnswer,
+  type rotatedOwnAnswer,
   toCreated,
   toEndpointAnswer,
   toPaymentAnswer,
@@ -40,9 +41,10 @@ type ApiContext = Context<{ Variables: Variables }>;
 export function createApi({
   payments,
   endpoints,
+  secrets,
   tokens,
   initRequest,
-}: Pick<SurfaceOptions, "payments" | "endpoints" | "tokens"> & {
+}: Pick<SurfaceOptions, "payments" | "endpoints" | "secrets" | "tokens"> & {
   readonly initRequest: ReturnType<typeof createInitRequest>;
 }): Hono<{ Variables: Variables }> {
   const app = new Hono<{ Variables: Variables }>();
@@ -153,6 +155,13 @@ export function createApi({
       overlapMs,
     });
     return success<typeof rotatedEndpointAnswer>({ id, secret, overlap: overlapMs / 1000 });
+  });
+
+  app.post("/webhook-secret/rotate", requires("admin"), async (context) => {
+    const { input } = await readRequest(context, rotateRequest);
+    const overlapMs = input.overlap === undefined ? defaultOverlapMs : input.overlap * 1000;
+    const { secret } = await secrets.rotate({ merchant: context.get("merchant"), secret: input.secret, overlapMs });
+    return success<typeof rotatedOwnAnswer>({ secret, overlap: overlapMs / 1000 });
   });
 
   for (const action of ["enable", "disable"] as const) {

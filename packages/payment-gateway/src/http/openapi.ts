@@ -23,6 +23,7 @@ import {
   refundAnswer,
   refundedAnswer,
   rotatedEndpointAnswer,
+  rotatedOwnAnswer,
   webhookBodies,
   webhookBody,
 } from "./answers.ts";
@@ -67,6 +68,7 @@ const components = (initRequest: ReturnType<typeof createInitRequest>) => ({
   Endpoints: endpointsAnswer,
   AddedEndpoint: addedEndpointAnswer,
   RotatedEndpoint: rotatedEndpointAnswer,
+  RotatedOwn: rotatedOwnAnswer,
   Id: idAnswer,
   ...Object.fromEntries(Object.entries(webhookBodies).map(([event, body]) => [webhookName(event), body])),
   Webhook: webhookBody,
@@ -166,6 +168,16 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
       request: { name: "RotateRequest", required: false },
       answer: ["RotatedEndpoint", "The new secret, and the overlap."],
       refusals: [400, 401, 403, 404, 409, 413],
+    },
+  },
+  "/api/webhook-secret/rotate": {
+    post: {
+      operationId: "rotateOwnSecret",
+      summary:
+        "Sign with a new secret of your own where a payment named none; the former ones sign beside it during the overlap",
+      request: { name: "RotateRequest", required: false },
+      answer: ["RotatedOwn", "The new secret, and the overlap."],
+      refusals: [400, 401, 403, 409, 413],
     },
   },
   "/api/webhook-endpoints/{id}/enable": {

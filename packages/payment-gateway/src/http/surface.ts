@@ -3,6 +3,7 @@ import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { WebhookEndpoints } from "../endpoints.ts";
 import type { Payments } from "../gateway.ts";
+import type { MerchantSecrets } from "../merchant-secrets.ts";
 import type { Payment } from "../payment.ts";
 import type { PaymentProvider, ProviderContext } from "../provider.ts";
 import type { ProviderHealth } from "../provider-health.ts";
@@ -21,6 +22,7 @@ import { problem, refusalAnswer } from "./problem.ts";
 export interface SurfaceOptions {
   readonly payments: Payments;
   readonly endpoints: WebhookEndpoints;
+  readonly secrets: MerchantSecrets;
   readonly tokens: Pick<TokenRegistry, "authenticate">;
   readonly providers: ReadonlyMap<string, PaymentProvider>;
   readonly contextOf: (provider: PaymentProvider) => ProviderContext;

@@ -66,6 +66,15 @@ export function createCleanUp({
     return deleted;
   }
 
+  async function deleteEndedSecrets(): Promise<void> {
+    await db.deleteFrom("gateway_endpoint_secret").where("ends_at", ">", 0).where("ends_at", "<=", now()).execute();
+    await db
+      .updateTable("gateway_merchant")
+      .set({ former_secrets: null, former_ends_at: null })
+      .where("former_ends_at", "<=", now())
+      .execute();
+  }
+
   return {
     async cleanUp({ expiredForMs, exhaustedForMs, keysForMs, limit }) {
       const ended = await db
@@ -97,6 +106,7 @@ export function createCleanUp({
         });
         if (isCleaned) payments++;
       }
+      await deleteEndedSecrets();
       return { payments, keys: await deleteKeys(keysForMs, limit) };
     },
 

@@ -14,7 +14,8 @@ import {
   pauseOf,
 } from "../storage.ts";
 import type { StorageContext } from "./context.ts";
-import { integer, merchantSecretPlace, paymentSecretPlace, type Row, text, toAttempt } from "./rows.ts";
+import { secretsOfMerchant } from "./merchant-secrets.ts";
+import { integer, paymentSecretPlace, type Row, text, toAttempt } from "./rows.ts";
 
 type ClaimOptions = Parameters<GatewayStorage["claimDeliveries"]>[0];
 
@@ -40,8 +41,8 @@ export function createDeliveries(
       if (typeof row.own_secret === "string") {
         return [seal.open(row.own_secret, paymentSecretPlace(text(row.payment_id)))];
       }
-      if (typeof row.merchant_secret !== "string") return [];
-      return [seal.open(row.merchant_secret, merchantSecretPlace(text(row.merchant)))];
+      const { merchant_secret: newest, former_secrets: former } = row;
+      return secretsOfMerchant(seal, text(row.merchant), { newest, former, nowMs: integer(row.now) });
     } catch {
       return [];
     }
@@ -163,6 +164,8 @@ export function createDeliveries(
         "p.merchant",
         "p.webhook_secret as own_secret",
         "m.webhook_secret as merchant_secret",
+        "m.former_secrets",
+        now().as("now"),
       ])
       .where("d.id", "in", ids)
       .where("d.claim", "=", claim)

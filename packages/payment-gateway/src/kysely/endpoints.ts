@@ -1,10 +1,7 @@
 import type { AnyKysely } from "@orderbridge/core/kysely";
-import type { GatewayStorage } from "../storage.ts";
+import { type GatewayStorage, maxSecrets } from "../storage.ts";
 import type { StorageContext } from "./context.ts";
 import { endpointSecretPlace, integer, text, toEndpoint } from "./rows.ts";
-
-/** Secrets of one endpoint that may be in force at the same time. */
-const maxSecrets = 10;
 
 /** Merchants' endpoints and the secrets that sign for them. */
 export function createEndpoints(context: StorageContext): Pick<
@@ -91,7 +88,7 @@ export function createEndpoints(context: StorageContext): Pick<
           .updateTable("gateway_endpoint_secret")
           .set({ ends_at: later(overlapMs) })
           .where("endpoint_id", "=", id)
-          .where("ends_at", "=", 0)
+          .where(({ eb, or }) => or([eb("ends_at", "=", 0), eb("ends_at", ">", later(overlapMs))]))
           .execute();
         const next = Math.max(0, ...numbers) + 1;
         await trx

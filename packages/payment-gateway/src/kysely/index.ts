@@ -28,11 +28,11 @@ import type { StorageContext } from "./context.ts";
 import { createDeliveries } from "./deliveries.ts";
 import { createEndpoints } from "./endpoints.ts";
 import { hintChannel } from "./hints.ts";
+import { createMerchantSecrets } from "./merchant-secrets.ts";
 import { createMigrations } from "./migrations.ts";
 import {
   fromPayment,
   integer,
-  merchantSecretPlace,
   type Row,
   type Seal,
   text,
@@ -229,6 +229,7 @@ export function createPaymentGatewayStorage(
     ...createChecks(context),
     ...createDeliveries(context, secretsInForce),
     ...createCleanUp(context),
+    ...createMerchantSecrets(context),
     ...endpoints,
     ...(hints ? { hints } : {}),
 
@@ -470,17 +471,6 @@ export function createPaymentGatewayStorage(
     async getEvent(id) {
       const row = await db.selectFrom("gateway_event").selectAll().where("id", "=", id).executeTakeFirst();
       return row && toEvent(row);
-    },
-
-    async merchantSecret(merchant, proposal) {
-      const find = () =>
-        db.selectFrom("gateway_merchant").select("webhook_secret").where("id", "=", merchant).executeTakeFirst();
-      const place = merchantSecretPlace(merchant);
-      const known = await find();
-      if (known) return seal.open(text(known.webhook_secret), place);
-      const stored = { id: merchant, webhook_secret: seal.close(proposal, place) };
-      await insertIfAbsent(db, dialect, "gateway_merchant", stored);
-      return seal.open(text((await find())?.webhook_secret), place);
     },
 
     async addToken({ id, hash, merchant, scopes, createdAt }) {

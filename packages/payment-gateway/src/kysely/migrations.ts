@@ -417,5 +417,7 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
         await (dialect === "mariadb" ? drop.on("gateway_delivery") : drop).execute();
       },
     },
+    "050_merchant_former_secrets": addColumn("gateway_merchant", "former_secrets", text),
+    "051_merchant_former_ends": addColumn("gateway_merchant", "former_ends_at", integer64),
   };
 }

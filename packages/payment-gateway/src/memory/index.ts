@@ -11,6 +11,7 @@ import {
   type GatewayStorage,
   type IdempotencyKey,
   isReceiversFault,
+  maxSecrets,
   originOf,
   overtakenAfter,
   type PaymentEvent,
@@ -36,9 +37,14 @@ interface DeliveryRow {
   readonly log: DeliveryAttempt[];
 }
 
+interface HeldSecret {
+  readonly secret: string;
+  readonly endsAt: number;
+}
+
 interface EndpointRow extends WebhookEndpoint {
   /** The newest first. */
-  readonly secrets: readonly { readonly secret: string; readonly endsAt: number }[];
+  readonly secrets: readonly HeldSecret[];
 }
 
 interface ReceiverRow {
@@ -54,9 +60,6 @@ interface Check {
   readonly at: number;
   readonly claim: string | undefined;
 }
-
-/** Secrets of one endpoint that may be in force at the same time. */
-const maxSecrets = 10;
 
 /** Storage in this process's memory: for tests and for trying things. A restart forgets everything. */
 export function createPaymentGatewayMemoryStorage({
@@ -76,7 +79,7 @@ export function createPaymentGatewayMemoryStorage({
   const refunds = new Map<string, Refund>();
   const keys = new Map<string, IdempotencyKey & { workEndsAt: number; readonly createdAt: number }>();
   const counters = new Map<string, number>();
-  const secrets = new Map<string, string>();
+  const merchantSecrets = new Map<string, readonly HeldSecret[]>();
   const tokens = new Map<string, ApiTokenRecord & { readonly hash: string }>();
   const now = (): number => clock.now().getTime();
   const rowKey = (...parts: readonly string[]): string => JSON.stringify(parts);
@@ -135,6 +138,23 @@ export function createPaymentGatewayMemoryStorage({
     const endpoint = endpoints.get(id);
     return endpoint?.merchant === merchant ? endpoint : undefined;
   };
+
+  const heldNow = (held: readonly HeldSecret[] = []): readonly HeldSecret[] =>
+    held.filter(({ endsAt }) => endsAt > now());
+
+  /** `undefined` when there are too many. */
+  function rotated(
+    held: readonly HeldSecret[] | undefined,
+    secret: string,
+    overlapMs: number,
+  ): readonly HeldSecret[] | undefined {
+    const former = overlapMs > 0 ? heldNow(held) : [];
+    if (former.length >= maxSecrets) return undefined;
+    return [
+      { secret, endsAt: Number.POSITIVE_INFINITY },
+      ...former.map((one) => ({ ...one, endsAt: Math.min(one.endsAt, now() + overlapMs) })),
+    ];
+  }
 
   function leaveTombstone(payment: Payment): void {
     for (let index = events.length - 1; index >= 0; index--) {
@@ -402,13 +422,10 @@ export function createPaymentGatewayMemoryStorage({
         row.scheduleAttempts++;
         row.claim = crypto.randomUUID();
         row.claimEndsAt = now() + ttlMs;
-        const own = payments.get(event.paymentId)?.webhookSecret ?? secrets.get(event.merchant);
-        const inForce =
-          row.endpointId === ""
-            ? [own].filter((secret) => secret !== undefined)
-            : (endpoints.get(row.endpointId)?.secrets ?? [])
-                .filter(({ endsAt }) => endsAt > now())
-                .map(({ secret }) => secret);
+        const own = payments.get(event.paymentId)?.webhookSecret;
+        const held =
+          row.endpointId === "" ? merchantSecrets.get(event.merchant) : endpoints.get(row.endpointId)?.secrets;
+        const inForce = row.endpointId === "" && own !== undefined ? [own] : heldNow(held).map(({ secret }) => secret);
         claimed.push({
           id: row.id,
           eventId: event.id,
@@ -505,17 +522,9 @@ export function createPaymentGatewayMemoryStorage({
     async rotateEndpointSecret(merchant, id, { secret, overlapMs }) {
       const endpoint = ownEndpoint(merchant, id);
       if (!endpoint) return false;
-      const inForce = endpoint.secrets.filter(({ endsAt }) => endsAt > now());
-      if (overlapMs > 0 && inForce.length >= maxSecrets) return false;
-      const former = overlapMs > 0 ? inForce : [];
-      endpoints.set(id, {
-        ...endpoint,
-        secrets: [
-          { secret, endsAt: Number.POSITIVE_INFINITY },
-          ...former.map((one) => ({ ...one, endsAt: Math.min(one.endsAt, now() + overlapMs) })),
-        ],
-      });
-      return true;
+      const secrets = rotated(endpoint.secrets, secret, overlapMs);
+      if (secrets) endpoints.set(id, { ...endpoint, secrets });
+      return secrets !== undefined;
     },
     async setEndpointState(merchant, id, state) {
       const endpoint = ownEndpoint(merchant, id);
@@ -545,6 +554,8 @@ export function createPaymentGatewayMemoryStorage({
       for (const payment of ended) leaveTombstone(payment);
       const oldKeys = [...keys].filter(([, { createdAt }]) => createdAt <= now() - keysForMs).slice(0, limit);
       for (const [id] of oldKeys) keys.delete(id);
+      for (const [merchant, held] of merchantSecrets) merchantSecrets.set(merchant, heldNow(held));
+      for (const [id, row] of endpoints) endpoints.set(id, { ...row, secrets: heldNow(row.secrets) });
       return { payments: ended.length, keys: oldKeys.length };
     },
     async erasePayment(id) {
@@ -555,9 +566,14 @@ export function createPaymentGatewayMemoryStorage({
       return "erased";
     },
     async merchantSecret(merchant, proposal) {
-      const secret = secrets.get(merchant) ?? proposal;
-      secrets.set(merchant, secret);
-      return secret;
+      const held = merchantSecrets.get(merchant) ?? [{ secret: proposal, endsAt: Number.POSITIVE_INFINITY }];
+      merchantSecrets.set(merchant, held);
+      return held[0]?.secret ?? proposal;
+    },
+    async rotateMerchantSecret(merchant, { secret, overlapMs }) {
+      const secrets = rotated(merchantSecrets.get(merchant), secret, overlapMs);
+      if (secrets) merchantSecrets.set(merchant, secrets);
+      return secrets !== undefined;
     },
     async addToken(token) {
       tokens.set(token.id, token);

@@ -1,4 +1,4 @@
-import { deepEqual, equal, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, rejects } from "node:assert/strict";
 import type { ConformanceCase, FakeClock } from "@orderbridge/core/testing";
 import type { Payment } from "../payment.ts";
 import type {
@@ -426,6 +426,56 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "signs with the new and the former secrets of a merchant until the overlap ends, ten at most",
+    async run({ storage, clock }) {
+      const { webhookSecret: _own, ...unsigned } = payment("p1", clock);
+      await storage.merchantSecret("shop", "secret-0");
+      await storage.createPayment(unsigned);
+      await storage.createPayment(payment("p2", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      await storage.change("p2", (current) => pay(current, "t2", 1n));
+      const secretsOf = async (id: string) => {
+        const claimed = await storage.claimDeliveries({ ...claimOne, ttlMs: 1 });
+        clock.advance(1);
+        return claimed.find(({ paymentId }) => paymentId === id)?.secrets;
+      };
+      const rotate = (secret: string, overlapMs: number, merchant = "shop") =>
+        storage.rotateMerchantSecret(merchant, { secret, overlapMs });
+      equal(await rotate("secret-1", 1_000), true);
+      equal(await storage.merchantSecret("shop", "another"), "secret-1");
+      deepEqual(await secretsOf("p1"), ["secret-1", "secret-0"]);
+      deepEqual(await secretsOf("p2"), ["test_secret_key"]); // a payment's own secret is its own
+      clock.advance(500);
+      equal(await rotate("secret-2", 5_000), true);
+      clock.advance(497);
+      deepEqual(await secretsOf("p1"), ["secret-2", "secret-1", "secret-0"]);
+      deepEqual(await secretsOf("p1"), ["secret-2", "secret-1"]); // the first one's second has passed
+      await storage.cleanUp({ expiredForMs: 0, exhaustedForMs: 0, keysForMs: 0, limit: 10 });
+      deepEqual(await secretsOf("p1"), ["secret-2", "secret-1"]);
+      equal(await rotate("secret-3", 10), true); // a shorter overlap ends all former ones sooner
+      clock.advance(10);
+      deepEqual(await secretsOf("p1"), ["secret-3"]);
+      await storage.cleanUp({ expiredForMs: 0, exhaustedForMs: 0, keysForMs: 0, limit: 10 });
+      deepEqual(await secretsOf("p1"), ["secret-3"]);
+      const many = await Promise.all(Array.from({ length: 12 }, (_, index) => rotate(`more-${index}`, 60_000)));
+      equal(many.filter(Boolean).length, 9);
+      const inForce = await secretsOf("p1");
+      // Each one that was accepted is in force, and the merchant's own is the newest of them.
+      deepEqual(
+        [...(inForce ?? [])].sort(),
+        ["secret-3", ...many.flatMap((isDone, index) => (isDone ? [`more-${index}`] : []))].sort(),
+      );
+      equal(await storage.merchantSecret("shop", "another"), inForce?.[0]);
+      equal(await rotate("secret-4", 0), true); // a leaked one ends at once, with all others
+      deepEqual(await secretsOf("p1"), ["secret-4"]);
+      // A merchant that had none gets it, also when several come at once; another merchant's is not touched.
+      const first = await Promise.all(["a", "b"].map((secret) => rotate(secret, 60_000, "other")));
+      deepEqual(first, [true, true]);
+      match(await storage.merchantSecret("other", "another"), /^[ab]$/);
+      equal(await storage.merchantSecret("shop", "another"), "secret-4");
+    },
+  },
+  {
     name: "lists payments by merchant, status and text, the newest first, in pages without gaps",
     async run({ storage, clock }) {
       for (const id of ["p1", "p2", "p3", "p4", "p5"]) {
@@ -698,6 +748,11 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       clock.advance(498);
       deepEqual(await secrets(), ["secret-2", "secret-1", "secret-0"]);
       deepEqual(await secrets(), ["secret-2", "secret-1"]); // the first one's second has passed
+      equal(await rotate("secret-2b", 10), true); // a shorter overlap ends all former ones sooner
+      clock.advance(7);
+      deepEqual(await secrets(), ["secret-2b", "secret-2", "secret-1"]);
+      clock.advance(2);
+      deepEqual(await secrets(), ["secret-2b"]);
       equal(await rotate("secret-3", 0), true); // a leaked one ends at once, with all others
       deepEqual(await secrets(), ["secret-3"]);
       const many = await Promise.all(Array.from({ length: 12 }, (_, index) => rotate(`more-${index}`, 60_000)));
