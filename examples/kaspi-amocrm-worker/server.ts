@@ -49,6 +49,8 @@ await start(async () => {
     if (task !== "new" && task !== "reconcile") {
       return Response.json({ detail: "task must be new or reconcile" }, { status: 422 });
     }
+    // Beside the job below: some hosts stop this process between two calls. What fails waits for the next look.
+    await sync.handleEvents().catch((error) => logger.error("events of amoCRM could not be looked at", { error }));
     const report = await (task === "new" ? sync.importNew() : sync.reconcile());
     if (!report) return Response.json({ detail: `${task} is running in another process` }, { status: 409 });
     return Response.json({ task, ok: report.failed === 0, ...report });
@@ -63,12 +65,8 @@ await start(async () => {
     handlers["/oauth/disabled"] = connection.disableHook;
   }
   if (settings.AMO_WEBHOOK_SECRET) {
-    const onEvents = () => sync.lookAtStages(); // what the events say is read again from the API
-    handlers["/amocrm/webhook/:secret"] = createAmocrmWebhookHandler({
-      secret: settings.AMO_WEBHOOK_SECRET,
-      onEvents,
-      logger,
-    });
+    const secret = settings.AMO_WEBHOOK_SECRET;
+    handlers["/amocrm/webhook/:secret"] = createAmocrmWebhookHandler({ secret, events: storage.events, logger });
   }
 
   const fastify = Fastify();
@@ -83,7 +81,7 @@ await start(async () => {
   await fastify.ready();
 
   const stopping = new AbortController();
-  const job = (task: "importNew" | "reconcile", everyMs: number): Job => ({
+  const job = (task: "importNew" | "reconcile" | "handleEvents", everyMs: number): Job => ({
     name: `kaspi-amocrm ${task}`,
     everyMs,
     async run({ signal }) {
@@ -92,6 +90,7 @@ await start(async () => {
     },
   });
   const jobs = [dailyPrune("kaspi-amocrm", (signal) => core.prune({ signal }))];
+  if (settings.AMO_WEBHOOK_SECRET) jobs.push(job("handleEvents", 10_000));
   if (settings.SCHEDULE === "on") jobs.push(job("importNew", 60_000), job("reconcile", 600_000));
   const running = fleet.createJobEngine({ jobs }).run(stopping.signal);
   return {

@@ -1,3 +1,5 @@
+import type { EventInbox } from "./amocrm/events.ts";
+
 /**
  * Where an order stands.
  *
@@ -146,4 +148,6 @@ export interface KaspiAmocrmStorage {
   readonly orders: OrderLedger;
   readonly contacts: ContactIndex;
   readonly elements: ElementIndex;
+  /** What webhooks told of. */
+  readonly events: EventInbox;
 }

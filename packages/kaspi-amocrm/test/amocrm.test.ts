@@ -1,7 +1,7 @@
 import { ConfigError } from "@orderbridge/core";
-import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
+import { fetchFrom } from "@orderbridge/core/testing";
 import { expect, test } from "vitest";
-import { createAmocrm, createAmocrmWebhookHandler } from "../src/amocrm/index.ts";
+import { createAmocrm } from "../src/amocrm/index.ts";
 import { createFakeAmocrm, type FakeAmocrmOptions, fakeAccount } from "../src/testing/index.ts";
 import { createSteppingClock } from "./setting.ts";
 
@@ -87,111 +87,6 @@ test("an HTML 429 is waited out, also for a write", async () => {
   fake.faults.add({ fault: { kind: "rateLimit" }, times: 2 });
   expect((await amocrm.leads.create([{ requestId: "1", name: "One" }])).written.size).toBe(1);
   expect(fake.leads).toHaveLength(1);
-});
-
-test("all events of a webhook arrive, and only under its secret path", async () => {
-  const received: unknown[] = [];
-  const handle = createAmocrmWebhookHandler({
-    secret: "unguessable-path",
-    onEvents: async (events) => void received.push(...events),
-  });
-  const post = (secret: string, body: string) =>
-    handle(
-      new Request(`https://worker.example/amocrm/webhook/${secret}`, {
-        method: "POST",
-        body,
-        headers: { "content-type": "application/x-www-form-urlencoded" },
-      }),
-    );
-  const body =
-    "leads[status][0][id]=1&leads[status][0][status_id]=142&leads[status][3][id]=2&leads[delete][0][id]=3&contacts[add][0][id]=4&contacts[add][0][type]=contact&account[id]=31000001";
-  expect((await post("wrong", body)).status).toBe(404);
-  expect(received).toEqual([]);
-  expect((await post("unguessable-path", body)).status).toBe(200);
-  expect(received).toMatchObject([
-    { entity: "leads", action: "status", id: "1", statusId: "142", accountId: "31000001" },
-    { entity: "leads", action: "status", id: "2" },
-    { entity: "leads", action: "delete", id: "3" },
-    { entity: "contacts", action: "add", id: "4" },
-  ]);
-  expect((await post("unguessable-path", "leads[__proto__][x][id]=1")).status).toBe(400);
-});
-
-test("a flood of webhooks is answered at once, handled one at a time, and waits within bounds", async () => {
-  const calls: number[] = [];
-  const { promise: handling, resolve: goOn } = Promise.withResolvers<void>();
-  const warnings: unknown[] = [];
-  const handle = createAmocrmWebhookHandler({
-    secret: "unguessable-path",
-    maxWaiting: 500,
-    logger: { ...console, warn: (_text, fields) => void warnings.push(fields) },
-    async onEvents(events) {
-      calls.push(events.length);
-      await handling;
-      if (calls.length === 2) throw new Error("the second time fails");
-    },
-  });
-  const flood = async (from: number, count: number) => {
-    const answers = Array.from({ length: count }, (_, index) => {
-      // Every event comes twice, as after a repetition.
-      const id = from + (index >> 1);
-      const body = `leads[update][0][id]=${id}&leads[update][0][last_modified]=1&account[id]=31000001`;
-      const headers = { "content-type": "application/x-www-form-urlencoded" };
-      return handle(new Request("https://worker.example/unguessable-path", { method: "POST", body, headers }));
-    });
-    return new Set((await Promise.all(answers)).map(({ status }) => status));
-  };
-  expect(await flood(1, 2000)).toEqual(new Set([200])); // while the first call still runs
-  expect(calls).toEqual([1]);
-  goOn();
-  await expect.poll(() => calls).toEqual([1, 500]);
-  expect(warnings).toEqual([{ dropped: expect.any(Number) }]);
-  await flood(5000, 1);
-  await expect.poll(() => calls.length).toBe(3); // a failure does not end the queue
-});
-
-test("the fake's own webhooks reach the handler: several events in a body, repeated after a failure, switched off in the end", async () => {
-  const clock = createFakeClock("2026-11-20T06:00:00.000Z");
-  const received: string[] = [];
-  let status = 500;
-  const handle = createAmocrmWebhookHandler({
-    secret: "unguessable-path",
-    onEvents: async (events) =>
-      void received.push(...events.map(({ action, id, statusId }) => `${action} ${id} ${statusId}`)),
-  });
-  const fake = createFakeAmocrm({
-    clock,
-    ratePerSecond: 50,
-    deliver: async (request) => (status === 200 ? handle(request) : new Response(null, { status })),
-  });
-  const fetch = fetchFrom(fake.handle);
-  const amocrm = createAmocrm({ host: fakeAccount.host, token: "amo-token", ratePerSecond: 50, fetch });
-  const address = "https://worker.example/amocrm/webhook/unguessable-path";
-  await amocrm.webhooks.subscribe(address, ["add_lead"]);
-  await amocrm.webhooks.subscribe(address, ["add_lead", "status_lead"]);
-  expect(await amocrm.webhooks.list()).toEqual([
-    { destination: address, events: ["add_lead", "status_lead"], isDisabled: false },
-  ]);
-  const lead = fake.addLead({ name: "Первая" });
-  fake.moveLead(lead.id, fakeAccount.stageIds.accepted);
-  expect(await fake.hooks.deliver()).toEqual([500]);
-  clock.advance(4 * 60_000);
-  expect(await fake.hooks.deliver()).toEqual([]); // the second attempt comes after five minutes
-  clock.advance(60_000);
-  status = 200;
-  expect(await fake.hooks.deliver()).toEqual([200]);
-  expect(received).toEqual([`add ${lead.id} 70011`, `status ${lead.id} 70012`]);
-
-  status = 404;
-  for (let round = 0; round < 101; round++) {
-    fake.moveLead(lead.id, fakeAccount.stageIds.delivery - (round % 2));
-    await fake.hooks.deliver();
-  }
-  expect(await amocrm.webhooks.list()).toMatchObject([{ isDisabled: true }]);
-  expect([await amocrm.webhooks.unsubscribe(address), await amocrm.webhooks.unsubscribe(address)]).toEqual([
-    true,
-    false,
-  ]);
 });
 
 test("events, fields, elements and contacts: each area of the API answers in our terms", async () => {

@@ -1,61 +1,10 @@
-import type { KyselyPlugin } from "kysely";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
 import type { FakeOrder } from "../src/testing/index.ts";
+import { createKiller } from "./killer.ts";
 import { outcomeOf } from "./outcome.ts";
 import { createOrders, createSetting } from "./setting.ts";
 import { type OpenStorage, testStorages } from "./storages.ts";
-
-/**
- * Counts every outgoing request and every SQL statement (in memory: every call of the storage), before and after, and
- * stops the world at one of them.
- */
-function createKiller(point: number) {
-  let passed = 0;
-  let die: () => void = () => undefined;
-  const dead = new Promise<"killed">((resolve) => {
-    die = () => resolve("killed");
-  });
-  let isDead = false;
-  const forEver = new Promise<never>(() => undefined);
-  const pass = async () => {
-    if (isDead || passed++ === point) {
-      isDead = true;
-      die();
-      await forEver; // a dead process does nothing more, not even fail
-    }
-  };
-  const guard =
-    <Arguments extends unknown[], Result>(work: (...input: Arguments) => Promise<Result>) =>
-    async (...input: Arguments): Promise<Result> => {
-      await pass();
-      const result = await work(...input);
-      await pass();
-      return result;
-    };
-  const guardAll = <Port extends object>(port: Port): Port =>
-    Object.fromEntries(
-      Object.entries(port).map(([name, method]) => [name, guard(method as () => Promise<unknown>)]),
-    ) as Port;
-  /** A statement that is not sent, or whose answer nobody reads: its transaction is rolled back, as when a process dies. */
-  function stop(): void {
-    if (!isDead && passed++ !== point) return;
-    isDead = true;
-    die();
-    throw new Error("killed");
-  }
-  const plugin: KyselyPlugin = {
-    transformQuery({ node }) {
-      stop();
-      return node;
-    },
-    async transformResult({ result }) {
-      stop();
-      return result;
-    },
-  };
-  return { dead, guard, guardAll, plugin, passed: () => passed };
-}
 
 const orders: readonly FakeOrder[] = createOrders(4).map((order, index) => ({
   ...order,
@@ -71,7 +20,7 @@ async function createScene(
   for (const order of orders) setting.kaspi.addOrder(order);
   await before(setting);
   const killer = createKiller(point);
-  const { watermarks, leases, orders: ledger, contacts, elements } = setting.storage;
+  const { watermarks, leases, orders: ledger, contacts, elements, events } = setting.storage;
   const worker = setting.createWorker({
     storage: storage.through?.(killer.plugin, setting.clock) ?? {
       watermarks: killer.guardAll(watermarks),
@@ -79,6 +28,7 @@ async function createScene(
       orders: killer.guardAll(ledger),
       contacts: killer.guardAll(contacts),
       elements: killer.guardAll(elements),
+      events: killer.guardAll(events),
     },
     guardFetch: (send) => killer.guard(send as () => Promise<Response>) as typeof fetch,
   });

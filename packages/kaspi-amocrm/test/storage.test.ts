@@ -8,7 +8,7 @@ import { kaspiAmocrmStorageCases } from "../src/testing/index.ts";
 import { outcomeOf } from "./outcome.ts";
 import { createOrders, createSetting } from "./setting.ts";
 
-const tables = ["order", "phone", "element", "setting"];
+const tables = ["order", "phone", "element", "setting", "event"];
 
 describe("memory", () => {
   test.each(kaspiAmocrmStorageCases)("$name", ({ run }) => run(createKaspiAmocrmMemoryStorage()));

@@ -21,7 +21,7 @@ export interface OpenStorage {
 }
 
 const tables = [
-  ...["order", "phone", "element", "setting"].map((name) => `kaspi_amocrm_${name}`),
+  ...["order", "phone", "element", "setting", "event"].map((name) => `kaspi_amocrm_${name}`),
   ...["watermark", "lease", "idempotency", "token", "rate_limit"].map((name) => `orderbridge_${name}`),
 ];
 

@@ -16,6 +16,7 @@ import {
   type LedgerRow,
   unfinishedPhases,
 } from "../ledger.ts";
+import { createEventInbox } from "./events.ts";
 import { kaspiAmocrmMigrations } from "./migrations.ts";
 
 /** Instants are milliseconds; PostgreSQL gives `bigint` back as text. */
@@ -72,6 +73,7 @@ export function createKaspiAmocrmStorage({
   return {
     migrate: () => migrate({ db: anyDb, dialect, prefix: "kaspi_amocrm", migrations: kaspiAmocrmMigrations(dialect) }),
     orders: createOrders(db, dialect, inTransaction),
+    events: createEventInbox(anyDb, dialect),
     contacts: {
       async secret() {
         const read = () =>

@@ -107,5 +107,18 @@ export function kaspiAmocrmMigrations(dialect: DatabaseDialect): Readonly<Record
           .execute();
       },
     },
+    "009-events": {
+      async up(db) {
+        await db.schema
+          .createTable("kaspi_amocrm_event")
+          .ifNotExists()
+          .addColumn("entity", key, (column) => column.notNull())
+          .addColumn("entity_id", key, (column) => column.notNull())
+          .addColumn("mark", key, (column) => column.notNull())
+          .addColumn("since", integer64, (column) => column.notNull())
+          .addPrimaryKeyConstraint("kaspi_amocrm_event_key", ["entity", "entity_id"])
+          .execute();
+      },
+    },
   };
 }

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import type { AmocrmEvent, WaitingEvent } from "../amocrm/events.ts";
 import {
   emptyRow,
   type KaspiAmocrmStorage,
@@ -10,7 +11,7 @@ import {
 
 /** The sync's storage in this process's memory: for tests and for trying things. A restart forgets everything. */
 export function createKaspiAmocrmMemoryStorage(): KaspiAmocrmStorage {
-  return { orders: createOrders(), contacts: createContacts(), elements: createElements() };
+  return { orders: createOrders(), contacts: createContacts(), elements: createElements(), events: createEvents() };
 }
 
 function createOrders(): KaspiAmocrmStorage["orders"] {
@@ -134,6 +135,26 @@ function createElements(): KaspiAmocrmStorage["elements"] {
         if (id.startsWith(JSON.stringify([catalogId]).slice(0, -1)) && elementIds.includes(elementId))
           elements.delete(id);
       }
+    },
+  };
+}
+
+function createEvents(): KaspiAmocrmStorage["events"] {
+  const rows = new Map<string, WaitingEvent>();
+  const idOf = ({ entity, id = "" }: AmocrmEvent) => JSON.stringify([entity, id]);
+  let marks = 0;
+  return {
+    async add(events, { limit }) {
+      const mark = String(++marks);
+      for (const event of events) {
+        const fits = rows.size < limit || rows.has(idOf(event));
+        const { entity, id } = fits ? event : { entity: event.entity, id: undefined };
+        rows.set(idOf({ entity, id }), { entity, id, mark });
+      }
+    },
+    waiting: async ({ limit } = {}) => [...rows.values()].slice(0, limit),
+    async remove(events) {
+      for (const event of events) if (rows.get(idOf(event))?.mark === event.mark) rows.delete(idOf(event));
     },
   };
 }

@@ -10,6 +10,7 @@ import {
   systemClock,
   withLease,
 } from "@orderbridge/core";
+import { handleAmocrmEvents } from "../amocrm/events.ts";
 import type { Kaspi } from "../kaspi/client.ts";
 import { createOrderFeed } from "../kaspi/feed.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
@@ -48,10 +49,16 @@ export interface KaspiAmocrmSync {
    * administrator deletes there, since its API cannot; until then the next look at the contacts finds them again.
    */
   erase(phone: string): Promise<readonly string[]>;
-  /** Imports every minute and reconciles every ten until the signal. A failed run is logged and comes again. */
+  /**
+   * Looks at what amoCRM's webhooks told of since the last look: one call of the API when little happened, however many
+   * webhooks came. Resolves to `undefined` when nothing waits, or another process is at it.
+   */
+  handleEvents(options?: { readonly signal?: AbortSignal }): Promise<{ readonly events: number } | undefined>;
+  /**
+   * Imports every minute, reconciles every ten and looks for events every ten seconds, until the signal. A failed run is
+   * logged and comes again.
+   */
   run(signal: AbortSignal): Promise<void>;
-  /** Learns at once where people moved leads; for webhooks. `reconcile` does it by itself. */
-  lookAtStages(): Promise<void>;
   status(): Promise<SyncStatus>;
   /**
    * Compares the options with the account. Gives what is wrong, each with how to mend it; empty when all is well.
@@ -86,6 +93,7 @@ export interface SyncStatus {
 
 /** How long before its end a long-lived token is told. */
 const tokenWarningMs = 14 * 86_400_000;
+const eventsEveryMs = 10_000;
 const jobLeaseMs = 300_000;
 const windowMs = maxWindowMs + 1;
 /** A completed order may be returned within 14 days of its receipt; two more for the paper work. */
@@ -476,8 +484,20 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       }),
     erase: contacts.erase,
 
+    async handleEvents({ signal } = {}) {
+      const events = await handleAmocrmEvents({
+        events: storage.events,
+        leases: storage.leases,
+        // Leads are listed by their last change, so which of them were told of does not matter.
+        onEvents: async (told) => !told.some(({ entity }) => entity === "leads") || watched(writer.lookAtStages),
+        clock,
+        ...(signal && { signal }),
+      });
+      return events ? { events } : undefined;
+    },
+
     async run(signal) {
-      const every = async (task: "importNew" | "reconcile", pauseMs: number) => {
+      const every = async (task: "importNew" | "reconcile" | "handleEvents", pauseMs: number) => {
         while (!signal.aborted) {
           try {
             const report = await sync[task]({ signal });
@@ -488,7 +508,11 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
           await clock.sleep(pauseMs, signal).catch(() => undefined);
         }
       };
-      await Promise.all([every("importNew", importEveryMs), every("reconcile", reconcileEveryMs)]);
+      await Promise.all([
+        every("importNew", importEveryMs),
+        every("reconcile", reconcileEveryMs),
+        every("handleEvents", eventsEveryMs),
+      ]);
     },
 
     async status() {
@@ -502,9 +526,6 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
           reason: lastError,
         })),
       };
-    },
-    async lookAtStages() {
-      await writer.lookAtStages();
     },
     async check() {
       await ensureTokens();

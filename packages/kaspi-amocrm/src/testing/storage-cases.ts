@@ -1,6 +1,7 @@
 import { deepEqual, equal } from "node:assert/strict";
 import type { ConformanceCase } from "@orderbridge/core/testing";
 import type { KaspiAmocrmStorage, LedgerRow, ObservedOrder } from "../ledger.ts";
+import { eventInboxCases } from "./event-inbox-cases.ts";
 
 const at = (minutes: number): Date => new Date(Date.UTC(2026, 10, 1) + minutes * 60_000);
 const order = (code: string, more: Partial<ObservedOrder> = {}): ObservedOrder => ({
@@ -230,4 +231,5 @@ export const kaspiAmocrmStorageCases: readonly ConformanceCase<KaspiAmocrmStorag
       await elements.add("1", [{ sku: "s".repeat(500), elementId: "13" }]); // longer than a key: need not be kept
     },
   },
+  ...eventInboxCases,
 ];
