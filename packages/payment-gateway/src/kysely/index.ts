@@ -86,16 +86,17 @@ export function createPaymentGatewayStorage(
   const context: StorageContext = { db, dialect, seal, now, later, inTransaction };
   const { secretsInForce, ...endpoints } = createEndpoints(context);
 
+  const fromKey = (key: IdempotencyKey): Row => ({
+    merchant: key.merchant,
+    idempotency_key: key.key,
+    fingerprint: key.fingerprint,
+    resource_id: key.resourceId,
+    work_ends_at: key.workMs === 0 ? 0 : later(key.workMs),
+    created_at: now(),
+  });
+
   async function useKey(trx: AnyKysely, key: IdempotencyKey): Promise<UsedKey | undefined> {
-    const inserted = await insertIfAbsent(trx, dialect, "gateway_idempotency", {
-      merchant: key.merchant,
-      idempotency_key: key.key,
-      fingerprint: key.fingerprint,
-      resource_id: key.resourceId,
-      work_ends_at: key.workMs === 0 ? 0 : later(key.workMs),
-      created_at: now(),
-    });
-    if (inserted) return undefined;
+    if (await insertIfAbsent(trx, dialect, "gateway_idempotency", fromKey(key))) return undefined;
     const row = await trx
       .selectFrom("gateway_idempotency")
       .select(["fingerprint", "resource_id", "work_ends_at"])
@@ -116,6 +117,28 @@ export function createPaymentGatewayStorage(
       .where("work_ends_at", "<=", now())
       .executeTakeFirst();
     return numUpdatedRows === 1n ? { state: "taken_over", resourceId: text(row.resource_id) } : { state: "running" };
+  }
+
+  /**
+   * Both rows in one statement, in half the time of a transaction. Resolves to `false` when the key is there, and nothing
+   * was written.
+   */
+  async function insertWithKey(payment: Row, key: IdempotencyKey): Promise<boolean> {
+    const { numInsertedOrUpdatedRows } = await db
+      .with("fresh", (query) =>
+        query
+          .insertInto("gateway_idempotency")
+          .values(fromKey(key))
+          .onConflict((conflict) => conflict.doNothing())
+          .returning("resource_id"),
+      )
+      .insertInto("gateway_payment")
+      .columns(Object.keys(payment))
+      .expression(({ selectFrom, val }) =>
+        selectFrom("fresh").select(Object.entries(payment).map(([name, value]) => val(value).as(name))),
+      )
+      .executeTakeFirst();
+    return numInsertedOrUpdatedRows === 1n;
   }
 
   async function storeEvent(trx: AnyKysely, event: PaymentEvent, url: string | undefined): Promise<void> {
@@ -238,14 +261,20 @@ export function createPaymentGatewayStorage(
       await insertIfAbsent(db, dialect, "gateway_counter", { name: "event", value: 0 });
     },
 
-    createPayment: (payment, key) =>
-      inTransaction(async (trx) => {
-        const used = key && (await useKey(trx, key));
+    async createPayment(payment, key) {
+      const row = { ...fromPayment(payment, seal), check_at: payment.expiresAt.getTime() };
+      if (!key) {
+        await db.insertInto("gateway_payment").values(row).execute();
+        return { state: "created" };
+      }
+      if (dialect === "postgres" && (await insertWithKey(row, key))) return { state: "created" };
+      return inTransaction(async (trx) => {
+        const used = await useKey(trx, key);
         if (used) return { state: "key_used", key: used };
-        const row = { ...fromPayment(payment, seal), check_at: payment.expiresAt.getTime() };
         await trx.insertInto("gateway_payment").values(row).execute();
         return { state: "created" };
-      }),
+      });
+    },
 
     async getPayment(id) {
       const row = await db.selectFrom("gateway_payment").selectAll().where("id", "=", id).executeTakeFirst();
