@@ -5,7 +5,7 @@ import { createAmocrm, createAmocrmWebhookHandler, type EventInbox, handleAmocrm
 import { createKaspiAmocrmMemoryStorage } from "../src/memory/index.ts";
 import { createFakeAmocrm, fakeAccount } from "../src/testing/index.ts";
 import { createKiller } from "./killer.ts";
-import { createOrders, createSetting } from "./setting.ts";
+import { createSetting } from "./setting.ts";
 import { type OpenStorage, testStorages } from "./storages.ts";
 
 const secret = "unguessable-path";
@@ -45,13 +45,23 @@ for (const { name: storageName, skipped, open } of testStorages()) {
     });
     afterAll(() => opened?.close());
 
-    /** Orders that became leads; the webhook's handler and worker on their storage. */
+    /** Orders that became leads, without the calls that made them; the webhook's handler on their storage. */
     async function createScene(orderCount = 3, maxWaiting?: number) {
       const setting = createSetting(await opened.clear());
-      const { kaspi, sync, storage, amocrm, clock } = setting;
-      for (const order of createOrders(orderCount)) kaspi.addOrder(order);
-      await sync.importNew();
-      clock.advance(60_000);
+      const { storage, amocrm, clock } = setting;
+      const codes = Array.from({ length: orderCount }, (_, index) => String(700_000_000 + index));
+      const observed = { orderedAt: clock.now(), state: "NEW", status: "APPROVED_BY_BANK", isFinal: false };
+      await storage.orders.observe(
+        "default",
+        codes.map((code) => ({ ...observed, code })),
+        clock.now(),
+      );
+      const stageId = String(stageIds.new);
+      const rows = codes.map((code) => {
+        const leadId = String(amocrm.addLead({ name: `Kaspi ${code}`, orderCode: code }).id);
+        return { shop: "default", code, phase: "done" as const, leadId, stageId, seenStageId: stageId };
+      });
+      await storage.orders.save(rows, 1);
       const writes: number[] = [];
       const events: EventInbox = {
         ...storage.events,
