@@ -8,6 +8,7 @@ import { createPaymentGatewayStorage } from "./kysely/index.ts";
 import { createMerchantSecrets } from "./merchant-secrets.ts";
 import { formatAmount } from "./money.ts";
 import type { Payment } from "./payment.ts";
+import { reportProviderHealth, shownDays } from "./provider-health.ts";
 import { Refusal } from "./refusal.ts";
 import { createSender } from "./sender.ts";
 import type { GatewayStorage } from "./storage.ts";
@@ -129,6 +130,10 @@ const doctor: Command = async ({ line: { out } }, storage) => {
   }
   for (const { url, deliveries } of health.failingReceivers) {
     out(`to be repeated: ${deliveries} at ${URL.canParse(url) ? new URL(url).host : "an address that cannot be read"}`);
+  }
+  for (const { provider, today, recent, last } of await reportProviderHealth(storage, [], systemClock.now())) {
+    const latest = last ? `; the last one at ${instant(last.at)}, ${last.call}: ${last.message}` : "";
+    out(`failed calls to ${provider}: ${today} today, ${recent} in ${shownDays} days${latest}`);
   }
   for await (const { id, needsAttention } of everyPayment(storage)) {
     if (needsAttention !== undefined) problems.push(`payment ${id}: ${needsAttention}`);

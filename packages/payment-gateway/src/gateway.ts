@@ -22,7 +22,7 @@ import { createMerchantSecrets, type MerchantSecrets } from "./merchant-secrets.
 import type { Currency } from "./money.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider, ProviderContext } from "./provider.ts";
-import { watchProviders } from "./provider-health.ts";
+import { reportProviderHealth, watchProviders } from "./provider-health.ts";
 import { createRefunds, type RefundRequest, type RefundResult } from "./refunds.ts";
 import { Refusal } from "./refusal.ts";
 import { createSender, type Sender, type SenderOptions } from "./sender.ts";
@@ -161,7 +161,8 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   const breaker = { ...defaultBreaker, ...options.breaker };
   if (!(breaker.failures >= 1)) throw new ConfigError("breaker: failures must be at least 1");
   const logger = redactingLogger(options.logger ?? console);
-  const { providers, report: providerHealth } = watchProviders(readProviders(options.providers), clock);
+  const watched = watchProviders(readProviders(options.providers), { storage, clock, logger });
+  const { providers } = watched;
   const payUrl = (id: string): string => `${publicUrl}/pay/${id}`;
 
   // The loop comes last, because it calls the parts that tell it when there is something to send.
@@ -243,15 +244,27 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       storage,
       clock,
       admin: options.admin,
-      providerHealth,
+      async providerHealth() {
+        await watched.flush();
+        return reportProviderHealth(storage, providers.keys(), clock.now());
+      },
     }),
     payments,
     endpoints,
     secrets,
     tokens,
-    work: loop.work,
-    run: loop.run,
-    close: () => sender.close(),
+    async work() {
+      await loop.work();
+      await watched.flush();
+    },
+    async run(signal) {
+      await loop.run(signal);
+      await watched.flush();
+    },
+    async close() {
+      await watched.flush();
+      await sender.close();
+    },
   };
 }
 

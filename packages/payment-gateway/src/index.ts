@@ -51,6 +51,7 @@ export type {
   PausedReceiver,
   PaymentFilter,
   PaymentHistory,
+  ProviderErrors,
   Refund,
   WebhookEndpoint,
 } from "./storage.ts";

@@ -260,6 +260,25 @@ export function activityDays(from: Date, until: Date): readonly number[] {
   return Array.from({ length: last - first }, (_, index) => first + index);
 }
 
+/** Calls to one provider that failed on one day of UTC. */
+export interface ProviderErrors {
+  readonly provider: string;
+  /** Its first instant. */
+  readonly day: Date;
+  readonly failures: number;
+  /** The latest of them. */
+  readonly last: {
+    readonly at: Date;
+    /** `start`, `state`, `cancel` or `refund`. */
+    readonly call: string;
+    /** Redacted, at most 300 characters. */
+    readonly message: string;
+  };
+}
+
+/** Counts of failed calls are kept for so long. */
+export const providerErrorsForMs = 30 * 86_400_000;
+
 /** What happened to a payment, each list the oldest first. */
 export interface PaymentHistory {
   readonly events: readonly PaymentEvent[];
@@ -318,6 +337,10 @@ export interface GatewayStorage {
   health(): Promise<GatewayHealth>;
   /** Counts by day from the first instant of one to the first instant of another, days without anything included. */
   activity(from: Date, until: Date): Promise<readonly ActivityDay[]>;
+  /** Adds failed calls to those of their provider and day; what several processes add is summed, the latest one is kept. */
+  recordProviderErrors(errors: ProviderErrors): Promise<void>;
+  /** Failed calls since the day of an instant, by day and provider, the newest day first. */
+  providerErrors(since: Date): Promise<readonly ProviderErrors[]>;
   /** The next of 1, 2, 3, … under this name; never the same twice. */
   nextNumber(name: string): Promise<number>;
   /** Ends the work of a key: later callers get `done`. */
@@ -423,8 +446,8 @@ export interface GatewayStorage {
    * Takes payments that expired longer ago than `expiredForMs`, have no money, and whose webhooks were taken or given up
    * longer ago than `exhaustedForMs`, at most `limit`, each in a transaction of its own. Description, metadata, return
    * address, events, tries and answers go; id, sums, merchant, provider ids and the webhook target stay, so that money
-   * which comes after all is booked and told. Also deletes idempotency keys older than `keysForMs`, and secrets that have
-   * ended.
+   * which comes after all is booked and told. Also deletes idempotency keys older than `keysForMs`, secrets that have
+   * ended, and counts of failed calls older than {@link providerErrorsForMs}.
    */
   cleanUp(options: {
     readonly expiredForMs: number;

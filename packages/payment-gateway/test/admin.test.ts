@@ -308,7 +308,7 @@ describe("providers with attempts", () => {
       expect(await (await at("/admin?attention=yes", undefined, session)).text()).toContain(payment.id);
       const health = await (await at("/admin/health", undefined, session)).text();
       expect(health).toContain("whether the terminal began is not known");
-      expect(health).toMatch(/<td>kaspi-smartpos<\/td><td>\d+<\/td><td>[1-9]\d*<\/td><td>2026-11-0\d/);
+      expect(health).toMatch(/<td>kaspi-smartpos<\/td><td>\d+<\/td><td>[1-9]\d*<\/td><td>2026-11-0\d \S+ UTC state: /);
       const path = `/admin/payments/${payment.id}`;
       const page = await (await at(path, undefined, session)).text();
       expect(page).toContain("<h2>Attempts</h2>");

@@ -13,6 +13,7 @@ export const shopSecret = "test_secret_key";
 export interface World {
   readonly clock: FakeClock;
   readonly gateway: PaymentGateway;
+  readonly storage: GatewayStorage;
   readonly receiver: FakeReceiver;
   readonly receiverUrl: string;
   /** A further process on the same storage. */
@@ -64,6 +65,7 @@ export async function createWorld(
   return {
     clock,
     gateway,
+    storage,
     receiver,
     receiverUrl: `${listening.url}/hook`,
     another,

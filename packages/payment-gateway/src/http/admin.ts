@@ -8,7 +8,7 @@ import { isId, randomId } from "../ids.ts";
 import { formatAmount, parseAmount } from "../money.ts";
 import { type Payment, type PaymentStatus, paymentMoves, sums } from "../payment.ts";
 import type { PaymentProvider, ProviderAttempt, ProviderContext } from "../provider.ts";
-import type { ProviderHealth } from "../provider-health.ts";
+import { type ProviderHealth, shownDays } from "../provider-health.ts";
 import { Refusal } from "../refusal.ts";
 import type { DeliveryRecord, GatewayStorage, PaymentHistory } from "../storage.ts";
 import { drawChart } from "./admin-chart.ts";
@@ -49,7 +49,7 @@ export interface AdminPageOptions {
   readonly admin: AdminOptions;
   readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity">;
   readonly contextOf: (provider: PaymentProvider) => ProviderContext;
-  readonly providerHealth: () => readonly ProviderHealth[];
+  readonly providerHealth: () => Promise<readonly ProviderHealth[]>;
   readonly payments: Payments;
   readonly providers: ReadonlyMap<string, PaymentProvider>;
   readonly findPayment: (id: string) => Promise<Payment | undefined>;
@@ -167,10 +167,11 @@ ${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="ne
 
   app.get("/health", async (context) => {
     const tomorrow = new Date((Math.floor(clock.now().getTime() / dayMs) + 1) * dayMs);
-    const [health, days, attention] = await Promise.all([
+    const [health, days, attention, providerReports] = await Promise.all([
       storage.health(),
       storage.activity(new Date(tomorrow.getTime() - chartDays * dayMs), tomorrow),
       storage.listPayments({ needsAttention: true }, 20),
+      providerHealth(),
     ]);
     const rows: readonly (readonly [string, string])[] = [
       ["Webhooks waiting", String(health.pending)],
@@ -196,10 +197,10 @@ ${drawChart("Webhook tries by day (UTC)", "chart-deliveries", days, [
 <h2>Needs a person</h2>
 ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ id, needsAttention }) => html`<li><a href="${base}/payments/${id}">${id}</a> ${needsAttention}</li>`)}</ul>`}
 <h2>Providers</h2>
-<p>Calls of this process since it started.</p>
-<table><thead><tr><th>Provider</th><th>Calls</th><th>Failed</th><th>Last failure</th></tr></thead><tbody>${providerHealth().map(
-        ({ provider, calls, failures, lastFailure }) =>
-          html`<tr><td>${provider}</td><td>${calls}</td><td>${failures}</td><td>${lastFailure ? `${instant(lastFailure.at)} ${lastFailure.call}: ${lastFailure.message}` : ""}</td></tr>`,
+<p>Calls that failed, of all processes together.</p>
+<table><thead><tr><th>Provider</th><th>Today (UTC)</th><th>In ${shownDays} days</th><th>The last one</th></tr></thead><tbody>${providerReports.map(
+        ({ provider, today, recent, last }) =>
+          html`<tr><td>${provider}</td><td>${today}</td><td>${recent}</td><td>${last ? `${instant(last.at)} ${last.call}: ${last.message}` : ""}</td></tr>`,
       )}</tbody></table>
 <h2>Receivers that are not called for a while</h2>
 <table><thead><tr><th>Host</th><th>Merchant</th><th>Failures in a row</th><th>Until</th></tr></thead><tbody>${health.pausedReceivers.map(

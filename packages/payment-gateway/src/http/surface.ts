@@ -33,7 +33,7 @@ export interface SurfaceOptions {
   readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity">;
   readonly clock: Clock;
   readonly admin: AdminOptions | undefined;
-  readonly providerHealth: () => readonly ProviderHealth[];
+  readonly providerHealth: () => Promise<readonly ProviderHealth[]>;
 }
 
 const maxBodyBytes = 65_536;

@@ -1,9 +1,10 @@
 import type { AnyKysely } from "@orderbridge/core/kysely";
 import { sql } from "kysely";
-import type { GatewayStorage } from "../storage.ts";
+import { type GatewayStorage, providerErrorsForMs } from "../storage.ts";
 import type { StorageContext } from "./context.ts";
 import { integer, type Row, text } from "./rows.ts";
 
+const dayMs = 86_400_000;
 /** Keys in one delete statement. */
 const keysAtOnce = 200;
 
@@ -107,6 +108,10 @@ export function createCleanUp({
         if (isCleaned) payments++;
       }
       await deleteEndedSecrets();
+      await db
+        .deleteFrom("gateway_provider_error")
+        .where(sql`(day + 1) * ${sql.lit(dayMs)}`, "<=", later(-providerErrorsForMs))
+        .execute();
       return { payments, keys: await deleteKeys(keysForMs, limit) };
     },
 

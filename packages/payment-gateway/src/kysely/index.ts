@@ -30,6 +30,7 @@ import { createEndpoints } from "./endpoints.ts";
 import { hintChannel } from "./hints.ts";
 import { createMerchantSecrets } from "./merchant-secrets.ts";
 import { createMigrations } from "./migrations.ts";
+import { createProviderErrors } from "./provider-errors.ts";
 import {
   fromPayment,
   integer,
@@ -253,6 +254,7 @@ export function createPaymentGatewayStorage(
     ...createDeliveries(context, secretsInForce),
     ...createCleanUp(context),
     ...createMerchantSecrets(context),
+    ...createProviderErrors(context),
     ...endpoints,
     ...(hints ? { hints } : {}),
 

@@ -419,5 +419,19 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
     },
     "050_merchant_former_secrets": addColumn("gateway_merchant", "former_secrets", text),
     "051_merchant_former_ends": addColumn("gateway_merchant", "former_ends_at", integer64),
+    "052_provider_error": {
+      up: (db) =>
+        db.schema
+          .createTable("gateway_provider_error")
+          .ifNotExists()
+          .addColumn("provider", key, (column) => column.notNull())
+          .addColumn("day", integer64, (column) => column.notNull())
+          .addColumn("failures", integer64, (column) => column.notNull())
+          .addColumn("last_at", integer64, (column) => column.notNull())
+          .addColumn("last_call", key, (column) => column.notNull())
+          .addColumn("last_message", text, (column) => column.notNull())
+          .addPrimaryKeyConstraint("gateway_provider_error_key", ["provider", "day"])
+          .execute(),
+    },
   };
 }

@@ -15,7 +15,9 @@ import {
   originOf,
   overtakenAfter,
   type PaymentEvent,
+  type ProviderErrors,
   pauseOf,
+  providerErrorsForMs,
   type Refund,
   refundPatienceMs,
   type UsedKey,
@@ -79,6 +81,7 @@ export function createPaymentGatewayMemoryStorage({
   const refunds = new Map<string, Refund>();
   const keys = new Map<string, IdempotencyKey & { workEndsAt: number; readonly createdAt: number }>();
   const counters = new Map<string, number>();
+  const providerErrors = new Map<string, ProviderErrors>();
   const merchantSecrets = new Map<string, readonly HeldSecret[]>();
   const tokens = new Map<string, ApiTokenRecord & { readonly hash: string }>();
   const now = (): number => clock.now().getTime();
@@ -330,6 +333,18 @@ export function createPaymentGatewayMemoryStorage({
         };
       });
     },
+    async recordProviderErrors(errors) {
+      const key = rowKey(errors.provider, String(errors.day.getTime()));
+      const before = providerErrors.get(key);
+      const last = before && before.last.at > errors.last.at ? before.last : errors.last;
+      providerErrors.set(key, { ...errors, failures: errors.failures + (before?.failures ?? 0), last });
+    },
+    async providerErrors(since) {
+      const from = Math.floor(since.getTime() / 86_400_000) * 86_400_000;
+      return [...providerErrors.values()]
+        .filter(({ day }) => day.getTime() >= from)
+        .sort((left, right) => right.day.getTime() - left.day.getTime() || (left.provider < right.provider ? -1 : 1));
+    },
     async nextNumber(name) {
       const next = (counters.get(name) ?? 0) + 1;
       counters.set(name, next);
@@ -554,6 +569,9 @@ export function createPaymentGatewayMemoryStorage({
       for (const payment of ended) leaveTombstone(payment);
       const oldKeys = [...keys].filter(([, { createdAt }]) => createdAt <= now() - keysForMs).slice(0, limit);
       for (const [id] of oldKeys) keys.delete(id);
+      for (const [key, { day }] of providerErrors) {
+        if (day.getTime() + 86_400_000 <= now() - providerErrorsForMs) providerErrors.delete(key);
+      }
       for (const [merchant, held] of merchantSecrets) merchantSecrets.set(merchant, heldNow(held));
       for (const [id, row] of endpoints) endpoints.set(id, { ...row, secrets: heldNow(row.secrets) });
       return { payments: ended.length, keys: oldKeys.length };

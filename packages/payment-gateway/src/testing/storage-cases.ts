@@ -476,6 +476,49 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "counts failed calls by provider and day, sums what comes at once, keeps the latest, and forgets old days",
+    async run({ storage, clock }) {
+      const dayMs = 86_400_000;
+      const today = new Date(Math.floor(clock.now().getTime() / dayMs) * dayMs);
+      const at = (days: number, ms = 0) => new Date(today.getTime() + days * dayMs + ms);
+      const record = (provider: string, days: number, ms: number, failures: number, message: string) =>
+        storage.recordProviderErrors({
+          provider,
+          day: at(days),
+          failures,
+          last: { at: at(days, ms), call: "state", message },
+        });
+      await record("bank", -30, 1, 7, "a month ago");
+      await record("bank", -2, 5, 1, "earlier");
+      await Promise.all(Array.from({ length: 12 }, (_, index) => record("bank", 0, index, 2, `Банк\0 ${index} 😀`)));
+      await record("bank", 0, 3, 1, "told late");
+      await record("Bank", 0, 4, 1, "another one");
+      const shown = async (since: Date) =>
+        (await storage.providerErrors(since)).map(({ provider, day, failures, last }) => [
+          provider,
+          (day.getTime() - today.getTime()) / dayMs,
+          failures,
+          last.at.getTime() - day.getTime(),
+          last.call,
+          last.message.replaceAll("\0", "\uFFFD"),
+        ]);
+      const recent = [
+        ["Bank", 0, 1, 4, "state", "another one"],
+        ["bank", 0, 25, 11, "state", "Банк\uFFFD 11 😀"],
+        ["bank", -2, 1, 5, "state", "earlier"],
+      ];
+      deepEqual(await shown(at(-2, 1)), recent); // from the day, not from the instant
+      const month = ["bank", -30, 7, 1, "state", "a month ago"];
+      deepEqual(await shown(at(-40)), [...recent, month]);
+      const cleanUp = () => storage.cleanUp({ expiredForMs: 0, exhaustedForMs: 0, keysForMs: 0, limit: 10 });
+      await cleanUp(); // its day ended less than 30 days ago
+      deepEqual(await shown(at(-40)), [...recent, month]);
+      clock.advance(dayMs);
+      await cleanUp();
+      deepEqual(await shown(at(-40)), recent);
+    },
+  },
+  {
     name: "lists payments by merchant, status and text, the newest first, in pages without gaps",
     async run({ storage, clock }) {
       for (const id of ["p1", "p2", "p3", "p4", "p5"]) {
