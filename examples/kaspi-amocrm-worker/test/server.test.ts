@@ -88,8 +88,12 @@ test("cron calls import and reconcile; the secret guards them; the webhook needs
   expect((await fetch(`${url}/healthz`)).status).toBe(200);
   const body = new URLSearchParams({ "leads[status][0][id]": "1", "account[id]": "2" });
   expect((await fetch(`${url}/amocrm/webhook/wrong`, { method: "POST", body })).status).toBe(404);
+  const looks = () => amocrm.journal.count(/^GET \/api\/v4\/leads\?/);
+  const before = looks();
   const hook = await fetch(`${url}/amocrm/webhook/${settings.AMO_WEBHOOK_SECRET}`, { method: "POST", body });
   expect(hook.status).toBe(200);
+  expect((await fetch(`${url}/cron?task=new`, { headers })).status).toBe(200);
+  await expect.poll(() => looks() - before, { timeout: 15_000 }).toBe(1); // by cron, or by the job that was quicker
   expect((await server.stop()).code).toBe(0);
 });
 
@@ -219,7 +223,9 @@ test.skipIf(redisProgram.skipped)(
     await expect.poll(() => created, { timeout: 20_000 }).toBe(1);
     // One entry for each job, named as its lease, without data.
     const jobKeys = async () => (await redis.keys("{kaspi-amocrm}:jobs:job *")).filter((key) => !key.endsWith(":lock"));
-    const names = ["importNew", "prune", "reconcile"].map((name) => `{kaspi-amocrm}:jobs:job kaspi-amocrm ${name}`);
+    const names = ["handleEvents", "importNew", "prune", "reconcile"].map(
+      (name) => `{kaspi-amocrm}:jobs:job kaspi-amocrm ${name}`,
+    );
     expect((await jobKeys()).sort()).toEqual(names);
     for (const key of names) expect(await redis.hget(key, "data")).toBe("{}");
 
@@ -241,6 +247,18 @@ test.skipIf(redisProgram.skipped)(
       "Kaspi 700000002",
       "Kaspi 700000003",
     ]);
+
+    const [lead] = amocrm.leads;
+    amocrm.moveLead(lead?.id as number, fakeAccount.stageIds.delivery);
+    const hook = `${await workers[0]?.url}/amocrm/webhook/${settings.AMO_WEBHOOK_SECRET}`;
+    const body = new URLSearchParams({ "leads[status][0][id]": String(lead?.id) });
+    expect((await fetch(hook, { method: "POST", body })).status).toBe(200);
+    const seenStages = async () => {
+      const rows = await database.db.selectFrom("kaspi_amocrm_order").select(["lead_id", "seen_stage_id"]).execute();
+      return rows.filter(({ lead_id }) => lead_id === String(lead?.id)).map(({ seen_stage_id }) => seen_stage_id);
+    };
+    await expect.poll(seenStages, { timeout: 20_000 }).toEqual([String(fakeAccount.stageIds.delivery)]);
+    await expect.poll(() => database.db.selectFrom("kaspi_amocrm_event").selectAll().execute()).toEqual([]);
     expect((await Promise.all(workers.map((worker) => worker.stop()))).map(({ code }) => code)).toEqual([0, 0]);
   },
 );
