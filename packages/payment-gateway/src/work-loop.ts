@@ -105,7 +105,9 @@ export function createWorkLoop({
   async function repeat({ name, everyMs, run }: Job, signal: AbortSignal): Promise<void> {
     const underWay = new Set<Promise<void>>();
     while (!signal.aborted) {
-      const current = attempt(name, () => run({ signal, fencingToken: 0, progress: () => undefined }));
+      // No lease is held here, so there is none to lose: claims in the storage keep processes apart.
+      const job = { signal, fencingToken: 0, assertHeld: () => signal.throwIfAborted(), progress: () => undefined };
+      const current = attempt(name, () => run(job));
       const done: Promise<void> = current.then(() => void underWay.delete(done));
       underWay.add(done);
       await nap(everyMs, signal);
