@@ -243,6 +243,62 @@ describe("pages", () => {
     expect(html).not.toContain("key=secret");
   });
 
+  test("health counts what waits and how late it is, what was given up, and receivers that are left alone", async () => {
+    const busy = world.another({ retryDelaysMs: [60_000], breaker: { failures: 2 } });
+    const html = async (path: string) =>
+      (await busy.handle(new Request(`https://pay.example${path}`, { headers: { cookie } }))).text();
+    const numbers = async () =>
+      Object.fromEntries(
+        [...(await html("/admin/health")).matchAll(/<th scope="row">([^<]+)<\/th><td>([^<]+)<\/td>/g)].map(
+          ([, name, value]) => [name, value],
+        ),
+      );
+    const quiet = {
+      "Webhooks waiting": "0",
+      "of these due now": "0",
+      "the oldest is due for": "0 s",
+      "Webhooks given up": "0",
+      "Refunds without an outcome": "0",
+      "Endpoints that are gone (410)": "0",
+    };
+    expect(await numbers()).toEqual(quiet);
+    const fields = { webhook_url: world.receiverUrl, webhook_secret: "test_secret_key" };
+    for (const id of [await create(fields), await create(fields)]) await world.press(id, "pay");
+    world.clock.advance(7_000);
+    expect(await numbers()).toEqual({
+      ...quiet,
+      "Webhooks waiting": "2",
+      "of these due now": "2",
+      "the oldest is due for": "7 s",
+    });
+    world.receiver.failNext(3);
+    await busy.work();
+    expect(await numbers()).toEqual({ ...quiet, "Webhooks waiting": "2" });
+    const { host } = new URL(world.receiverUrl);
+    expect(await html("/admin/health")).toContain(`<tr><td>${host}</td><td>shop</td><td>2</td><td>2026-11-01`);
+    await busy.endpoints.add({ merchant: "shop", url: world.receiverUrl, secret: "test_secret_key" });
+    world.clock.advance(60_000);
+    await busy.work(); // the one try that is let through fails too, so its webhook is given up
+    expect(await numbers()).toMatchObject({ "Webhooks waiting": "1", "Webhooks given up": "1" });
+    world.clock.advance(300_000);
+    await busy.work();
+    expect(await numbers()).toMatchObject({ "Webhooks waiting": "0", "Webhooks given up": "1" });
+    world.receiver.failNext(1, 410);
+    await world.press(await create(), "pay");
+    await busy.work();
+    expect(await numbers()).toMatchObject({ "Endpoints that are gone (410)": "1" });
+  });
+
+  test("what a provider and a receiver say of themselves is text on the page of health", async () => {
+    const at = world.clock.now();
+    const last = { at, call: "state", message: hostile };
+    await world.storage.recordProviderErrors({ provider: "sandbox", day: at, failures: 1, last });
+    const { headers, html } = await open("/admin/health");
+    expect(html).toContain("state: &lt;script&gt;document.title=&quot;owned&quot;&lt;/script&gt;");
+    expect([html.includes("<script"), html.includes("<img")]).toEqual([false, false]);
+    expect(headers.get("content-security-policy")).toMatch(/^default-src 'none';/);
+  });
+
   test("no secret of a webhook is on a page", async () => {
     const id = await create({ webhook_url: world.receiverUrl, webhook_secret: "planted-secret-in-the-clear" });
     expect((await open(`/admin/payments/${id}`)).html).not.toContain("planted-secret");

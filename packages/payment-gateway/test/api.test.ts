@@ -100,6 +100,20 @@ test.each([
   expect([status, body.detail]).toEqual(detail === undefined ? [200, undefined] : [400, detail]);
 });
 
+test("metadata of exactly the largest size, depth and count comes back", async () => {
+  const size = 8_192 - '{"text":""}'.length;
+  const large = { text: "Ә".repeat(Math.floor(size / 2)) + "x".repeat(size % 2) }; // two bytes each
+  expect(Buffer.byteLength(JSON.stringify(large))).toBe(8_192);
+  const many = Object.fromEntries(Array.from({ length: 50 }, (_, index) => [`k${index}`, index]));
+  for (const metadata of [large, many, { a: { b: { c: { d: { e: 1 } } } } }, { a: [[[[1]]]] }]) {
+    const { status, body } = await init({ amount: 1, metadata });
+    expect([status, body.data?.metadata]).toEqual([200, metadata]);
+  }
+  for (const metadata of [{ text: `${large.text}x` }, { ...many, k50: 1 }, { a: [[[[[]]]]] }]) {
+    expect((await init({ amount: 1, metadata })).body.errors[0].pointer).toBe("#/metadata");
+  }
+});
+
 test("metadata comes back as it was sent: an empty object, long numbers, Cyrillic, hostile names", async () => {
   const metadata =
     '{"empty":{},"list":[],"big":12345678901234567890,"exact":1.10,"exponent":1E400,"имя":"Әлия","__proto__":{"a":1}}';
@@ -209,6 +223,47 @@ test("a payment without a webhook address has no secret in its answer and no web
   expect(body.data).not.toHaveProperty("webhook_secret");
   await world.press(body.data.transaction_id, "pay");
   expect(await world.gateway.payments.deliveries("shop", body.data.transaction_id)).toEqual([]);
+});
+
+test("endpoints by the API: added, listed, rotated, switched off and on, removed; twenty at most", async () => {
+  const { token } = await world.gateway.tokens.create({ merchant: "shop", scopes: ["admin"] });
+  const call = async (method: string, path: string, body?: object) =>
+    (await world.api(method, `/api/webhook-endpoints${path}`, body, { "x-api-token": token })).body;
+  const url = world.receiverUrl;
+  const { id, secret, ...rest } = (await call("POST", "", { url, secret: "test_secret_key" })).data;
+  // echo -n test_secret_key | base64
+  expect([secret, rest]).toEqual([
+    "whsec_dGVzdF9zZWNyZXRfa2V5",
+    { url, state: "enabled", created_at: world.clock.now().toISOString() },
+  ]);
+  const tell = async (): Promise<number> => {
+    const before = world.receiver.accepted.length;
+    const { body } = await init({ amount: 1 });
+    await world.press(body.data.transaction_id, "pay");
+    await world.gateway.work();
+    return world.receiver.accepted.length - before;
+  };
+  expect(await tell()).toBe(1);
+  expect((await call("GET", "")).data.endpoints).toEqual([{ id, ...rest }]);
+  expect((await call("POST", `/${id}/rotate`, { secret: "another_secret_key", overlap: 60 })).data).toEqual({
+    id,
+    secret: "whsec_YW5vdGhlcl9zZWNyZXRfa2V5",
+    overlap: 60,
+  });
+  expect(await tell()).toBe(1); // the former secret still signs
+  expect((await call("POST", `/${id}/disable`)).data).toEqual({ id });
+  expect([await tell(), (await call("GET", "")).data.endpoints[0].state]).toEqual([0, "disabled"]);
+  await call("POST", `/${id}/enable`);
+  expect(await tell()).toBe(1);
+  expect((await call("DELETE", `/${id}`)).data).toEqual({ id });
+  expect([await tell(), (await call("GET", "")).data.endpoints]).toEqual([0, []]);
+  expect((await call("DELETE", `/${id}`)).code).toBe("not_found");
+  for (let count = 0; count < 20; count++) await call("POST", "", { url });
+  expect(await call("POST", "", { url })).toMatchObject({
+    status: 409,
+    detail: "a merchant may have 20 endpoints; remove one first",
+  });
+  for (const endpoint of (await call("GET", "")).data.endpoints) await call("DELETE", `/${endpoint.id}`);
 });
 
 test("an unexpected error becomes a problem without details, and is logged", async () => {

@@ -139,11 +139,16 @@ describe("the programs that verify a webhook", () => {
       const [delivery] = await gateway.payments.deliveries("browser", payment.id);
       expect(delivery).toMatchObject({ state: "delivered", log: [{ outcome: "http_204" }] });
 
-      const post = async (ageMs: number, change = ""): Promise<number> => {
+      const post = async (ageMs: number, change = "", other = ""): Promise<number> => {
         const { headers, body } = signTestWebhook({ secret: webhookSecret, now: () => Date.now() - ageMs });
-        return (await fetch(url, { method: "POST", headers, body: body + change })).status;
+        const signature = `${other}${headers["webhook-signature"]}`;
+        const sent = { method: "POST", headers: { ...headers, "webhook-signature": signature }, body: body + change };
+        return (await fetch(url, sent)).status;
       };
       expect([await post(0), await post(0, " "), await post(600_000)]).toEqual([204, 400, 400]);
+      // While a secret is replaced the new one's signature stands before that of the one that the receiver knows.
+      const newer = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE= v1a,x ";
+      expect([await post(0, "", newer), await post(0, " ", newer)]).toEqual([204, 400]);
     },
   );
 

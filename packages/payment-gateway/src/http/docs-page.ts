@@ -74,6 +74,7 @@ interface Parameter {
 interface Operation {
   readonly operationId: string;
   readonly summary: string;
+  readonly security: readonly [{ readonly token: readonly [scope: string] }];
   readonly parameters?: readonly Parameter[];
   readonly requestBody?: { readonly content: Content };
   readonly responses: Readonly<Record<string, { readonly description?: string; readonly $ref?: string }>>;
@@ -149,14 +150,14 @@ ${drawSchema("Webhook_paid")}
 </html>`;
 
   function drawOperation(path: string, method: string, operation: Operation): Html {
-    const { operationId, summary, parameters = [], requestBody, responses } = operation;
+    const { operationId, summary, security, parameters = [], requestBody, responses } = operation;
     const schema = String(requestBody?.content["application/json"]?.schema.$ref ?? "")
       .split("/")
       .at(-1);
     const responseText = (status: string) =>
       responses[status]?.description ?? document.components.responses[status]?.description ?? "";
     return html`<h3 id="${operationId}"><code>${method.toUpperCase()} ${path}</code></h3>
-<p>${summary}.</p>
+<p>${summary}. Needs the scope <code>${security[0].token[0]}</code>.</p>
 ${schema ? drawSchema(schema) : ""}
 <table><thead><tr><th>Answer</th><th>Means</th></tr></thead><tbody>${Object.keys(responses).map(
       (status) => html`<tr><td>${status}</td><td>${responseText(status)}</td></tr>`,
@@ -186,7 +187,7 @@ ${requestBody ? html`<label>Body<textarea data-in="body" name="body" spellcheck=
 }
 
 function drawExample({ language, file, code }: DocsExample): Html {
-  return html`<details><summary>${language} · <a href="docs/examples/${file}">${file}</a></summary><pre><code>${code}</code></pre></details>`;
+  return html`<details><summary>${language}</summary><p><a href="docs/examples/${file}">${file}</a></p><pre><code>${code}</code></pre></details>`;
 }
 
 function drawParameters(parameters: readonly Parameter[]): Html {

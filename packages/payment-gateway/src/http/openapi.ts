@@ -10,6 +10,7 @@ import {
   refundRequest,
   rotateRequest,
 } from "../schemas.ts";
+import { type ApiScope, apiScopes } from "../tokens.ts";
 import {
   addedEndpointAnswer,
   createdAnswer,
@@ -34,6 +35,8 @@ export type Schema = Readonly<Record<string, unknown>>;
 interface Route {
   readonly operationId: string;
   readonly summary: string;
+  /** What the token must be allowed; one with `admin` always is. */
+  readonly scope: ApiScope;
   /** Component of the body, and whether there must be one. */
   readonly request?: { readonly name: string; readonly required: boolean };
   readonly query?: typeof listQuery | typeof eventsQuery;
@@ -79,6 +82,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/payment/init": {
     post: {
       operationId: "createPayment",
+      scope: "create",
       summary: "Create a payment",
       request: { name: "InitRequest", required: true },
       repeatable: true,
@@ -89,6 +93,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/payments": {
     get: {
       operationId: "listPayments",
+      scope: "read",
       summary: "List payments, the newest first",
       query: listQuery,
       answer: ["Payments", "A page of payments."],
@@ -98,6 +103,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/payment/{id}": {
     get: {
       operationId: "getPayment",
+      scope: "read",
       summary: "Read a payment",
       answer: ["Payment", "The payment."],
       refusals: [401, 403, 404],
@@ -106,6 +112,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/payment/{id}/cancel": {
     post: {
       operationId: "cancelPayment",
+      scope: "create",
       summary: "End a payment that has no money",
       answer: ["Payment", "The payment."],
       refusals: [401, 403, 404, 409],
@@ -114,6 +121,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/payment/{id}/refund": {
     post: {
       operationId: "refundPayment",
+      scope: "refund",
       summary: "Give money back",
       request: { name: "RefundRequest", required: false },
       repeatable: true,
@@ -124,6 +132,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/events": {
     get: {
       operationId: "listEvents",
+      scope: "read",
       summary: "Everything that happened since a cursor, without gaps",
       query: eventsQuery,
       answer: ["Events", "A page of events."],
@@ -133,6 +142,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/events/{id}/resend": {
     post: {
       operationId: "resendEvent",
+      scope: "create",
       summary: "Send the webhook of an event again",
       answer: ["Id", "It is on its way."],
       refusals: [401, 403, 404, 409],
@@ -141,12 +151,14 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/webhook-endpoints": {
     get: {
       operationId: "listWebhookEndpoints",
+      scope: "admin",
       summary: "List the addresses that hear of all your payments",
       answer: ["Endpoints", "Endpoints, the oldest first."],
       refusals: [401, 403],
     },
     post: {
       operationId: "addWebhookEndpoint",
+      scope: "admin",
       summary: "Add an address that hears of all your payments from now on",
       request: { name: "EndpointRequest", required: true },
       answer: ["AddedEndpoint", "The endpoint."],
@@ -156,6 +168,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/webhook-endpoints/{id}": {
     delete: {
       operationId: "removeWebhookEndpoint",
+      scope: "admin",
       summary: "Remove an endpoint; what waits for it is given up",
       answer: ["Id", "It is gone."],
       refusals: [401, 403, 404],
@@ -164,6 +177,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/webhook-endpoints/{id}/rotate": {
     post: {
       operationId: "rotateWebhookSecret",
+      scope: "admin",
       summary: "Sign with a new secret; the former ones sign beside it during the overlap",
       request: { name: "RotateRequest", required: false },
       answer: ["RotatedEndpoint", "The new secret, and the overlap."],
@@ -173,6 +187,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/webhook-secret/rotate": {
     post: {
       operationId: "rotateOwnSecret",
+      scope: "admin",
       summary:
         "Sign with a new secret of your own where a payment named none; the former ones sign beside it during the overlap",
       request: { name: "RotateRequest", required: false },
@@ -183,6 +198,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/webhook-endpoints/{id}/enable": {
     post: {
       operationId: "enableWebhookEndpoint",
+      scope: "admin",
       summary: "Switch an endpoint on again; it hears of events from now on",
       answer: ["Id", "Done."],
       refusals: [401, 403, 404],
@@ -191,6 +207,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
   "/api/webhook-endpoints/{id}/disable": {
     post: {
       operationId: "disableWebhookEndpoint",
+      scope: "admin",
       summary: "Switch an endpoint off; what waits for it is given up",
       answer: ["Id", "Done."],
       refusals: [401, 403, 404],
@@ -268,7 +285,7 @@ function toParameter(place: string, name: string, schema: v.GenericSchema, requi
 const json = (schema: Schema): Schema => ({ "application/json": { schema } });
 
 function toOperation(path: string, route: Route): Schema {
-  const { operationId, summary, request, query, repeatable, answer, refusals } = route;
+  const { operationId, summary, scope, request, query, repeatable, answer, refusals } = route;
   const parameters = [
     ...(path.includes("{id}") ? [{ name: "id", in: "path", required: true, schema: { type: "string" } }] : []),
     ...Object.entries(query?.entries ?? {}).map(([name, schema]) => toParameter("query", name, schema)),
@@ -283,6 +300,7 @@ function toOperation(path: string, route: Route): Schema {
   return {
     operationId,
     summary,
+    security: [{ token: [scope] }],
     ...(parameters.length === 0 ? {} : { parameters }),
     ...(request ? { requestBody: { required: request.required, content: json(reference(request.name)) } } : {}),
     responses: {
@@ -314,7 +332,6 @@ export function createOpenApi({
       description: "Create payments, read them, and hear of them by signed webhook.",
     },
     servers: [{ url: publicUrl }],
-    security: [{ token: [] }],
     paths: Object.fromEntries(
       Object.entries(paths).map(([path, operations]) => [
         path,
@@ -343,7 +360,14 @@ export function createOpenApi({
       ]),
     ),
     components: {
-      securitySchemes: { token: { type: "apiKey", in: "header", name: "X-API-Token" } },
+      securitySchemes: {
+        token: {
+          type: "apiKey",
+          in: "header",
+          name: "X-API-Token",
+          description: `Each route names the scope that it needs: ${apiScopes.join(", ")}. A token with \`admin\` may do everything.`,
+        },
+      },
       schemas: {
         ...toJsonSchemaDefs(components(initRequest), conversion),
         Webhook: {

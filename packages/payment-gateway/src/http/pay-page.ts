@@ -104,7 +104,7 @@ export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "pro
     const language = negotiateLanguage(context.req.query("lang"), context.req.header("accept-language"));
     const payment = await findPayment(context.req.param("id"));
     if (!payment)
-      return page(context, 404, language, texts[language].notFound, html`<p>${texts[language].notFound}</p>`, false);
+      return page(context, 404, language, texts[language].notFound, html`<h1>${texts[language].notFound}</h1>`, false);
     const step = providers.get(payment.provider)?.payerStep(payment);
     const title = payment.description || texts[language].title;
     // Without JavaScript the page asks again by itself, but never under the hands of somebody who types.

@@ -1,0 +1,120 @@
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { type ApiScope, apiScopes } from "../src/index.ts";
+import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
+import { callApi, createWorld, type World } from "./gateway-harness.ts";
+import { stores } from "./stores.ts";
+
+/** What each operation needs, as the README says it. */
+const needed: Readonly<Record<string, ApiScope>> = {
+  createPayment: "create",
+  listPayments: "read",
+  getPayment: "read",
+  cancelPayment: "create",
+  refundPayment: "refund",
+  listEvents: "read",
+  resendEvent: "create",
+  listWebhookEndpoints: "admin",
+  addWebhookEndpoint: "admin",
+  removeWebhookEndpoint: "admin",
+  rotateWebhookSecret: "admin",
+  enableWebhookEndpoint: "admin",
+  disableWebhookEndpoint: "admin",
+  rotateOwnSecret: "admin",
+};
+
+interface Operation {
+  readonly operationId: string;
+  readonly security: readonly { readonly token: readonly string[] }[];
+}
+
+test("every route takes tokens with its scope or with admin, no others, and the document says which", async () => {
+  const world = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }));
+  try {
+    const { paths } = (await world.api("GET", "/openapi.json")).body as {
+      readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
+    };
+    const operations = Object.entries(paths).flatMap(([path, methods]) =>
+      Object.entries(methods).map(([method, operation]) => ({ path, method: method.toUpperCase(), ...operation })),
+    );
+    const documented = operations.map(({ operationId, security }) => [operationId, security[0]?.token[0]]);
+    expect(Object.fromEntries(documented)).toEqual(needed);
+    for (const scope of apiScopes) {
+      const { token } = await world.gateway.tokens.create({ merchant: "shop", scopes: [scope] });
+      for (const { path, method, operationId } of operations) {
+        const answer = await world.api(
+          method,
+          path.replace("{id}", "unknown"),
+          method === "POST" ? { amount: 1 } : undefined,
+          { "x-api-token": token },
+        );
+        const isAllowed = scope === "admin" || needed[operationId] === scope;
+        expect([answer.status === 403, answer.body.code === "forbidden"], `${operationId} with ${scope}`).toEqual([
+          !isAllowed,
+          !isAllowed,
+        ]);
+        if (!isAllowed) expect(answer.body.detail).toBe(`this token lacks the scope "${needed[operationId]}"`);
+      }
+    }
+    // Tokens of the configuration may do everything but administer, unless it says otherwise.
+    expect((await world.api("GET", "/api/webhook-endpoints")).status).toBe(403);
+  } finally {
+    await world.close();
+  }
+});
+
+describe.each(stores)("a token on $name", ({ skipped, open }) => {
+  describe.skipIf(skipped)("", () => {
+    let world: World;
+    let close: () => Promise<void>;
+    beforeEach(async () => {
+      const store = await open();
+      world = await createWorld(store.storageFor);
+      close = async () => {
+        await world.close();
+        await store.close();
+      };
+    });
+    afterEach(() => close());
+
+    test("is shown once and is refused by every process from the moment it is revoked", async () => {
+      const other = world.another();
+      const { id, token } = await world.gateway.tokens.create({ merchant: "shop", scopes: ["read"] });
+      expect(token).toMatch(/^obk_[A-Za-z0-9_-]{22,}$/);
+      expect(JSON.stringify([await world.gateway.tokens.list(), await other.tokens.list()])).not.toContain(token);
+      const ask = async (gateway: World["gateway"]) =>
+        (await callApi(gateway.handle, "GET", "/api/payments", undefined, { "x-api-token": token })).status;
+      // Both have seen it, so one that remembered it would go on.
+      expect([await ask(world.gateway), await ask(other)]).toEqual([200, 200]);
+      expect(await world.gateway.tokens.revoke(id)).toBe(true);
+      expect([await ask(world.gateway), await ask(other)]).toEqual([401, 401]);
+      expect(await other.tokens.revoke(id)).toBe(false);
+      expect((await world.gateway.tokens.list()).map((record) => record.id)).not.toContain(id);
+    });
+
+    test("refunds have keys too: the same body is one refund, which each answer tells as it is by then; another body is 422", async () => {
+      const { body } = await world.api("POST", "/api/payment/init", { amount: 100 });
+      const id = body.data.transaction_id;
+      await world.press(id, "pay");
+      const other = world.another();
+      const refund = (amount: number, index = 0) =>
+        callApi(
+          (index % 2 ? other : world.gateway).handle,
+          "POST",
+          `/api/payment/${id}/refund`,
+          { amount },
+          {
+            "idempotency-key": index % 3 ? "refund-1" : '"refund-1"',
+          },
+        );
+      const answers = await Promise.all(Array.from({ length: 12 }, (_, index) => refund(10, index)));
+      answers.push(await refund(10, 1));
+      const told = answers.map((answer) => answer.body.data.refund);
+      expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
+      expect(new Set(told.map((one) => `${one.id} ${one.amount}`)).size).toBe(1);
+      expect(told.at(-1).status).toBe("succeeded");
+      const changed = await refund(11);
+      expect([changed.status, changed.body.code]).toEqual([422, "key_reused"]);
+      expect((await world.api("GET", `/api/payment/${id}`)).body.data.refunded_amount).toBe("10.00");
+    });
+  });
+});
