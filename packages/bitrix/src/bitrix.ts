@@ -153,8 +153,10 @@ const tokenRefusals: ReadonlySet<string | undefined> = new Set(["expired_token",
 /** Bitrix24 shuts out applications that refresh for each call. */
 const refreshPauseMs = 60_000;
 
-/** New addresses, tokens and pauses of a method that one call lives through. */
+/** New addresses and tokens that one call lives through. */
 const maxDetours = 3;
+/** Refusals for the running time: a process that knows of no sum looks again each minute, until all ten have gone by. */
+const maxPauses = 10;
 
 /** A client for one Bitrix24 portal. @throws {ConfigError} for options that cannot work. */
 export function createBitrix(options: BitrixOptions): Bitrix {
@@ -254,7 +256,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     const json = toJsonParameters(markWrite(method, parameters, safe), method) as Readonly<Record<string, unknown>>;
     let token = await oauth?.tokens.current();
     let hasNewToken = false;
-    for (let detours = 0; ; detours++) {
+    for (let detours = 0, pauses = 0; ; ) {
       const release = await operating.reserve(method, 1, signal);
       let target: string | undefined;
       try {
@@ -282,9 +284,14 @@ export function createBitrix(options: BitrixOptions): Bitrix {
         operating.record(method, answer.time);
         return { result: answer.result, total: answer.total, next: answer.next };
       } catch (error) {
-        if (!(error instanceof ApiError) || detours >= maxDetours) throw error;
+        if (!(error instanceof ApiError)) throw error;
+        if (error.vendorCode === "OPERATION_TIME_LIMIT") {
+          if (++pauses > maxPauses) throw error;
+          await operating.exhaust(method);
+          continue;
+        }
+        if (++detours > maxDetours) throw error;
         if (error.vendorCode === redirected) await follow(target, method, error.status);
-        else if (error.vendorCode === "OPERATION_TIME_LIMIT") await operating.exhaust(method);
         else if (oauth && token && tokenRefusals.has(error.vendorCode)) {
           if (hasNewToken) refreshAgainAt = clock.monotonicMs() + refreshPauseMs;
           if (clock.monotonicMs() < refreshAgainAt) throw error;

@@ -75,6 +75,26 @@ describe.each([
   });
 });
 
+test("a process that comes to a method which others used up waits for its minutes to go by, and gives up after ten", async () => {
+  const { clock, fake, bitrix } = setUp({ costs: { "crm.deal.update": 40 }, operatingLimitSeconds: 30 });
+  const { id } = fake.addDeal({});
+  const update = { id, fields: { TITLE: "new" } };
+  await drive({ clock, fake }, bitrix.call("crm.deal.update", update), 100);
+  const another = createBitrix({
+    webhookUrl: fake.webhookUrl(origin),
+    fetch: fetchFrom(fake.handle),
+    plan,
+    clock,
+  });
+  expect(await drive({ clock, fake }, another.call("crm.deal.update", update), 10_000)).toBe(true);
+  expect(fake.refusals.operating).toBeLessThanOrEqual(10);
+  const before = fake.refusals.operating;
+  fake.setBeforeCommand(() => ({ status: 429, error: "OPERATION_TIME_LIMIT" }));
+  const endless = another.call("crm.deal.get", { id });
+  await expect(drive({ clock, fake }, endless, 10_000)).rejects.toMatchObject({ outcome: "not-executed" });
+  expect([fake.refusals.operating, fake.journal.count("/crm.deal.get")]).toEqual([before, 11]);
+});
+
 test("a portal without the limiter lets nothing rest", async () => {
   const { clock, fake, bitrix } = setUp({ operatingLimitSeconds: "off", costs: { "crm.deal.update": 100 } });
   const { id } = fake.addDeal({});
