@@ -129,3 +129,77 @@ test.each(["html", "retry-after", "json"] as const)(
     if (rateLimitAnswer !== "html") expect(clock.monotonicMs() - startedAt).toBeGreaterThanOrEqual(3_000);
   },
 );
+
+test("a field for the order code is made once: an answer that is lost is looked up, and a second call finds it", async () => {
+  const { amocrm, fake } = createScene();
+  const isCreation = (request: Request) => request.method === "POST";
+  fake.faults.add({ fault: { kind: "failBeforeExecuting", status: 502 }, match: isCreation });
+  await expect(amocrm.createLeadField("Код заказа")).rejects.toMatchObject({ status: 502, outcome: "unknown" });
+  fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: isCreation });
+  const id = await amocrm.createLeadField("Код заказа");
+  expect(await amocrm.createLeadField("Код заказа")).toBe(id);
+  expect((await amocrm.leadFields()).filter(({ name }) => name === "Код заказа")).toEqual([
+    { id, name: "Код заказа", code: undefined, type: "text" },
+  ]);
+  expect(fake.journal.count("POST /api/v4/leads/custom_fields")).toBe(2);
+  const other = await amocrm.createLeadField("Ещё одно");
+  expect(other).not.toBe(id);
+  fake.addLead({ name: "Первая" });
+  const fields = [{ fieldId: other, values: ["700000001"] }];
+  const { written } = await amocrm.leads.create([{ requestId: "1", name: "Вторая", fields }]);
+  expect((await amocrm.leads.get(written.get("1") ?? ""))?.fields).toMatchObject(fields);
+});
+
+test("the request for a field is the documented one: an array with name and type, and a whole field comes back", async () => {
+  const bodies: unknown[] = [];
+  const answers = [
+    new Response(null, { status: 204 }),
+    // As on the vendor's page: 201, no request_id.
+    new Response(
+      JSON.stringify({
+        _total_items: 1,
+        _embedded: {
+          custom_fields: [
+            { name: "Код заказа", type: "text", sort: 510, settings: null, id: 4457223, code: null, enums: null },
+          ],
+        },
+      }),
+      { status: 201, headers: { "content-type": "application/hal+json" } },
+    ),
+  ];
+  const vendor = async (request: Request) => {
+    if (request.method === "POST") bodies.push([new URL(request.url).pathname, await request.json()]);
+    return answers.shift() as Response;
+  };
+  const amocrm = createAmocrm({
+    host: fakeAccount.host,
+    token: "amo-token",
+    fetch: fetchFrom(vendor),
+    ratePerSecond: 50,
+  });
+  expect(await amocrm.createLeadField("Код заказа")).toBe("4457223");
+  expect(bodies).toEqual([["/api/v4/leads/custom_fields", [{ name: "Код заказа", type: "text" }]]]);
+});
+
+test("what needs an administrator says so", async () => {
+  const { amocrm, fake } = createScene({ isAdmin: false });
+  await expect(amocrm.createLeadField("Код заказа")).rejects.toThrow("only an administrator may make a field");
+  await expect(amocrm.webhooks.subscribe("https://worker.example/x", ["add_lead"])).rejects.toMatchObject({
+    status: 403,
+  });
+  expect([fake.hooks.subscriptions.length, (await amocrm.leadFields()).length]).toEqual([0, 1]);
+});
+
+test("the fake refuses fields that the vendor's page does not know", async () => {
+  const { fake } = createScene();
+  const post = async (body: unknown) => {
+    const headers = { authorization: "Bearer amo-token" };
+    const url = `https://${fakeAccount.host}/api/v4/leads/custom_fields`;
+    return (await fake.handle(new Request(url, { method: "POST", headers, body: JSON.stringify(body) }))).status;
+  };
+  expect(await post([{ type: "text" }])).toBe(400);
+  expect(await post([{ name: "Х", type: "price" }])).toBe(400); // of lists only
+  expect(await post([{ name: "Х", type: "text", colour: "red" }])).toBe(400);
+  expect(await post({ name: "Х", type: "text" })).toBe(400); // no array
+  expect(await post([{ name: "Х", type: "text", code: "X", sort: 510, is_api_only: false }])).toBe(201);
+});

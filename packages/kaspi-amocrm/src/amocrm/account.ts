@@ -1,5 +1,5 @@
-import { ConfigError } from "@orderbridge/core";
-import type * as v from "valibot";
+import { ApiError, ConfigError, SdkError } from "@orderbridge/core";
+import * as v from "valibot";
 import { instant } from "./fields.ts";
 import {
   accountSchema,
@@ -56,8 +56,13 @@ export interface AmocrmAccount {
   contactFields(): Promise<readonly CustomField[]>;
   elementFields(catalogId: string): Promise<readonly CustomField[]>;
   /**
-   * Makes a text field of leads; resolves to its id. Believed: the page on custom fields documents the list, and bulk
-   * creation works there as everywhere.
+   * Makes a text field of leads, unless there is one of this name; resolves to its id. Needs the rights of an
+   * administrator. A lost answer is looked up; when it throws all the same, calling it again makes no second field.
+   *
+   * @throws {ConfigError} for a token without these rights.
+   * @see developers.kommo.com, "Add custom fields" (June 2026): an array, of which `name` and `type` must be given; 201
+   *   with whole fields in `_embedded.custom_fields`, without `request_id`. The page of amocrm.ru, "custom-fields", names
+   *   the same address.
    */
   createLeadField(name: string): Promise<string>;
   /** What happened to leads, the newest first; free, unlike filters of leads. */
@@ -66,7 +71,7 @@ export interface AmocrmAccount {
   account(): Promise<v.InferOutput<typeof accountSchema>>;
 }
 
-export function createAccount({ request, items, write }: AmocrmTransport): AmocrmAccount {
+export function createAccount({ request, items }: AmocrmTransport): AmocrmAccount {
   async function fields(name: string, path: string): Promise<CustomField[]> {
     const found = await all(items(name, path, "custom_fields", customFieldSchema));
     return found.map(({ id, name: title, code, type }) => ({
@@ -99,21 +104,36 @@ export function createAccount({ request, items, write }: AmocrmTransport): Amocr
     contactFields: () => fields("contactFields.list", "/contacts/custom_fields"),
     elementFields: (catalogId) => fields("elementFields.list", `/catalogs/${catalogId}/custom_fields`),
     async createLeadField(name) {
-      const call = {
-        name: "leadFields.create",
-        method: "POST",
-        path: "/leads/custom_fields",
-        plural: "custom_fields",
-      } as const;
-      const { written, error } = await write(call, [name], {
-        keyOf: () => "field",
-        toWire: () => ({ name, type: "text", request_id: "field" }),
-        answerKey: "request_id",
-      });
-      const id = written.get("field");
-      if (id === undefined)
-        throw error ?? new ConfigError("amocrm: the field was not created; look in the settings of leads");
-      return id;
+      const isWanted = (field: {
+        readonly name: string | null | undefined;
+        readonly type: string | null | undefined;
+      }) => field.name === name && field.type === "text";
+      const find = async () => (await fields("leadFields.list", "/leads/custom_fields")).find(isWanted)?.id;
+      const known = await find();
+      if (known !== undefined) return known;
+      let failure: unknown;
+      try {
+        const answer = await request({
+          name: "leadFields.create",
+          method: "POST",
+          path: "/leads/custom_fields",
+          json: [{ name, type: "text" }],
+          schema: v.object({ _embedded: v.object({ custom_fields: v.array(customFieldSchema) }) }),
+        });
+        const made = answer?._embedded.custom_fields.find(isWanted);
+        if (made) return made.id;
+      } catch (error) {
+        if (error instanceof ApiError && error.status === 403 && error.outcome === "refused") {
+          throw new ConfigError(
+            "amocrm: only an administrator may make a field; use a token of one, or make it by hand",
+          );
+        }
+        if (!SdkError.isInstance(error) || error.outcome === "not-executed" || error.outcome === "refused") throw error;
+        failure = error;
+      }
+      const made = await find();
+      if (made !== undefined) return made;
+      throw failure ?? new ConfigError("amocrm: the field was not created; look in the settings of leads");
     },
     async *events({ types = [], leadIds = [], since, signal } = {}) {
       if (leadIds.length > 10) throw new ConfigError("amocrm: events takes at most ten leads");

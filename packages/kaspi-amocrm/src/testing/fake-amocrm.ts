@@ -16,6 +16,8 @@ export interface FakeAmocrmOptions {
   readonly rateLimitAnswer?: "html" | "retry-after" | "json";
   /** `false`: the account is not paid for, and every call answers 402. @defaultValue true */
   readonly isPaid?: boolean;
+  /** `false`: fields cannot be made, and webhooks not be changed, with these tokens. @defaultValue true */
+  readonly isAdmin?: boolean;
   /** Items over which a write answers 504, after it ran. @defaultValue none */
   readonly slowFrom?: number;
   /** Leads carry `price_with_minor_units`, since April 2026. @defaultValue false */
@@ -192,6 +194,17 @@ const noteTypes = new Set(
     " ",
   ),
 );
+/** @see developers.kommo.com, "Add custom fields", "Custom fields and field groups" (June 2026) */
+const fieldKeys = new Set(
+  "name type code sort group_id is_api_only required_statuses hidden_statuses enums currency remind tracking_callback chained_lists search_in request_id".split(
+    " ",
+  ),
+);
+const leadFieldTypes = new Set(
+  "text numeric checkbox select multiselect date url date_time textarea radiobutton streetaddress smart_address birthday legal_entity file monetary chained_list tracking_data".split(
+    " ",
+  ),
+);
 const elementKeys = new Set(["name", "custom_fields_values", "request_id", "id"]);
 
 /** The API v4 of one amoCRM account with its traps, written from the vendor's documentation. */
@@ -202,6 +215,7 @@ export function createFakeAmocrm({
   hasServerTime = true,
   rateLimitAnswer = "html",
   isPaid = true,
+  isAdmin = true,
   slowFrom = Number.POSITIVE_INFINITY,
   hasMinorUnits = false,
   hasCatalogs = true,
@@ -343,7 +357,7 @@ export function createFakeAmocrm({
       case "GET /leads/custom_fields":
         return hal({ _embedded: { custom_fields: fields("leads") } });
       case "POST /leads/custom_fields":
-        return bulk(list, "custom_fields", 250, checkField, createField);
+        return isAdmin ? createFields(list) : problem(403, "Forbidden");
       case "GET /contacts/custom_fields":
         return hal({ _embedded: { custom_fields: fields("contacts") } });
       case "GET /catalogs":
@@ -353,11 +367,13 @@ export function createFakeAmocrm({
       case "GET /webhooks":
         return webhookList(query.get("filter[destination]"));
       case "POST /webhooks": {
+        if (!isAdmin) return problem(403, "Forbidden");
         const { destination, settings } = (body ?? {}) as { destination?: string; settings?: readonly string[] };
         if (!destination || !settings?.length) return problem(400, "Bad Request");
         return json(201, webhookToWire(hooks.subscribe(destination, settings)));
       }
       case "DELETE /webhooks":
+        if (!isAdmin) return problem(403, "Forbidden");
         return hooks.unsubscribe(String(((body ?? {}) as Wire).destination))
           ? new Response(null, { status: 204 })
           : problem(404, "Not Found");
@@ -438,15 +454,26 @@ export function createFakeAmocrm({
 
   const catalog = { id: fakeAccount.catalogId, name: "Товары", type: "products", can_link_multiple: true };
 
-  const ownFields: { id: number; name: string; code: null; type: string }[] = [];
-  const checkField = (item: Wire): WireProblem[] => [
-    ...unexpected(item, new Set(["name", "type", "request_id"])),
-    ...(item.name && item.type ? [] : [{ code: "FieldMissing", path: "name" } as const]),
-  ];
-  function createField(item: Wire): number {
-    const id = nextId++;
-    ownFields.push({ id, name: String(item.name), code: null, type: String(item.type) });
-    return id;
+  const ownFields: { id: number; name: string; code: string | null; type: string }[] = [];
+  /** One bad field sinks them all. The answer holds whole fields and, unlike that of other writes, no `request_id`. */
+  function createFields(list: readonly Wire[]): Response {
+    if (list.length === 0) return problem(400, "Bad Request");
+    const bad = list.flatMap((item, number) => {
+      const problems: WireProblem[] = [
+        ...unexpected(item, fieldKeys),
+        ...(item.name ? [] : [{ code: "FieldMissing", path: "name" } as const]),
+        ...(leadFieldTypes.has(String(item.type)) ? [] : [{ code: "NotSupportedChoice", path: "type" } as const]),
+      ];
+      return problems.length > 0 ? [{ requestId: String(number), problems }] : [];
+    });
+    if (bad.length > 0) return validationErrors(bad);
+    const made = list.map((item) => {
+      const code = typeof item.code === "string" ? item.code : null;
+      const field = { id: nextId++, name: String(item.name), code, type: String(item.type) };
+      ownFields.push(field);
+      return { ...field, sort: 500 + ownFields.length, entity_type: "leads", is_api_only: false, group_id: null };
+    });
+    return json(201, { _total_items: made.length, _embedded: { custom_fields: made } });
   }
   const fields = (of: "leads" | "contacts" | "catalog") =>
     of === "leads"
