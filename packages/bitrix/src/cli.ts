@@ -27,6 +27,7 @@ const help = `usage: bitrix <command> [options]
   sync repair [--dry-run]         has the workers look again at what sync status lists, as if for the first time; --dry-run only prints it
   erase --phone <phone>           takes a phone out of stored texts, and names the portal's contacts that have it
   unblock                         clears a stored block, once Bitrix24 has lifted it
+  migrate                         makes the database, or brings its tables up to date, as a server does at its start
   fake [--port 4200] [--event-url <url>]   a Bitrix24 portal on this machine
 
 Variables: BITRIX_WEBHOOK_URL, or for an application BITRIX_PORTAL_URL, BITRIX_MEMBER_ID, BITRIX_CLIENT_ID and
@@ -82,9 +83,24 @@ function connect(core: KyselyStorage): Pick<Tools, "account" | "bitrix" | "isApp
   return { account, bitrix: createBitrix({ webhookUrl, storage: core }), isApplication: false };
 }
 
+/** Only `migrate` makes a file: an empty database at a mistyped path would look as if all were well. */
+const openServersDatabase = (options = { mustExist: true }): Promise<OpenDatabase> =>
+  openDatabase(process.env.DATABASE_URL || "sqlite:./bitrix-sync.db", options);
+
+async function runMigrate(): Promise<number> {
+  const database = await openServersDatabase({ mustExist: false });
+  try {
+    await createKyselyStorage(database).migrate();
+    await createBitrixStorage(database).migrate();
+  } finally {
+    await database.close();
+  }
+  return 0;
+}
+
 /** The client shares budget, block and address with the servers on the same database. */
-async function withTools(work: (tools: Tools) => Promise<number>): Promise<number> {
-  const database = await openDatabase(process.env.DATABASE_URL || "sqlite:./bitrix-sync.db");
+async function withTools(work: (tools: Tools) => Promise<number>, open = openServersDatabase): Promise<number> {
+  const database = await open();
   try {
     const core = createKyselyStorage(database);
     const storage = createBitrixStorage(database);
@@ -115,7 +131,23 @@ const optionalScopes: Readonly<Record<string, string>> = {
   catalog: "products and prices",
 };
 
-async function runDoctor({ bitrix, isApplication, storage }: Tools): Promise<number> {
+async function runDoctor(): Promise<number> {
+  let isMissing = false;
+  const open = async () => {
+    try {
+      return await openServersDatabase();
+    } catch (error) {
+      if (!ConfigError.isInstance(error)) throw error;
+      isMissing = true;
+      print(`MEND  database: ${error.message}; before the first start: bitrix migrate`);
+      return openDatabase("sqlite::memory:"); // the rest is looked at all the same
+    }
+  };
+  return withTools(async (tools) => ((await lookAtPortal(tools)) > 0 || isMissing ? 1 : 0), open);
+}
+
+/** Prints what is well and what is to be mended; resolves to how much the latter is. */
+async function lookAtPortal({ bitrix, isApplication, storage }: Tools): Promise<number> {
   const { BITRIX_STAGE_MAP: stageMap, BITRIX_PAID_STAGE_ID: paidStageId } = process.env;
   const categoryId = process.env.BITRIX_CATEGORY_ID || "0";
   const linkField = process.env.BITRIX_LINK_FIELD || "UF_CRM_ORDER_ID";
@@ -201,7 +233,7 @@ async function runDoctor({ bitrix, isApplication, storage }: Tools): Promise<num
       throw new UsageError(`${parked.length} set aside; see bitrix sync status, then bitrix sync repair`);
     return "nothing is set aside";
   });
-  return problems > 0 ? 1 : 0;
+  return problems;
 }
 
 async function runList({ bitrix }: Tools, method: string, parameters: Parameters, after: string | undefined) {
@@ -349,7 +381,7 @@ async function main(): Promise<number> {
   };
   switch (command) {
     case "doctor":
-      return withTools(runDoctor);
+      return runDoctor();
     case "call":
       return withTools(async ({ bitrix }) => {
         print(JSON.stringify(await bitrix.call(method(), readParameters(second)), null, 2));
@@ -372,6 +404,8 @@ async function main(): Promise<number> {
         print(cleared ? "the block is cleared; calls go on" : "there is no block");
         return 0;
       });
+    case "migrate":
+      return runMigrate();
     case "fake":
       if (!/^\d{1,5}$/.test(values.port)) throw new UsageError("--port must be a number");
       return runFake(Number(values.port), values["event-url"]);

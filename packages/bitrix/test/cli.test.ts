@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -19,6 +20,7 @@ let folder: string;
 beforeAll(async () => {
   server = await listen(portal.handle);
   folder = await mkdtemp(join(tmpdir(), "bitrix-cli-"));
+  expect(await cli(["migrate"])).toEqual({ code: 0, output: "", errors: "" });
 });
 afterAll(async () => {
   await server.close();
@@ -52,6 +54,34 @@ test("doctor names what has to be mended", async () => {
   expect([good.code, good.output]).toEqual([0, expect.stringContaining("deals at PREPARATION")]);
   const bad = await cli(["doctor"], { BITRIX_STAGE_MAP: '{"new": "C9:NEW"}', BITRIX_LINK_FIELD: "UF_CRM_NONE" });
   expect([bad.code, bad.output]).toEqual([1, expect.stringMatching(/has no C9:NEW[\s\S]*no field UF_CRM_NONE/)]);
+});
+
+test("a mistyped path is told and makes no file; only migrate makes a database, and doctor looks at the rest without one", async () => {
+  const path = join(folder, "mistyped.db");
+  const variables = { DATABASE_URL: `sqlite:${path}`, BITRIX_STAGE_MAP: '{"new": "NEW"}' };
+  const refused = await Promise.all(
+    [
+      ["call", "scope"],
+      ["sync", "status"],
+    ].map((command) => cli(command, variables)),
+  );
+  for (const ended of refused) {
+    expect(ended).toEqual({
+      code: 4,
+      output: "",
+      errors: `cannot run: there is no database file ${path}; check DATABASE_URL\n`,
+    });
+  }
+  const doctor = await cli(["doctor"], variables);
+  expect([doctor.code, doctor.output]).toEqual([
+    1,
+    expect.stringMatching(
+      /MEND {2}database: there is no database file [^;]+; check DATABASE_URL; before the first start: bitrix migrate\nok {4}rights/,
+    ),
+  ]);
+  expect([doctor.output.match(/MEND/g)?.length, existsSync(path)]).toEqual([1, false]);
+  expect((await cli(["migrate"], variables)).code).toBe(0);
+  expect((await cli(["doctor"], variables)).code).toBe(0);
 });
 
 test("doctor says how each thing is mended, and names the funnels there are", async () => {
@@ -172,6 +202,7 @@ test("list goes on after an id, and tells on standard error how far it is", asyn
       DATABASE_URL: `sqlite:${join(folder, "list.db")}`,
     };
     const parameters = '{"entityTypeId": 2, "select": ["id"]}';
+    await cli(["migrate"], variables);
     const all = await cli(["list", "crm.item.list", parameters], variables);
     expect(all.output.trim().split("\n")).toEqual(ids.map((id) => JSON.stringify({ id })));
     expect(all.errors).toMatch(/^2\d{3} rows, at id \d+[\s\S]*2600 rows\n$/);

@@ -28,6 +28,7 @@ const help = `usage: kaspi-amocrm <command> [options]
   backfill --from <day> --to <day>   imports the past; stopped, the same command goes on where it was
         [--dry-run]               only counts what would be done
   erase --phone <number>          forgets a buyer, and names the contacts that amoCRM still has
+  migrate                         makes the database, or brings its tables up to date, as a server does at its start
   fake [--port 4300]              a Kaspi on this port and an amoCRM on the next, with a few orders
 
 Days are 2026-11-01 (in Kazakhstan's time, +05:00, both included) or instants such as 2026-11-01T00:00:00+05:00.
@@ -66,11 +67,30 @@ const printTo =
   (text: string): void =>
     out(`${text}\n`);
 
+/** Only `migrate` makes a file: an empty ledger at a mistyped path would have a backfill import everything again. */
+const openWorkersDatabase = ({ variables }: Terminal, options = { mustExist: true }) =>
+  openDatabase(variables.DATABASE_URL || "sqlite:./kaspi-amocrm.db", options);
+
+async function runMigrate(terminal: Terminal): Promise<number> {
+  const database = await openWorkersDatabase(terminal, { mustExist: false });
+  try {
+    await createKyselyStorage(database).migrate();
+    await createKaspiAmocrmStorage(database).migrate();
+  } finally {
+    await database.close();
+  }
+  return 0;
+}
+
 /** On the workers' database and Redis, so that budgets, blocks, leases and tokens are theirs. */
-async function withTools(terminal: Terminal, work: (tools: Tools) => Promise<number>): Promise<number> {
+async function withTools(
+  terminal: Terminal,
+  work: (tools: Tools) => Promise<number>,
+  open = openWorkersDatabase,
+): Promise<number> {
   const environment = readKaspiAmocrmEnvironment(terminal.variables);
   const keys = terminal.variables.ENCRYPTION_KEYS?.trim();
-  const database = await openDatabase(terminal.variables.DATABASE_URL || "sqlite:./kaspi-amocrm.db");
+  const database = await open(terminal);
   let redis: Awaited<ReturnType<typeof openRedis>> | undefined;
   try {
     const redisUrl = terminal.variables.REDIS_URL?.trim();
@@ -104,13 +124,24 @@ async function runDoctor(terminal: Terminal): Promise<number> {
     for (const problem of error.message.split("\n")) print(`MEND  ${problem}`);
     return 1;
   }
-  return withTools(terminal, async ({ kaspi, amocrm, sync, accounts, environment, storage }) => {
-    print("ok    variables and database");
-    let problems = 0;
-    async function check(name: string, look: () => Promise<readonly string[]>): Promise<void> {
+  let problems = 0;
+  /** Without the database the rest is looked at all the same. */
+  const open = async () => {
+    try {
+      return await openWorkersDatabase(terminal);
+    } catch (error) {
+      if (!ConfigError.isInstance(error)) throw error;
+      problems++;
+      print(`MEND  database: ${error.message}; before the first start: kaspi-amocrm migrate`);
+      return openDatabase("sqlite::memory:");
+    }
+  };
+  const look = async ({ kaspi, amocrm, sync, accounts, environment, storage }: Tools): Promise<number> => {
+    print(problems === 0 ? "ok    variables and database" : "ok    variables");
+    async function check(name: string, find: () => Promise<readonly string[]>): Promise<void> {
       let found: readonly string[];
       try {
-        found = await look();
+        found = await find();
       } catch (error) {
         if (!SdkError.isInstance(error)) throw error;
         found = [error.message];
@@ -157,7 +188,8 @@ async function runDoctor(terminal: Terminal): Promise<number> {
     const parked = (await storage.orders.counts()).parked ?? 0;
     if (parked > 0) note(`${parked} orders are parked; see: kaspi-amocrm parked`);
     return problems > 0 ? 1 : 0;
-  });
+  };
+  return withTools(terminal, look, open);
 }
 
 /** Makes the field that `doctor` asks for. */
@@ -388,6 +420,8 @@ async function runCommand(args: readonly string[], terminal: Terminal): Promise<
       if (phone === undefined) throw new UsageError("erase needs --phone");
       return withTools(terminal, (tools) => runErase(tools, phone));
     }
+    case "migrate":
+      return runMigrate(terminal);
     case "fake":
       if (!/^\d{1,5}$/.test(values.port)) throw new UsageError("--port must be a number");
       return runFake(terminal, Number(values.port));

@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -28,10 +29,11 @@ beforeAll(async () => {
   kaspiServer = await listen((request) => kaspi.handle(request));
   amocrmServer = await listen((request) => amocrm.handle(request));
 });
-beforeEach(() => {
+beforeEach(async () => {
   kaspi = createFakeKaspi();
   amocrm = createFakeAmocrm();
   number++;
+  expect(await cli(["migrate"])).toEqual({ code: 0, output: "", errors: "" });
 });
 afterAll(async () => {
   await kaspiServer?.close();
@@ -102,6 +104,38 @@ test("doctor is content with a good account, and says of each wrong variable, to
   expect(ids.output).not.toContain("another-token");
   const token = await cli(["doctor"], { AMO_ACCESS_TOKEN: "expired-token" });
   expect([token.code, token.output]).toEqual([1, expect.stringMatching(/MEND {2}amoCRM account: .*401/)]);
+});
+
+test("a mistyped path is told and makes no file; only migrate makes a database, and doctor looks at the rest without one", async () => {
+  const path = join(folder, "mistyped.db");
+  const variables = { DATABASE_URL: `sqlite:${path}` };
+  const span = ["--from", "2026-02-25", "--to", "2026-03-05"];
+  const commands = [
+    ["probe"],
+    ["order", "700000001"],
+    ["parked"],
+    ["unblock"],
+    ["backfill", ...span],
+    ["erase", "--phone", "87010000001"],
+  ];
+  for (const command of [...commands, ["backfill", ...span, "--dry-run"], ["doctor", "--create-field"]]) {
+    expect(await cli(command, variables), command.join(" ")).toEqual({
+      code: 4,
+      output: "",
+      errors: `cannot run: there is no database file ${path}; check DATABASE_URL\n`,
+    });
+  }
+  const doctor = await cli(["doctor"], variables);
+  expect([doctor.code, doctor.output]).toEqual([
+    1,
+    expect.stringMatching(
+      /MEND {2}database: there is no database file [^;]+; check DATABASE_URL; before the first start: kaspi-amocrm migrate\nok {4}variables\n[\s\S]*ok {4}ids and fields/,
+    ),
+  ]);
+  expect([kaspi.journal.count(/^GET/), existsSync(path)]).toEqual([1, false]);
+  expect((await cli(["migrate"], variables)).code).toBe(0);
+  expect((await cli(["doctor"], variables)).code).toBe(0);
+  expect((await cli(["parked"], variables)).output).toBe("0 parked\n");
 });
 
 test("a dry backfill counts what the real one does, and an order tells its story", async () => {

@@ -18,7 +18,7 @@ import { type ApiScope, apiScopes, createTokenRegistry } from "./tokens.ts";
 const help = `usage: payment-gateway <command> [options]
 
   doctor                                  what waits, what was given up, which receivers fail; 1 when a person must act
-  migrate                                 brings the tables up to date
+  migrate                                 makes the database, or brings its tables up to date
   payment <id>                            one payment: money, events, every try of every webhook
   resend <event id>                       sends a webhook again, same id and bytes
   unblock --merchant <name> --origin <https://…>   closes the breaker of a receiver
@@ -96,10 +96,10 @@ function wholeNumber(value: string, name: string): number {
 type Command = (input: Input, storage: Opened) => Promise<number>;
 type Opened = Awaited<ReturnType<typeof openStorage>>["storage"];
 
-async function openStorage({ variables }: CommandLine) {
+async function openStorage({ variables }: CommandLine, options: { readonly mustExist: boolean }) {
   const { DATABASE_URL: url, ENCRYPTION_KEYS: keys } = variables;
   if (!url) throw new UsageError("DATABASE_URL is missing; set it to the database of the server");
-  const database = await openDatabase(url);
+  const database = await openDatabase(url, options);
   const storage = createPaymentGatewayStorage({
     ...database,
     ...(keys?.trim() ? { cipher: createCipher({ keys: keys.trim() }) } : {}),
@@ -379,7 +379,7 @@ export async function runCommandLine(args: readonly string[], line: CommandLine)
     if (name === "fake") return await fake(input);
     const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
     if (!command) throw new UsageError(name === "" ? "a command is needed" : `there is no command ${name}`);
-    const { storage, close } = await openStorage(line);
+    const { storage, close } = await openStorage(line, { mustExist: name !== "migrate" });
     try {
       return await command(input, storage);
     } finally {

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { silentLogger } from "@orderbridge/core";
@@ -76,7 +76,22 @@ test("migrate makes the tables, doctor finds nothing in an empty database, and t
   }
 });
 
+test("a mistyped path is told and makes no file: only migrate makes a database", async () => {
+  const path = join(folder, "gateway.db");
+  for (const command of [["doctor"], ["payment", "p"], ["token", "list"], ["prune"], ["erase", "--payment", "p"]]) {
+    expect(await run(...command), command.join(" ")).toEqual({
+      code: 2,
+      out: "",
+      err: `cannot run: there is no database file ${path}; check DATABASE_URL`,
+    });
+  }
+  expect(existsSync(path)).toBe(false);
+  expect((await run("migrate")).code).toBe(0);
+  expect((await run("doctor")).code).toBe(0);
+});
+
 test("a wrong command, option or variable is named, with exit code 2 and without a stack", async () => {
+  await run("migrate");
   expect(await run("refund")).toMatchObject({ code: 2, err: expect.stringContaining("there is no command refund") });
   expect(await run("prune", "--days", "soon")).toMatchObject({
     code: 2,
