@@ -363,6 +363,8 @@ export interface GatewayStorage {
    */
   scheduleCheck(paymentId: string, next: { readonly delayMs?: number; readonly claim?: string }): Promise<void>;
   getRefund(id: string): Promise<Refund | undefined>;
+  /** Keeps what a request for a refund is answered, unless an answer is kept, and resolves to the one that is kept. */
+  keepRefundAnswer(id: string, answer: string): Promise<string>;
   /**
    * Claims open refunds whose outcome is to be asked for, the oldest first. Nobody else gets them for `ttlMs` or a quarter
    * of their age, whichever is longer; then, unless they were settled, they are handed out again.

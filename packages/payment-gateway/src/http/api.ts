@@ -42,9 +42,10 @@ export function createApi({
   payments,
   endpoints,
   secrets,
+  storage,
   tokens,
   initRequest,
-}: Pick<SurfaceOptions, "payments" | "endpoints" | "secrets" | "tokens"> & {
+}: Pick<SurfaceOptions, "payments" | "endpoints" | "secrets" | "storage" | "tokens"> & {
   readonly initRequest: ReturnType<typeof createInitRequest>;
 }): Hono<{ Variables: Variables }> {
   const app = new Hono<{ Variables: Variables }>();
@@ -118,7 +119,9 @@ export function createApi({
       amountMinor: input.amount,
       idempotency: key,
     });
-    return success(toRefundedAnswer(payment, refund));
+    const answer = answerText(toRefundedAnswer(payment, refund));
+    // The payment goes on changing, but who repeats the request is told what was told before.
+    return json(key === undefined ? answer : await storage.keepRefundAnswer(refund.id, answer));
   });
 
   app.get("/events", requires("read"), async (context) => {
@@ -230,5 +233,6 @@ function readKey(context: ApiContext, body: Uint8Array): RequestKey | undefined 
 const json = (body: string): Response =>
   new Response(body, { headers: { "content-type": "application/json", "cache-control": "no-store" } });
 
-const success = <Schema extends v.GenericSchema>(data: v.InferInput<Schema>): Response =>
-  json(JSON.stringify({ success: true, data }));
+const answerText = (data: unknown): string => JSON.stringify({ success: true, data });
+
+const success = <Schema extends v.GenericSchema>(data: v.InferInput<Schema>): Response => json(answerText(data));

@@ -30,7 +30,7 @@ export interface SurfaceOptions {
   readonly publicUrl: string;
   readonly defaults: Omit<RequestDefaults, "providers">;
   readonly logger: Logger;
-  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity">;
+  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity" | "keepRefundAnswer">;
   readonly clock: Clock;
   readonly admin: AdminOptions | undefined;
   readonly providerHealth: () => Promise<readonly ProviderHealth[]>;

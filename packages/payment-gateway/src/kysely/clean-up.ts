@@ -24,6 +24,7 @@ export function createCleanUp({
       .execute();
     await trx.deleteFrom("gateway_delivery").where("payment_id", "=", id).execute();
     await trx.deleteFrom("gateway_event").where("payment_id", "=", id).execute();
+    await trx.updateTable("gateway_refund").set({ answer: null }).where("payment_id", "=", id).execute();
     await trx
       .updateTable("gateway_payment")
       .set({ description: "", metadata: "{}", return_url: null, erased_at: now(), version: sql`version + 1` })

@@ -486,6 +486,18 @@ export function createPaymentGatewayStorage(
       return row && toRefund(row);
     },
 
+    async keepRefundAnswer(id, answer) {
+      const { numUpdatedRows } = await db
+        .updateTable("gateway_refund")
+        .set({ answer })
+        .where("id", "=", id)
+        .where("answer", "is", null)
+        .executeTakeFirst();
+      if (numUpdatedRows === 1n) return answer;
+      const row = await db.selectFrom("gateway_refund").select("answer").where("id", "=", id).executeTakeFirst();
+      return typeof row?.answer === "string" ? row.answer : answer;
+    },
+
     async eventsAfter(merchant, position, limit) {
       await placeEvents();
       const rows = await db

@@ -433,5 +433,6 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
           .addPrimaryKeyConstraint("gateway_provider_error_key", ["provider", "day"])
           .execute(),
     },
+    "053_refund_answer": addColumn("gateway_refund", "answer", text),
   };
 }

@@ -79,6 +79,7 @@ export function createPaymentGatewayMemoryStorage({
   const endpoints = new Map<string, EndpointRow>();
   const receivers = new Map<string, ReceiverRow>();
   const refunds = new Map<string, Refund>();
+  const refundAnswers = new Map<string, string>();
   const keys = new Map<string, IdempotencyKey & { workEndsAt: number; readonly createdAt: number }>();
   const counters = new Map<string, number>();
   const providerErrors = new Map<string, ProviderErrors>();
@@ -164,6 +165,7 @@ export function createPaymentGatewayMemoryStorage({
       if (events[index]?.event.paymentId === payment.id) events.splice(index, 1);
     }
     deliveries = deliveries.filter(({ event }) => event.paymentId !== payment.id);
+    for (const refund of refunds.values()) if (refund.paymentId === payment.id) refundAnswers.delete(refund.id);
     const { returnUrl: _returnUrl, ...rest } = payment;
     payments.set(payment.id, {
       ...rest,
@@ -391,6 +393,11 @@ export function createPaymentGatewayMemoryStorage({
     },
     async getRefund(id) {
       return refunds.get(id);
+    },
+    async keepRefundAnswer(id, answer) {
+      const kept = refundAnswers.get(id) ?? answer;
+      if (refunds.has(id)) refundAnswers.set(id, kept);
+      return kept;
     },
     async claimRefunds({ limit, ttlMs }) {
       const due = [...refunds.values()]

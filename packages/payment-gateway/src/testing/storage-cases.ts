@@ -918,6 +918,35 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "keeps the first answer of a refund, whoever else gives one, until the payment is erased",
+    async run({ storage, clock }) {
+      await storage.createPayment(payment("p1", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 10_000n));
+      const refund = {
+        id: "re_1",
+        paymentId: "p1",
+        amountMinor: 100n,
+        status: "pending",
+        createdAt: clock.now(),
+        updatedAt: clock.now(),
+      } as const;
+      await storage.change("p1", (current) => ({
+        payment: { ...current, refundingMinor: current.refundingMinor + 100n },
+        refund,
+      }));
+      const answers = ["a", "b", "c", "d"].map((name) => `{"${name}": "Ә 1.10"}`);
+      const kept = await Promise.all(answers.map((answer) => storage.keepRefundAnswer("re_1", answer)));
+      equal(new Set(kept).size, 1);
+      equal(answers.includes(kept[0] ?? ""), true);
+      equal(await storage.keepRefundAnswer("re_1", "later"), kept[0]);
+      equal(await storage.keepRefundAnswer("re_unknown", "its own"), "its own");
+      const [delivery] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
+      await finish(storage, delivery, clock, { state: "delivered" });
+      equal(await storage.erasePayment("p1"), "erased");
+      equal(await storage.keepRefundAnswer("re_1", "after"), "after");
+    },
+  },
+  {
     name: "erases one payment in any state, unless a webhook of it waits; its money stays",
     async run({ storage, clock }) {
       await storage.createPayment(payment("p1", clock, { metadata: '{"phone":"+77011234567"}' }));
