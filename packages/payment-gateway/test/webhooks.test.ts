@@ -101,6 +101,19 @@ test.each([
   expect(result).toEqual({ ok: false, reason });
 });
 
+test.each([
+  ["parsed JSON", { event: "paid" }],
+  ["nothing, as Express gives without a parser", undefined],
+  ["an array of numbers", [123, 125]],
+])("a body that is %s is told, with what to do", (_name, body) => {
+  const { headers } = signTestWebhook({ secret, now });
+  // As somebody without types would call it.
+  const verify = verifyWebhook as (request: object) => unknown;
+  expect(() => verify({ headers, body, secrets: [secret], now })).toThrow(
+    new TypeError("body: give the bytes as they arrived; a body parser has read them, so verify before it"),
+  );
+});
+
 test("refuses a body that is not ours, and one whose id is not the signed one", () => {
   const sign = (id: string, body: string) => ({
     "webhook-id": id,

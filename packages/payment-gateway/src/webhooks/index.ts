@@ -25,7 +25,7 @@ export type VerifiedWebhook =
  *
  * Take each `id` once: a webhook whose answer got lost is sent again with the same id and the same bytes.
  *
- * @throws {TypeError} for no secret, or one that is not base64 after `whsec_`.
+ * @throws {TypeError} for no secret, or one that is not base64 after `whsec_`; for a body that something has parsed.
  */
 export function verifyWebhook(request: {
   readonly headers: WebhookHeaders;
@@ -43,6 +43,9 @@ export function verifyWebhook(request: {
   readonly now?: () => number;
 }): VerifiedWebhook {
   const { headers, body, bodySignature = false, ...options } = request;
+  if (typeof body !== "string" && !(body instanceof Uint8Array)) {
+    throw new TypeError("body: give the bytes as they arrived; a body parser has read them, so verify before it");
+  }
   const result = createWebhookVerifier({ ...options, bodySignature })({ headers, body });
   if (!result.ok) return result;
   const webhook = readBody(body);
