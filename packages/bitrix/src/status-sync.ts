@@ -233,8 +233,8 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
           gone: other.rightId,
         });
         const { agreed, expectedEcho, state, note } = newLink(leftId, rightId);
-        await save(other, { rightId, agreed, expectedEcho, state, note });
         await left.link?.(leftId, rightId, other.rightId);
+        await save(other, { rightId, agreed, expectedEcho, state, note });
         return leftId;
       }
       if (other) {
@@ -245,8 +245,9 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
         });
         return undefined;
       }
-      await save(newLink(leftId, rightId), {});
+      // First, so that a crash in between is made up for by the next event: a pair that is linked is not linked again.
       await left.link?.(leftId, rightId);
+      await save(newLink(leftId, rightId), {});
       return leftId;
     },
     links: ({ after, limit }) => storage.links.list(name, after === undefined ? { limit } : { after, limit }),
