@@ -1,0 +1,177 @@
+import { type Clock, SdkError } from "@orderbridge/core";
+import { formatAmount, parseAmount } from "../money.ts";
+import type { Payment } from "../payment.ts";
+import type { PaymentProvider, ProviderContext } from "../provider.ts";
+import { type Attempt, type RefundEntry, readSession, refundableAttempt, rememberRefund } from "./attempts.ts";
+import { type KaspiQrApi, optionalText, shapeError, textOf } from "./kaspi-qr-api.ts";
+
+/** A refund that was sent may still be at work for so long; only then its outcome is looked up. */
+const settleMs = 60_000;
+/** A refund by r2 needs the buyer; after so long without him nothing was given back and nothing will be. */
+const buyerMs = 24 * 3_600_000;
+
+/** Refunds of a purchase: r3 by themselves, r2 with the buyer, who scans a QR. Kaspi has no key that makes them safe to repeat. */
+export function createKaspiQrRefunds({
+  api,
+  scheme,
+  clock,
+}: {
+  readonly api: KaspiQrApi;
+  readonly scheme: "r2" | "r3";
+  readonly clock: Pick<Clock, "now">;
+}): Required<Pick<PaymentProvider, "refund" | "refundNotice">> {
+  const nowMs = (): number => clock.now().getTime();
+  return { refund, refundNotice };
+
+  function refundNotice(payment: Payment, key: string): string | undefined {
+    const { state, facts } = readSession(payment).refunds[key] ?? { state: "failed", facts: {} };
+    if (state !== "preparing" || facts.token === undefined) return undefined;
+    return `the buyer scans https://qr.kaspi.kz/${encodeURIComponent(facts.token)}`;
+  }
+
+  async function refund(request: Parameters<NonNullable<PaymentProvider["refund"]>>[0]) {
+    // What was looked up is stale as soon as another refund of the payment was written down: read anew.
+    const payment = (await request.context.find(request.payment.id)) ?? request.payment;
+    const session = readSession(payment);
+    const { amountMinor, key, context } = request;
+    const entry = session.refunds[key];
+    if (entry?.state === "succeeded" || entry?.state === "failed") return entry.state;
+    const attempt =
+      entry === undefined
+        ? refundableAttempt(session, key, amountMinor)
+        : session.attempts.find(({ id }) => id === entry.attemptId);
+    const write = (next: RefundEntry, attention?: string | null) =>
+      rememberRefund(payment, context, key, next, attention);
+    const base = { attemptId: attempt?.id ?? "", amountMinor: String(amountMinor), at: nowMs(), facts: {} };
+    if (!attempt) {
+      await write({ ...base, state: "failed" });
+      return "failed";
+    }
+    if (entry?.state === "asking") return lookUpRefund(payment, context, key, entry, attempt);
+    // One at a time: else what is available afterwards does not tell which one went through.
+    const others = Object.entries(session.refunds).filter(([other]) => other !== key);
+    if (others.some(([, { state, attemptId }]) => state === "asking" && attemptId === attempt.id)) return "pending";
+    if (scheme === "r3") return ask(payment, context, key, { ...base, state: "preparing" }, attempt);
+    return withBuyer(payment, context, key, entry, attempt, base);
+  }
+
+  /** r2: a refund QR, then the buyer, then the refund. */
+  async function withBuyer(
+    payment: Payment,
+    context: ProviderContext,
+    key: string,
+    entry: RefundEntry | undefined,
+    attempt: Attempt,
+    base: Omit<RefundEntry, "state">,
+  ): Promise<"failed" | "pending" | "succeeded"> {
+    const since = Number(entry?.facts.since ?? nowMs());
+    if (nowMs() - since >= buyerMs) {
+      await rememberRefund(payment, context, key, { ...base, state: "failed" });
+      return "failed";
+    }
+    const returnId = entry?.facts.returnId;
+    if (entry && returnId !== undefined) {
+      const status = optionalText(await api.get("/return/status", returnId), "Status");
+      if (status === "CustomerIdentityObtained") return ask(payment, context, key, entry, attempt);
+      if (status !== "Error") return "pending";
+    }
+    // A QR whose answer was lost was shown to nobody.
+    const data = await api.post("/return/create", {});
+    const token = optionalText(data, "QrToken");
+    const facts = {
+      returnId: textOf(data, "QrReturnId", "/return/create"),
+      since: String(since),
+      ...(token === undefined ? {} : { token }),
+    };
+    await rememberRefund(payment, context, key, { ...base, state: "preparing", facts });
+    return "pending";
+  }
+
+  /** What can still be given back, in minor units. */
+  async function available(attempt: Attempt): Promise<bigint> {
+    const data = await api.details(attempt.facts.id ?? "");
+    const amount = parseAmount(textOf(data, "AvailableReturnAmount", "/payment/details").replace(/(\.\d\d)0+$/, "$1"));
+    if (!amount.ok) throw shapeError("/payment/details", "AvailableReturnAmount");
+    return amount.amountMinor;
+  }
+
+  async function ask(
+    payment: Payment,
+    context: ProviderContext,
+    key: string,
+    entry: RefundEntry,
+    attempt: Attempt,
+  ): Promise<"failed" | "pending" | "succeeded"> {
+    const amountMinor = BigInt(entry.amountMinor);
+    const before = await available(attempt);
+    if (before < amountMinor) {
+      const stored = await rememberRefund(payment, context, key, { ...entry, state: "failed" });
+      return stored ? "failed" : "pending";
+    }
+    const tries = String(Number(entry.facts.tries ?? 0) + 1);
+    const asking: RefundEntry = {
+      ...entry,
+      state: "asking",
+      at: nowMs(),
+      facts: { ...entry.facts, tries, available: String(before) },
+    };
+    const asked = await rememberRefund(payment, context, key, asking);
+    if (!asked) return "pending"; // somebody else is at it
+    let operation: string;
+    try {
+      const data = await api.post("/payment/return", {
+        QrPaymentId: attempt.facts.id ?? "",
+        ...(entry.facts.returnId === undefined ? {} : { QrReturnId: entry.facts.returnId }),
+        Amount: formatAmount(amountMinor),
+      });
+      operation = optionalText(data, "ReturnOperationId") ?? "";
+    } catch (error) {
+      if (!SdkError.isInstance(error)) throw error;
+      if (error.outcome === "refused") return finishRefund(asked, context, key, { ...asking, state: "failed" });
+      if (error.outcome === "not-executed") {
+        await rememberRefund(asked, context, key, { ...asking, state: "preparing" });
+      }
+      return "pending"; // looked up later
+    }
+    return finishRefund(asked, context, key, { ...asking, state: "succeeded", facts: { ...asking.facts, operation } });
+  }
+
+  /** A refund whose answer was lost: what is available now tells. */
+  async function lookUpRefund(
+    payment: Payment,
+    context: ProviderContext,
+    key: string,
+    entry: RefundEntry,
+    attempt: Attempt,
+  ): Promise<"failed" | "pending" | "succeeded"> {
+    if (nowMs() - entry.at < settleMs) return "pending";
+    const now = await available(attempt);
+    const before = BigInt(entry.facts.available ?? "0");
+    if (now === before - BigInt(entry.amountMinor)) {
+      return finishRefund(payment, context, key, { ...entry, state: "succeeded" });
+    }
+    if (now === before && Number(entry.facts.tries ?? 1) < 3) return ask(payment, context, key, entry, attempt);
+    // Not asked a fourth time, or somebody refunded by hand meanwhile.
+    const why =
+      now === before
+        ? "kaspi-qr: a refund was refused three times without a reason: ask the bank"
+        : "kaspi-qr: what can be refunded changed otherwise than by this refund: look into the cabinet";
+    if (payment.needsAttention !== why) await rememberRefund(payment, context, key, { ...entry, at: nowMs() }, why);
+    return "pending";
+  }
+
+  /** Money has moved, or will not: that must be written down also when another refund was written meanwhile. */
+  async function finishRefund(
+    payment: Payment,
+    context: ProviderContext,
+    key: string,
+    entry: RefundEntry,
+  ): Promise<"failed" | "pending" | "succeeded"> {
+    let current: Payment | undefined = payment;
+    for (let tries = 0; current && tries < 5; tries++) {
+      if (await rememberRefund(current, context, key, entry)) break;
+      current = await context.find(payment.id);
+    }
+    return entry.state === "succeeded" ? "succeeded" : "failed";
+  }
+}
