@@ -104,10 +104,8 @@ export function createAccount({ request, items }: AmocrmTransport): AmocrmAccoun
     contactFields: () => fields("contactFields.list", "/contacts/custom_fields"),
     elementFields: (catalogId) => fields("elementFields.list", `/catalogs/${catalogId}/custom_fields`),
     async createLeadField(name) {
-      const isWanted = (field: {
-        readonly name: string | null | undefined;
-        readonly type: string | null | undefined;
-      }) => field.name === name && field.type === "text";
+      const isWanted = (field: v.InferOutput<typeof customFieldSchema> | CustomField): boolean =>
+        field.name === name && field.type === "text";
       const find = async () => (await fields("leadFields.list", "/leads/custom_fields")).find(isWanted)?.id;
       const known = await find();
       if (known !== undefined) return known;
