@@ -1,7 +1,11 @@
+import { once } from "node:events";
+import { type AddressInfo, createServer, type Socket } from "node:net";
+import { openDatabase } from "@orderbridge/core/kysely";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
 import { createAmocrm, createAmocrmWebhookHandler, type EventInbox, handleAmocrmEvents } from "../src/amocrm/index.ts";
+import { createKaspiAmocrmStorage } from "../src/kysely/index.ts";
 import { createKaspiAmocrmMemoryStorage } from "../src/memory/index.ts";
 import { createFakeAmocrm, fakeAccount } from "../src/testing/index.ts";
 import { createKiller } from "./killer.ts";
@@ -291,6 +295,53 @@ for (const { name: storageName, skipped, open } of testStorages().filter(({ name
     },
   );
 }
+
+test.each(["postgres", "mysql"])(
+  "a %s server that takes connections and says nothing, and one that refuses them, are told by a 503",
+  async (scheme) => {
+    const sockets: Socket[] = [];
+    const server = createServer((socket) => void sockets.push(socket));
+    await once(server.listen(0, "127.0.0.1"), "listening");
+    const { port } = server.address() as AddressInfo;
+    const database = await openDatabase(`${scheme}://nobody@127.0.0.1:${port}/test`);
+    const clock = createFakeClock();
+    const handle = createAmocrmWebhookHandler({
+      secret,
+      events: createKaspiAmocrmStorage(database).events,
+      clock,
+      logger: silent,
+    });
+    const answer = handle(post(bodyOf([1])));
+    await expect.poll(() => sockets.length, { timeout: 5_000 }).toBe(1);
+    clock.advance(1_500);
+    expect((await answer).status).toBe(503);
+
+    for (const socket of sockets) socket.destroy();
+    server.close();
+    await expect.poll(async () => (await handle(post(bodyOf([1])))).status, { timeout: 5_000 }).toBe(503); // refused
+    await database.close();
+  },
+);
+
+test("the sync's own loop looks every ten seconds", async () => {
+  const { kaspi, amocrm, sync, clock, storage } = createSetting();
+  kaspi.addOrder({ code: "700000001", entries: [{ sku: "LAMP", basePrice: 7990 }] });
+  const stopping = new AbortController();
+  const running = sync.run(stopping.signal);
+  await expect.poll(async () => (await storage.orders.counts()).done).toBe(1);
+  await expect.poll(() => clock.sleepers).toBeGreaterThanOrEqual(3);
+  const lead = amocrm.leadOf("700000001");
+  amocrm.moveLead(lead?.id as number, stageIds.delivery);
+  const handle = createAmocrmWebhookHandler({ ...still, events: storage.events });
+  await handle(post(bodyOf([lead?.id as number])));
+  clock.advance(10_000);
+  await expect
+    .poll(async () => (await storage.orders.get({ shop: "default", code: "700000001" }))?.seenStageId)
+    .toBe(String(stageIds.delivery));
+  expect(await named(storage.events)).toEqual([]);
+  stopping.abort();
+  await running;
+});
 
 test("a storage that hangs is not waited for longer than amoCRM waits, and takes events again once it answers", async () => {
   const clock = createFakeClock();
