@@ -151,8 +151,8 @@ async function findOpKey({ operationState }: Pick<Robokassa, "operationState">, 
 }
 
 /**
- * Asks about refunds under way, and stores how they ended. Gives the number of those that ended;
- * one that cannot be asked about does not hold up the others: its error is thrown after them.
+ * Asks about every refund under way, the oldest first, and stores how they ended. Gives the number of those that ended;
+ * one that cannot be asked about, or never ends, does not hold up the others: its error is thrown after them.
  */
 export async function refreshRefunds({
   robokassa,
@@ -161,21 +161,27 @@ export async function refreshRefunds({
 }: {
   readonly robokassa: Pick<Robokassa, "refunds">;
   readonly storage: Pick<RobokassaStorage, "refunds">;
+  /** Refunds that are read from the storage at once. @defaultValue 50 */
   readonly limit?: number;
 }): Promise<number> {
   let ended = 0;
   let failure: { readonly error: unknown } | undefined;
-  for (const { id, requestId } of await storage.refunds.open(limit, "processing")) {
-    if (requestId === undefined) continue;
-    try {
-      const now = await robokassa.refunds.state(requestId);
-      if (now !== "finished" && now !== "canceled") continue;
-      await storage.refunds.settle(id, { state: now });
-      ended++;
-    } catch (error) {
-      failure ??= { error };
+  let last: Refund | undefined;
+  do {
+    const page: readonly Refund[] = await storage.refunds.open(limit, "processing", last);
+    last = page.at(-1);
+    for (const { id, requestId } of page) {
+      if (requestId === undefined) continue;
+      try {
+        const now = await robokassa.refunds.state(requestId);
+        if (now !== "finished" && now !== "canceled") continue;
+        await storage.refunds.settle(id, { state: now });
+        ended++;
+      } catch (error) {
+        failure ??= { error };
+      }
     }
-  }
+  } while (last);
   if (failure) throw failure.error;
   return ended;
 }

@@ -94,8 +94,12 @@ export interface RefundStore {
     result: { readonly state: Refund["state"]; readonly requestId?: string | undefined },
   ): Promise<Refund | undefined>;
   get(id: string): Promise<Refund | undefined>;
-  /** Refunds whose end is not known yet, or those in one state, the oldest first. */
-  open(limit: number, state?: "asking" | "processing"): Promise<readonly Refund[]>;
+  /** Refunds whose end is not known yet, or those in one state, the oldest first; go on with the last one as `after`. */
+  open(
+    limit: number,
+    state?: "asking" | "processing",
+    after?: Pick<Refund, "id" | "createdAt">,
+  ): Promise<readonly Refund[]>;
 }
 
 /** An order that waits for its next state query. */

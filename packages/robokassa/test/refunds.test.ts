@@ -212,6 +212,16 @@ test("refunds whose reply was lost do not keep others from being asked about", a
   expect(await refreshRefunds({ robokassa, storage, limit: 2 })).toBe(1);
 });
 
+test("refunds that never end do not keep later ones from being asked about", async () => {
+  const { refund, fake, robokassa, storage, clock } = await shop();
+  for (let index = 0; index < 5; index++) await refund(`stuck-${index}`, "1.00"); // at one moment
+  clock.advance(1000);
+  const { requestId } = await refund("r-1", "10.00");
+  fake.endRefund(requestId as string, "finished");
+  expect(await refreshRefunds({ robokassa, storage, limit: 2 })).toBe(1);
+  expect(await refreshRefunds({ robokassa, storage, limit: 2 })).toBe(0);
+});
+
 test("the id of another order's refund is refused", async () => {
   const { refund, robokassa, storage } = await shop();
   await refund("r-1", "10.00");

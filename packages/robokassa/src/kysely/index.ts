@@ -328,11 +328,18 @@ export function createRobokassaStorage({
           return findRefund(trx, id);
         }),
       get: (id) => findRefund(db, id),
-      async open(limit, state) {
+      async open(limit, state, after) {
         const rows = await db
           .selectFrom("robokassa_refunds")
           .selectAll()
           .where("state", "in", state ? [state] : ["asking", "processing"])
+          .$if(after !== undefined, (query) => {
+            const { id, createdAt } = after as NonNullable<typeof after>;
+            const at = createdAt.getTime();
+            return query.where(({ eb, or, and }) =>
+              or([eb("created_at", ">", at), and([eb("created_at", "=", at), eb("id", ">", id)])]),
+            );
+          })
           .orderBy("created_at")
           .orderBy("id")
           .limit(limit)

@@ -182,9 +182,18 @@ export function createRobokassaMemoryStorage({
       async get(id) {
         return refunds.get(id);
       },
-      async open(limit, only) {
+      async open(limit, only, after) {
+        const isEarlier = (
+          left: Pick<Refund, "id" | "createdAt">,
+          right: Pick<Refund, "id" | "createdAt">,
+        ): boolean => {
+          const apartMs = left.createdAt.getTime() - right.createdAt.getTime();
+          return apartMs < 0 || (apartMs === 0 && left.id < right.id);
+        };
         return [...refunds.values()]
           .filter(({ state }) => (only ? state === only : state === "asking" || state === "processing"))
+          .filter((refund) => after === undefined || isEarlier(after, refund))
+          .sort((left, right) => (isEarlier(left, right) ? -1 : 1))
           .slice(0, limit);
       },
     },

@@ -278,6 +278,23 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     },
   },
   {
+    name: "gives open refunds page by page, each once, also those of one moment",
+    async run({ storage: { orders, refunds } }) {
+      await orders.create(order);
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      const ids = ["R-1", "r-1", "r-10", "r-2", "е-1", "ё-1"];
+      for (const id of ids) {
+        await refunds.begin({ id, invId: "1", amount: "10.00" });
+        await refunds.settle(id, { state: "processing", requestId: "REQ" });
+      }
+      const seen: string[] = [];
+      for (let after = (await refunds.open(1))[0]; after; after = (await refunds.open(1, "processing", after))[0]) {
+        seen.push(after.id);
+      }
+      deepEqual(seen.toSorted(), ids.toSorted());
+    },
+  },
+  {
     name: "knows a refund by its id, and frees the amount of a refused or canceled one",
     async run({ storage: { orders, refunds } }) {
       await orders.create(order);
