@@ -1,13 +1,15 @@
 import { validate } from "@readme/openapi-parser";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { createApi } from "../src/http/api.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { type Documented, readDocument } from "./documented.ts";
 import { callApi, createWorld, shopSecret, type World } from "./gateway-harness.ts";
 import { edgesOf, neighboursOf, valuesOf } from "./json-schema-arbitrary.ts";
 
-const numRuns = process.env.PROOF === "1" ? 5_000 : 60;
+const isProof = process.env.PROOF === "1";
+const numRuns = isProof ? 1_000 : 60;
+vi.setConfig({ testTimeout: isProof ? 600_000 : 60_000 });
 const seed = 20_261_126;
 
 let world: World;
