@@ -6,7 +6,7 @@ import { toDecimalText } from "./money.ts";
 import type { Orders } from "./orders.ts";
 import type { ProductSync } from "./product-sync.ts";
 import type { Order, OrderChange, Product, ProductConflict } from "./storage.ts";
-import { idSchema, json, readJson } from "./webhook-request.ts";
+import { idSchema, json, readJson, textSchema } from "./webhook-request.ts";
 
 export interface BackendApiOptions {
   readonly orders: Orders;
@@ -30,7 +30,7 @@ const orderChange = v.object({
   paid: v.optional(v.boolean("must be true or false")),
 });
 const productChange = v.object({
-  name: v.optional(v.pipe(v.string("must be text"), v.nonEmpty("must not be empty"))),
+  name: v.optional(v.pipe(textSchema, v.nonEmpty("must not be empty"))),
   price: v.optional(
     v.pipe(
       v.number("must be a whole number of tiyn"),
@@ -111,6 +111,8 @@ export function createBackendApi(options: BackendApiOptions): FetchHandler {
       if (!route) return json(matching.length > 0 ? 405 : 404, { detail: "Not found" });
       try {
         const id = decodeURIComponent(route[1].exec(path)?.[1] ?? "");
+        // No id holds NUL, which PostgreSQL refuses to look for.
+        if (id.includes("\0")) return json(404, { detail: "Not found" });
         const answer = await route[2](id, body);
         return answer ? json(...answer) : json(404, { detail: "Not found" });
       } catch (error) {

@@ -414,6 +414,12 @@ async function main(): Promise<number> {
   }
 }
 
+// Whoever reads has seen enough, as `bitrix list … | head` does.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(0);
+});
+
 try {
   process.exitCode = await main();
 } catch (error) {

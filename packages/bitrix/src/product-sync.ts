@@ -16,7 +16,15 @@ import * as v from "valibot";
 import { InputError } from "./errors.ts";
 import { fromDecimalText, toDecimalText } from "./money.ts";
 import type { BitrixStorage, Product, ProductConflict, ProductValues } from "./storage.ts";
-import { createWebhookReceiver, idSchema, instantSchema, json, versionSchema, yesSchema } from "./webhook-request.ts";
+import {
+  createWebhookReceiver,
+  idSchema,
+  instantSchema,
+  json,
+  textSchema,
+  versionSchema,
+  yesSchema,
+} from "./webhook-request.ts";
 
 /** Work topic of a product that has to be pushed. Keys are product ids. */
 export const productTopic = "product";
@@ -68,7 +76,7 @@ const priceSchema = v.pipe(
   v.transform((minor) => minor as bigint),
 );
 const siteValues = {
-  name: v.optional(v.string("must be text")),
+  name: v.optional(textSchema),
   price: v.optional(priceSchema),
   currency: v.optional(v.pipe(v.string("must be text"), v.regex(/^[A-Z]{3}$/, "must be an ISO code such as KZT"))),
   enabled: v.optional(yesSchema),

@@ -77,6 +77,12 @@ export function readJson<Schema extends v.GenericSchema>(body: Uint8Array, schem
   throw new InputError(field, issue.input === undefined ? "is missing" : issue.message);
 }
 
+/** Text that every database keeps as it is. */
+export const textSchema = v.pipe(
+  v.string("must be text"),
+  v.check((text) => !text.includes("\0") && text.isWellFormed(), "must not hold NUL or half of a surrogate pair"),
+);
+
 /** A vendor's id: digits as text, or a whole number. */
 export const idSchema = v.pipe(
   v.union(

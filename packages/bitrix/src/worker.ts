@@ -95,7 +95,8 @@ export function createWorker(options: WorkerOptions): Worker {
       await look(claimed);
       await work.finish(claimed);
     } catch (error) {
-      const message = redactText(error instanceof Error ? error.message : String(error)).slice(0, 1_000);
+      const text = redactText(error instanceof Error ? error.message : String(error)).slice(0, 1_000);
+      const message = text.replaceAll("\0", "").toWellFormed(); // what every database stores
       if (attempt >= maxAttempts && !isOutage(error)) {
         logger.error(`bitrix: ${topic} set aside after ${attempt} attempts`, { key, error: message });
         await work.park(claimed, message);

@@ -27,8 +27,10 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
+const program = join(import.meta.dirname, "../src/cli.ts");
+
 function cli(args: readonly string[], variables: Readonly<Record<string, string>> = {}) {
-  const child = spawn(process.execPath, [join(import.meta.dirname, "../src/cli.ts"), ...args], {
+  const child = spawn(process.execPath, [program, ...args], {
     env: {
       PATH: process.env.PATH,
       BITRIX_WEBHOOK_URL: portal.webhookUrl(server.url),
@@ -206,6 +208,20 @@ test("list goes on after an id, and tells on standard error how far it is", asyn
     const all = await cli(["list", "crm.item.list", parameters], variables);
     expect(all.output.trim().split("\n")).toEqual(ids.map((id) => JSON.stringify({ id })));
     expect(all.errors).toMatch(/^2\d{3} rows, at id \d+[\s\S]*2600 rows\n$/);
+    // A reader that has seen enough is no trouble.
+    const reader = spawn(
+      "sh",
+      ["-c", `"${process.execPath}" "${program}" list crm.item.list '${parameters}' | head -n 1`],
+      {
+        env: { PATH: process.env.PATH, ...variables },
+      },
+    );
+    let complaint = "";
+    reader.stderr.on("data", (chunk: Buffer) => {
+      complaint += chunk;
+    });
+    await new Promise((resolve) => reader.once("close", resolve));
+    expect(complaint).not.toContain("Error");
     const rest = await cli(["list", "crm.item.list", parameters, "--after", String(ids[2_597])], variables);
     expect([rest.output.trim().split("\n").length, rest.errors]).toEqual([2, "2 rows\n"]);
   } finally {
