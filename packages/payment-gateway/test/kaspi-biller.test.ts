@@ -149,6 +149,52 @@ test("in XML the answer has the document's names, and what the merchant wrote is
   expect([paid.result, paid.prvTxnId]).toEqual([0, expect.stringMatching(/^\d+$/)]);
 });
 
+test("characters that XML forbids do not make the answer unreadable", async () => {
+  const gateway = world.another({ providers: [provider({ format: "xml" })] });
+  const { payment } = await gateway.payments.create({
+    merchant: "shop",
+    amountMinor: 100n,
+    description: "Чай \u0001\u0008\uFFFE😀 ]]>",
+  });
+  const { text } = await createFakeKaspiBiller({ deliver: gateway.handle, url }).check(payment.account ?? "");
+  expect(text).toContain('<field1 name="Заказ">Чай 😀 ]]&gt;</field1>');
+});
+
+test("a storage that takes longer than the bank waits: the bank is answered in time, calls again, and the money is booked once", async () => {
+  const storage = createPaymentGatewayMemoryStorage({ clock: world.clock });
+  const slow = Promise.withResolvers<void>();
+  const { gateway } = await createWorld(
+    async () => ({
+      ...storage,
+      change: async (...parameters: Parameters<typeof storage.change>) => {
+        if (isSlow) await slow.promise;
+        return storage.change(...parameters);
+      },
+    }),
+    { providers: [provider({ clock: world.clock })], clock: world.clock },
+  );
+  let isSlow = false;
+  const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 1_598_000n });
+  isSlow = true;
+  const statuses: number[] = [];
+  const slowBank = createFakeKaspiBiller({
+    url,
+    async deliver(request) {
+      const answer = gateway.handle(request);
+      await new Promise((resolve) => setImmediate(resolve));
+      if (statuses.length < 2) world.clock.advance(14_999);
+      else slow.resolve();
+      const response = await answer;
+      statuses.push(response.status);
+      return response;
+    },
+  });
+  const paid = await slowBank.pay({ account: payment.account ?? "", sum: "15980.00" });
+  expect([statuses, paid.result]).toEqual([[503, 503, 200], 0]);
+  expect(await storage.getPayment(payment.id)).toMatchObject({ status: "paid", paidMinor: 1_598_000n, sequence: 1 });
+  await gateway.close();
+});
+
 test("when the storage is away the bank gets no answer of the protocol and calls again", async () => {
   const { transaction_id: id, account } = await init();
   let failures = 2;

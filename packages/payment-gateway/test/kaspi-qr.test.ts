@@ -508,6 +508,52 @@ describe("refunds", () => {
     expect([(await get(payment.id)).refundingMinor, remote(payment).returnedMinor]).toEqual([0n, 0n]);
   });
 
+  test.each([-99_000_003, -99_000_001])(
+    "%i to what can be given back, before anything was sent, ends the refund as failed",
+    async (code) => {
+      const { context, fake, remote } = await start();
+      const payment = await create(100_000n);
+      await context.pay(payment);
+      fake.refuseNext("/payment/details", code);
+      expect((await refund(payment.id)).refund.status).toBe("failed");
+      expect([(await get(payment.id)).refundingMinor, remote(payment).returnedMinor]).toEqual([0n, 0n]);
+    },
+  );
+
+  test("a lost refund that can no longer be looked up calls a person and is not repeated", async () => {
+    const { context, fake, pass } = await start();
+    const payment = await create(100_000n);
+    await context.pay(payment);
+    context.loseRefundReply?.();
+    await refund(payment.id, 60_000n);
+    for (let times = 0; times < 50; times++) fake.refuseNext("/payment/details", -99_000_003);
+    await pass(600_000, 60_000);
+    expect(fake.journal.count("/payment/return")).toBe(1);
+    expect(await get(payment.id)).toMatchObject({
+      refundingMinor: 60_000n,
+      needsAttention: expect.stringContaining("look into the cabinet"),
+    });
+  });
+
+  test("a first refund that lands while the second try is refused is booked, not called failed", async () => {
+    const { context, fake, pass, remote } = await start();
+    const payment = await create(100_000n);
+    await context.pay(payment);
+    const isReturn = ({ url }: Request) => url.endsWith("/payment/return");
+    fake.faults.add({ fault: { kind: "failBeforeExecuting", status: 504 }, match: isReturn }); // it lies in a queue there
+    await refund(payment.id);
+    fake.faults.add({
+      fault: { kind: "slow", ms: 0 },
+      match: (request) => {
+        if (isReturn(request)) fake.refundByHand(remote(payment).id, 100_000n); // and is carried out now
+        return false;
+      },
+    });
+    await pass(600_000, 30_000);
+    const { status, refundedMinor } = await get(payment.id);
+    expect([status, refundedMinor, remote(payment).returnedMinor]).toEqual(["refunded", 100_000n, 100_000n]);
+  });
+
   test("-99000006: looked up, tried again, and after the third time a person is called", async () => {
     const { context, fake, pass } = await start();
     const payment = await create(100_000n);

@@ -279,6 +279,29 @@ describe("refunds", () => {
     expect((await get(payment.id)).refundingMinor).toBe(0n);
   });
 
+  test("a terminal that forgot the refund: nothing is asked for again, the sum stays reserved and a person is called", async () => {
+    const { fake, context, pass } = await start();
+    const payment = await create();
+    await context.pay(payment);
+    await refund(payment.id, 100_000n);
+    fake.forgetProcesses();
+    await pass(600_000, 60_000);
+    expect(calls("refund")).toBe(1);
+    expect(await get(payment.id)).toMatchObject({
+      refundingMinor: 100_000n,
+      needsAttention: expect.stringContaining("look at the terminal"),
+    });
+  });
+
+  test("a receipt of alaqan that has an RRN in place of an order number is given back by it", async () => {
+    const { fake, context } = await start({ method: "alaqan", readings: { alaqan: "rrn" } });
+    const payment = await create();
+    await context.pay(payment);
+    await refund(payment.id, 100_000n);
+    expect(fake.current).toEqual({ kind: "refund", amount: 1_000n });
+    expect(fake.journal.entries.at(-1)?.path).toContain(`&transactionId=${fake.transactions[0]?.transactionId}`);
+  });
+
   test("unknown: actualize finds out, not more often than every ten seconds", async () => {
     const { fake, context, pass } = await start();
     const payment = await create();
@@ -288,7 +311,8 @@ describe("refunds", () => {
     await pass(300_000, 1_000);
     fake.heal();
     await pass(300_000, 1_000);
-    expect([(await get(payment.id)).refundedMinor, fake.violations]).toEqual([100_000n, []]);
+    const { refundedMinor, needsAttention } = await get(payment.id);
+    expect([refundedMinor, needsAttention, fake.violations]).toEqual([100_000n, undefined, []]);
   });
 });
 

@@ -281,6 +281,18 @@ describe("robokassa", () => {
     await openRobokassa();
   });
 
+  test("live money that cannot be booked on its payment calls a person", async () => {
+    const { fake, gateway } = await openRobokassa({ test: true });
+    const { payment } = await create();
+    await fake.pay({
+      invId: payment.session ?? "",
+      outSum: "500.00",
+      test: false,
+      shp: { Shp_payment: payment.id },
+    });
+    expect((await gateway.payments.get("shop", payment.id))?.needsAttention).toMatch(/^robokassa: live money/);
+  });
+
   test("a genuine notification of another system on the same shop is refused: another number, or no payment of ours", async () => {
     const { fake } = await openRobokassa();
     const { payment } = await create();

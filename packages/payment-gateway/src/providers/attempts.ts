@@ -120,17 +120,38 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     const finding = found.state === "paid" ? await checkOwner(payment, context, found) : found;
     const next = after(attempt, finding, nowMs());
     const isSame = JSON.stringify({ ...next, askAt: 0 }) === JSON.stringify({ ...attempt, askAt: 0 });
-    if (!isSame) {
-      const stored = await context.remember(payment, {
-        session: writeSession(withAttempt(readSession(payment), next)),
-        ...(next.state === "paid" ? {} : { processing: isOpen(next) }),
-        ...attentionOf(payment, attempt, finding),
-        ...(finding.state === "open" && finding.onDemand ? {} : { askAgainMs: Math.max(0, next.askAt - nowMs()) }),
-      });
-      // Somebody else wrote meanwhile; what was found will be found again.
-      if (!stored) return { state: "unknown", askAgainMs: 1_000 };
+    if (!isSame && !(await store(payment, context, attempt, next, finding))) {
+      return { state: "unknown", askAgainMs: 1_000 }; // what was found will be found again
     }
     return say(next, payment, finding);
+  }
+
+  /**
+   * Also when another part of the session was written meanwhile, as a refund is: an id that the provider gave at the
+   * beginning is told once. What somebody else wrote of this attempt stays.
+   */
+  async function store(
+    payment: Payment,
+    context: ProviderContext,
+    attempt: Attempt,
+    next: Attempt,
+    finding: Finding,
+  ): Promise<boolean> {
+    const before = JSON.stringify(attempt);
+    let current: Payment | undefined = payment;
+    for (let tries = 0; current && tries < 5; tries++) {
+      const session = readSession(current);
+      if (!session.attempts.some((one) => JSON.stringify(one) === before)) return false;
+      const stored = await context.remember(current, {
+        session: writeSession(withAttempt(session, next)),
+        ...(next.state === "paid" ? {} : { processing: isOpen(next) }),
+        ...attentionOf(current, attempt, finding),
+        ...(finding.state === "open" && finding.onDemand ? {} : { askAgainMs: Math.max(0, next.askAt - nowMs()) }),
+      });
+      if (stored) return true;
+      current = await context.find(payment.id);
+    }
+    return false;
   }
 
   /** Money that another payment has already is no money of this one, and a person must see how that could be. */

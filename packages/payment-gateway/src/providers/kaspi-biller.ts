@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { ConfigError } from "@orderbridge/core";
+import { type Clock, ConfigError, systemClock } from "@orderbridge/core";
 import { createAddressList } from "@orderbridge/core/node";
 import { formatAmount, parseAmount } from "../money.ts";
 import { type Payment, sums } from "../payment.ts";
@@ -15,7 +15,14 @@ export interface KaspiBillerOptions {
   readonly clientAddress: (request: Request) => string | undefined;
   /** What was agreed with the bank. @defaultValue "json" */
   readonly format?: "json" | "xml";
+  readonly clock?: Pick<Clock, "sleep">;
 }
+
+/**
+ * The bank waits 15 s. What takes longer goes on, the bank hears a broken connection, calls again and gets what became
+ * of it.
+ */
+const answerWithinMs = 14_000;
 
 /** The bank's result numbers. Everything is answered with HTTP 200; anything else is a broken connection to it. */
 const results = { ok: 0, notFound: 1, cancelled: 2, alreadyPaid: 3, otherError: 5 } as const;
@@ -39,7 +46,7 @@ interface BillerAnswer {
  * @see Kaspi's integration document for service providers, "check and pay", as four public implementations follow it
  */
 export function createKaspiBillerProvider(options: KaspiBillerOptions): PaymentProvider {
-  const { addresses = ["194.187.247.152"], clientAddress, format = "json" } = options;
+  const { addresses = ["194.187.247.152"], clientAddress, format = "json", clock = systemClock } = options;
   if (addresses.length === 0) throw new ConfigError("addresses: name at least one that the bank calls from");
   const bank = createAddressList(addresses);
   const write = format === "json" ? toJson : toXml;
@@ -57,7 +64,17 @@ export function createKaspiBillerProvider(options: KaspiBillerOptions): PaymentP
       if (request.method !== "GET") return new Response(null, { status: 405, headers: { allow: "GET" } });
       const sender = clientAddress(request);
       if (sender === undefined || !bank.has(sender)) return new Response(null, { status: 403 });
-      return write(await answer(new URL(request.url).searchParams, context));
+      const answered = new AbortController();
+      const tooLate = clock.sleep(answerWithinMs, answered.signal).then(
+        () => new Response(null, { status: 503 }),
+        () => undefined, // it was in time
+      );
+      const work = answer(new URL(request.url).searchParams, context).then(write);
+      try {
+        return (await Promise.race([work, tooLate])) ?? work;
+      } finally {
+        answered.abort();
+      }
     },
   };
 }
@@ -194,4 +211,7 @@ function toXml({ txnId, prvTxnId, result, sumMinor, comment, fields }: BillerAns
 }
 
 const entities: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-const escapeXml = (text: string): string => text.replace(/[&<>"]/g, (character) => entities[character] as string);
+/** Characters that XML 1.0 forbids, escaped or not, are left out. */
+const forbidden = /[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/gu;
+const escapeXml = (text: string): string =>
+  text.replace(forbidden, "").replace(/[&<>"]/g, (character) => entities[character] as string);

@@ -103,12 +103,17 @@ export function createKaspiQrRefunds({
     attempt: Attempt,
   ): Promise<"failed" | "pending" | "succeeded"> {
     const amountMinor = BigInt(entry.amountMinor);
-    const before = await available(attempt);
-    if (before < amountMinor) {
+    const tried = Number(entry.facts.tries ?? 0);
+    const before = await available(attempt).catch((error: unknown) => {
+      if (!isRefused(error)) throw error;
+      return undefined; // Kaspi gives nothing back of this purchase
+    });
+    if (before === undefined && tried > 0) return callPerson(payment, context, key, entry, notKnown);
+    if (before === undefined || before < amountMinor) {
       const stored = await rememberRefund(payment, context, key, { ...entry, state: "failed" });
       return stored ? "failed" : "pending";
     }
-    const tries = String(Number(entry.facts.tries ?? 0) + 1);
+    const tries = String(tried + 1);
     const asking: RefundEntry = {
       ...entry,
       state: "asking",
@@ -127,6 +132,8 @@ export function createKaspiQrRefunds({
       operation = optionalText(data, "ReturnOperationId") ?? "";
     } catch (error) {
       if (!SdkError.isInstance(error)) throw error;
+      // A no to the second try may mean that the first one was carried out at last: what is available tells.
+      if (error.outcome === "refused" && tried > 0) return "pending";
       if (error.outcome === "refused") return finishRefund(asked, context, key, { ...asking, state: "failed" });
       if (error.outcome === "not-executed") {
         await rememberRefund(asked, context, key, { ...asking, state: "preparing" });
@@ -145,7 +152,11 @@ export function createKaspiQrRefunds({
     attempt: Attempt,
   ): Promise<"failed" | "pending" | "succeeded"> {
     if (nowMs() - entry.at < settleMs) return "pending";
-    const now = await available(attempt);
+    const now = await available(attempt).catch((error: unknown) => {
+      if (!isRefused(error)) throw error;
+      return undefined;
+    });
+    if (now === undefined) return callPerson(payment, context, key, entry, notKnown);
     const before = BigInt(entry.facts.available ?? "0");
     if (now === before - BigInt(entry.amountMinor)) {
       return finishRefund(payment, context, key, { ...entry, state: "succeeded" });
@@ -154,8 +165,18 @@ export function createKaspiQrRefunds({
     // Not asked a fourth time, or somebody refunded by hand meanwhile.
     const why =
       now === before
-        ? "kaspi-qr: a refund was refused three times without a reason: ask the bank"
+        ? "kaspi-qr: a refund was not carried out three times: ask the bank"
         : "kaspi-qr: what can be refunded changed otherwise than by this refund: look into the cabinet";
+    return callPerson(payment, context, key, entry, why);
+  }
+
+  async function callPerson(
+    payment: Payment,
+    context: ProviderContext,
+    key: string,
+    entry: RefundEntry,
+    why: string,
+  ): Promise<"pending"> {
     if (payment.needsAttention !== why) await rememberRefund(payment, context, key, { ...entry, at: nowMs() }, why);
     return "pending";
   }
@@ -175,3 +196,6 @@ export function createKaspiQrRefunds({
     return entry.state === "succeeded" ? "succeeded" : "failed";
   }
 }
+
+const notKnown = "kaspi-qr: whether a refund was carried out can no longer be asked: look into the cabinet";
+const isRefused = (error: unknown): boolean => SdkError.isInstance(error) && error.outcome === "refused";

@@ -197,11 +197,10 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
         rememberRefund(payment, context, key, next, attention);
       if (entry?.state === "asking") {
         // The terminal has no look-up by anything of ours, so it is never asked twice for one refund.
-        const why = "kaspi-smartpos: whether a refund began is not known: look at the terminal";
-        if (payment.needsAttention !== why) await write(entry, why);
+        if (payment.needsAttention !== lostRefund) await write(entry, lostRefund);
         return "pending";
       }
-      if (entry?.state === "open") return followRefund(entry, write);
+      if (entry?.state === "open") return followRefund(payment, entry, write);
       const attempt = refundableAttempt(session, key, amountMinor);
       const method = attempt?.facts.method ?? "";
       const base = { attemptId: attempt?.id ?? "", amountMinor: String(amountMinor), at: nowMs(), facts: {} };
@@ -244,25 +243,35 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
   };
 
   async function followRefund(
+    payment: Payment,
     entry: RefundEntry,
     write: (next: RefundEntry, attention?: string | null) => Promise<Payment | undefined>,
   ): Promise<"succeeded" | "failed" | "pending"> {
     const isUnknown = entry.facts.unknown === "yes";
     if (isUnknown && nowMs() - entry.at < actualizeMs) return "pending";
-    const data = await call(isUnknown ? "actualize" : "status", { processId: entry.facts.process ?? "" });
+    let data: Data;
+    try {
+      data = await call(isUnknown ? "actualize" : "status", { processId: entry.facts.process ?? "" });
+    } catch (error) {
+      if (!SdkError.isInstance(error) || error.outcome !== "refused") throw error;
+      // A terminal that forgot the process may have given the money back before.
+      if (payment.needsAttention !== unknownRefund) await write(entry, unknownRefund);
+      return "pending";
+    }
     const status = textOf(data, "status");
     if (status === "success" || status === "fail") {
       const state = status === "success" ? "succeeded" : "failed";
-      return (await write({ ...entry, state })) ? state : "pending";
+      const isTold = payment.needsAttention === unknownRefund;
+      return (await write({ ...entry, state }, isTold ? null : undefined)) ? state : "pending";
     }
     if (status === "wait") return "pending";
-    await write(
-      { ...entry, at: nowMs(), facts: { ...entry.facts, unknown: "yes" } },
-      "kaspi-smartpos: the terminal does not know what became of a refund",
-    );
+    await write({ ...entry, at: nowMs(), facts: { ...entry.facts, unknown: "yes" } }, unknownRefund);
     return "pending";
   }
 }
+
+const lostRefund = "kaspi-smartpos: whether a refund began is not known: look at the terminal";
+const unknownRefund = "kaspi-smartpos: the terminal does not know what became of a refund: look at the terminal";
 
 function judge(attempt: Attempt, data: Data): Finding {
   const status = textOf(data, "status") ?? "";
@@ -300,7 +309,8 @@ function paid(attempt: Attempt, data: Data): Finding {
   const process = attempt.facts.process ?? attempt.id;
   const transaction = textOf(data, "transactionId") ?? process;
   // A refund names the order number of a QR, the RRN of a card.
-  const refundId = (method === "card" ? textOf(cheque, "rrn") : textOf(cheque, "orderNumber")) ?? transaction;
+  const [orderNumber, rrn] = [textOf(cheque, "orderNumber"), textOf(cheque, "rrn")];
+  const refundId = (method === "card" ? (rrn ?? orderNumber) : (orderNumber ?? rrn)) ?? transaction;
   return {
     state: "paid",
     // Order numbers and RRNs are two series.

@@ -93,6 +93,9 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
       const amountMinor = readAmount(outSum);
       // A test never pays a live payment, and live money on a test payment is for a person to look at.
       if (test !== payment.test || amountMinor === undefined || !isCurrency(outSumCurrency, currency)) {
+        if (!test && payment.needsAttention !== strangeMoney) {
+          await context.remember(payment, { session: payment.session ?? "", attention: strangeMoney });
+        }
         return new Response(null, { status: 409 });
       }
       return bookAndAnswer(context, payment, { transactionId: invId, amountMinor, currency });
@@ -102,6 +105,9 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
     ? { ...provider, refund: createRefund({ refunds: robokassa.refunds, operationState: robokassa.operationState }) }
     : provider;
 }
+
+const strangeMoney =
+  "robokassa: live money came for a test payment, in another currency or of an unreadable sum: look into the cabinet";
 
 /** What became of a refund: `asking` was sent or may have been; any other text is Robokassa's id of the request. */
 type RefundEntry = "asking" | "refused" | (string & {});

@@ -11,6 +11,8 @@ export interface FakeKaspiSmartposReadings {
   readonly cancel?: "works" | "absent" | "lies";
   /** `statusCode` as a number or as text. */
   readonly codes?: "number" | "text";
+  /** Which number a receipt of alaqan has; then `transactionId` of the answer is another one. */
+  readonly alaqan?: "orderNumber" | "rrn";
   /** How a refused token is told. */
   readonly token?: "401" | "403" | "code";
 }
@@ -111,15 +113,17 @@ export function createFakeKaspiSmartpos({
     if (process.status !== "success") return base;
     const inData = readings.amount === "data" || readings.amount === "both";
     const inCheque = readings.amount !== "data";
+    const hasRrn = process.method === "card" || (process.method === "alaqan" && readings.alaqan === "rrn");
     return {
       ...base,
-      transactionId: process.refundOf ?? process.transactionId,
+      transactionId:
+        hasRrn && process.method !== "card" ? `T${process.id}` : (process.refundOf ?? process.transactionId),
       ...(inData ? { amount: Number(process.amount) } : { amount: 0 }),
       addInfo: { ProductType: "Gold", LoanTerm: 0, IsOffer: false, LoanOfferName: "" },
       chequeInfo: {
         ...(inCheque ? { amount: readings.amount === "unreadable" ? "бес жүз бес" : receipt(process.amount) } : {}),
         method: process.method,
-        ...(process.method === "card"
+        ...(hasRrn
           ? { rrn: process.transactionId, cardMask: "4400********1234" }
           : { orderNumber: process.transactionId }),
         status: "Одобрено",
