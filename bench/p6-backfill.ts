@@ -112,7 +112,7 @@ export async function benchBackfill(): Promise<BenchResult> {
   const growthMb = big.peakMb - small.peakMb;
   return {
     id: "P6",
-    title: `Back-fill of ${large} generated Kaspi orders into SQLite and an amoCRM that keeps nothing, beside ${base}: peak RSS of its own process with --max-semi-space-size=4${large < 1_000_000 ? "; the whole claim: P6_ORDERS=1000000" : ""}`,
+    title: `Back-fill of ${large} generated Kaspi orders into SQLite and an amoCRM that keeps only the goods of the last leads, beside ${base}: peak RSS of its own process with --max-semi-space-size=4${large < 1_000_000 ? "; the whole claim: P6_ORDERS=1000000" : ""}`,
     table: [["orders", "done", "seconds", "orders/s", "peak MB"], row(base, small), row(large, big)],
     targets: [
       {

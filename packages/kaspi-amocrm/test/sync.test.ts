@@ -65,6 +65,33 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       expect(amocrm.notes).toHaveLength(5);
     });
 
+    test("a worker that is paused between taking goods off and putting them on puts nothing on when it wakes", async () => {
+      const { kaspi, amocrm, sync, createWorker, clock } = createSetting({ amocrm: { relinking: "adds" } });
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew();
+      kaspi.changeOrder("700000001", { entries: [{ sku: "LAMP", name: "Шам", basePrice: 7990, quantity: 3 }] });
+      clock.advance(10 * minute);
+      const { promise: paused, resolve: onPause } = Promise.withResolvers<void>();
+      const { promise: waking, resolve: wake } = Promise.withResolvers<void>();
+      const sleeper = createWorker({
+        guardFetch: (send) => async (input, init) => {
+          const answer = await send(input, init);
+          if (init?.method === "POST" && String(input).endsWith("/leads/unlink")) {
+            onPause();
+            await waking;
+          }
+          return answer;
+        },
+      });
+      const sleeping = sleeper.reconcile();
+      await paused;
+      clock.advance(10 * minute);
+      expect(await createWorker().reconcile()).toMatchObject({ updated: 1, failed: 0 });
+      wake();
+      await expect(sleeping).rejects.toThrow("lost");
+      expect([...amocrm.linksOf(amocrm.leadOf("700000001")?.id ?? 0).values()]).toEqual([3]);
+    });
+
     test("an order that was accepted before the first look is imported into the stage of its status", async () => {
       const { kaspi, amocrm, sync } = createSetting();
       kaspi.addOrder(order("700000001", { state: "KASPI_DELIVERY", status: "ACCEPTED_BY_MERCHANT" }));
