@@ -43,6 +43,7 @@ export {
 export type { CatalogPrice, CatalogProduct, PriceType, Products } from "./products.ts";
 export type { RestAddress } from "./rest-address.ts";
 export { createSaleOrderSide, type SaleOrderSide, type SaleOrderSideOptions } from "./sale-order-side.ts";
+export { createSaleOrderSweep, type SaleOrderSweepOptions } from "./sale-order-sweep.ts";
 export type { ShopOrder, ShopOrders, ShopPayment, ShopPayments } from "./shop-orders.ts";
 export {
   createStatusSync,
@@ -71,6 +72,7 @@ export type {
   WorkEntry,
   WorkStore,
 } from "./storage.ts";
+export type { Sweep, SweepOptions } from "./sweep.ts";
 export { createSyncHandlers } from "./sync-handlers.ts";
 export type { UserField, UserFields } from "./user-fields.ts";
 export { createWorker, type Worker, type WorkerOptions } from "./worker.ts";

@@ -1,4 +1,5 @@
 import { ConfigError, silentLogger } from "@orderbridge/core";
+import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { expect, test } from "vitest";
 import {
@@ -6,6 +7,7 @@ import {
   createDealSide,
   createEventHandler,
   createSaleOrderSide,
+  createSaleOrderSweep,
   createStatusSync,
   createSyncHandlers,
   createWorker,
@@ -60,7 +62,7 @@ async function setUp(order: Record<string, unknown> = {}) {
   const deal = portal.addDeal({ title: "Заказ", UF_CRM_ORDER_ID: String(orderId) });
   await settle();
   const stageId = () => portal.deal(deal.id)?.stageId;
-  return { portal, bitrix, left, sync, settle, dealId: deal.id, stageId };
+  return { clock, storage, portal, bitrix, left, sync, settle, dealId: deal.id, stageId };
 }
 
 test("an order of the store moves and its deal follows by one write, which settles", async () => {
@@ -137,4 +139,23 @@ test("the mapping is compared with the store: missing ones are an error, the res
   await expect(createSaleOrderSide({ bitrix, statuses: { new: "N", lost: "ZZ" } }).check()).rejects.toThrow(
     ConfigError,
   );
+});
+
+test("the sweep finds a payment and a status of the store whose events were lost", async () => {
+  const { clock, storage, portal, bitrix, settle, stageId } = await setUp();
+  const core = createMemoryStorage({ clock });
+  const sweep = createSaleOrderSweep({ bitrix, storage, core, sync: "store-deal", clock, logger: silentLogger });
+  portal.setEventCopies(() => 0);
+  await sweep.sweep();
+  await settle();
+  clock.advance(3_600_000);
+  portal.changeShopOrder(orderId, { payed: "Y" });
+  await sweep.sweep();
+  await settle();
+  expect(stageId()).toBe("PREPAYMENT_INVOICE");
+  clock.advance(3_600_000);
+  portal.changeShopOrder(orderId, { statusId: "S" });
+  expect(await sweep.sweep()).toBe(1);
+  await settle();
+  expect(stageId()).toBe("EXECUTING");
 });

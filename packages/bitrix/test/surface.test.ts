@@ -20,6 +20,7 @@ test("exports these names and no others", () => {
     "createOrders",
     "createProductSync",
     "createSaleOrderSide",
+    "createSaleOrderSweep",
     "createStatusSync",
     "createSyncHandlers",
     "createWorker",
