@@ -96,6 +96,11 @@ export interface Payments {
   cancel(merchant: string, id: string): Promise<Payment>;
   /** Gives money back; without `amountMinor` everything that is left. A `pending` refund settles by itself. */
   refund(request: RefundRequest): Promise<RefundResult>;
+  /**
+   * Ends a refund whose outcome the provider cannot tell, once a person has found it out; `needsAttention` says when.
+   * @throws {Refusal} for a refund that waits for nobody.
+   */
+  settleRefund(merchant: string, id: string, refundId: string, outcome: "succeeded" | "failed"): Promise<RefundResult>;
   /** Webhook bodies after a cursor, without gaps. `after` is empty or a former `next`. */
   events(
     merchant: string,
@@ -210,6 +215,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     list: (merchant, filter = {}, limit = 100) => storage.listPayments({ ...filter, merchant }, limit),
     cancel: createCancellation(engine, contextOf),
     refund: refunds.refund,
+    settleRefund: refunds.settleByHand,
     async events(merchant, after, limit = 100) {
       if (!/^\d{0,15}$/.test(after)) throw new Refusal("invalid", 'must be empty or a former "next"', "after");
       const found = await storage.eventsAfter(merchant, Number(after), limit);

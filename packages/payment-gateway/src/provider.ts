@@ -156,6 +156,16 @@ export interface PaymentProvider {
   refundNotice?(payment: Payment, key: string): string | undefined;
   /** A person has found out what became of an attempt of unknown outcome, and booked its money if there was any. */
   giveUpAttempt?(payment: Payment, context: ProviderContext): Promise<boolean>;
+  /**
+   * A person has found out how a refund ended whose outcome the provider cannot tell. `false`: nobody was called for it.
+   * Afterwards `refund` gives this outcome.
+   */
+  settleRefund?(request: {
+    readonly payment: Payment;
+    readonly key: string;
+    readonly outcome: "succeeded" | "failed";
+    readonly context: ProviderContext;
+  }): Promise<boolean>;
   /** Answers what arrives under `/providers/<name>`. `path` is the rest of the path, without the leading slash. */
   callback?(request: {
     readonly request: Request;

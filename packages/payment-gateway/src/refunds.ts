@@ -28,6 +28,7 @@ export function createRefunds(
   contextOf: (provider: PaymentProvider) => ProviderContext,
 ): {
   refund(request: RefundRequest): Promise<RefundResult>;
+  settleByHand(merchant: string, id: string, refundId: string, outcome: "succeeded" | "failed"): Promise<RefundResult>;
   /** Asks about refunds whose outcome has been open for a while. Resolves to how many there were. */
   settleDue(): Promise<number>;
 } {
@@ -90,6 +91,21 @@ export function createRefunds(
       }
       const settled = await settle(await storage.getRefund(refundId));
       return { payment: await ownPayment(merchant, id), refund: settled };
+    },
+
+    async settleByHand(merchant, id, refundId, outcome) {
+      const payment = await ownPayment(merchant, id);
+      const open = await storage.getRefund(refundId);
+      if (open?.paymentId !== id) throw new Refusal("not_found", "there is no such refund");
+      const provider = providers.get(payment.provider);
+      const context = provider && contextOf(provider);
+      const isWritten =
+        context && open.status === "pending"
+          ? await provider.settleRefund?.({ payment, key: refundId, outcome, context })
+          : false;
+      if (!isWritten) throw new Refusal("conflict", "the outcome of this refund is not waiting for a person");
+      const refund = await settle(open);
+      return { payment: await ownPayment(merchant, id), refund };
     },
 
     async settleDue() {

@@ -381,6 +381,42 @@ describe("providers with attempts", () => {
     }
   });
 
+  test("a refund of unknown outcome is ended by a person, after confirming", async () => {
+    const { world: till, fake, context, pass } = await openSmartpos({ gateway: { admin } });
+    try {
+      const call = (path: string, init: RequestInit = {}) =>
+        till.gateway.handle(new Request(`https://pay.example${path}`, init));
+      const { payment } = await till.gateway.payments.create({ merchant: "shop", amountMinor: 50_500n });
+      await context.pay(payment);
+      context.loseRefundReply?.();
+      const { refund } = await till.gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor: 10_000n });
+      fake.confirm();
+      await pass(120_000, 30_000);
+      const login = await call("/admin/login", { method: "POST", body: new URLSearchParams({ password }) });
+      const headers = { cookie: (login.headers.get("set-cookie") ?? "").split(";")[0] ?? "" };
+      const path = `/admin/payments/${payment.id}`;
+      const post = (fields: Readonly<Record<string, string>>) =>
+        call(`${path}/settle-refund`, { method: "POST", headers, body: new URLSearchParams(fields) });
+      const page = await (await call(path, { headers })).text();
+      expect(page).toContain("The refund of 100.00 KZT was given back");
+      const fields = fieldsOf(page, `${path}/settle-refund`);
+      expect(fields).toMatchObject({ refund: refund.id, outcome: "succeeded" });
+      expect((await post({ ...fields, outcome: "perhaps" })).status).toBe(400);
+      const question = await (await post(fields)).text();
+      expect(question).toContain(`that the refund ${refund.id} was given back?`);
+      expect((await till.gateway.payments.get("shop", payment.id))?.refundedMinor).toBe(0n);
+      expect((await post(fieldsOf(question, `${path}/settle-refund`))).status).toBe(303);
+      expect((await post(fieldsOf(question, `${path}/settle-refund`))).status).toBe(409);
+      expect(await till.gateway.payments.get("shop", payment.id)).toMatchObject({
+        refundedMinor: 10_000n,
+        refundingMinor: 0n,
+      });
+      expect(await (await call(path, { headers })).text()).not.toContain("settle-refund");
+    } finally {
+      await till.close();
+    }
+  });
+
   test("money that a person found at the terminal is recorded once, after confirming", async () => {
     const { world: till, fake, pass } = await openSmartpos({ gateway: { admin } });
     try {

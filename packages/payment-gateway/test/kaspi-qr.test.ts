@@ -596,6 +596,10 @@ describe("refunds", () => {
     await pass(600_000, 60_000);
     expect(fake.journal.count("/payment/return")).toBe(1);
     expect((await get(payment.id)).needsAttention).toContain("cabinet");
+    const [refundId = ""] = Object.keys(JSON.parse((await get(payment.id)).session ?? "").refunds);
+    await qr.world.gateway.payments.settleRefund("shop", payment.id, refundId, "succeeded");
+    const { refundedMinor, refundingMinor, needsAttention } = await get(payment.id);
+    expect([refundedMinor, refundingMinor, needsAttention]).toEqual([60_000n, 0n, undefined]);
   });
 
   test("half of all answers to partial refunds are lost, before or after: never above what was paid, all resolved", {

@@ -269,6 +269,32 @@ describe("refunds", () => {
     });
   });
 
+  test.each(["succeeded", "failed"] as const)(
+    "a person who has looked at the terminal says that it %s: booked so, once, and the next refund goes on",
+    async (outcome) => {
+      const { fake, context, pass, world } = await start();
+      const payment = await create();
+      await context.pay(payment);
+      context.loseRefundReply?.();
+      const { refund: lost } = await refund(payment.id, 100_000n);
+      const settle = () => world.gateway.payments.settleRefund("shop", payment.id, lost.id, outcome);
+      await expect(settle()).rejects.toThrow("not waiting for a person"); // nobody was called yet
+      if (outcome === "succeeded") fake.confirm();
+      else fake.fail();
+      await pass(120_000, 30_000);
+      await expect(world.gateway.payments.settleRefund("other", payment.id, lost.id, outcome)).rejects.toThrow();
+      expect((await settle()).refund.status).toBe(outcome);
+      await expect(settle()).rejects.toThrow("not waiting for a person");
+      const given = outcome === "succeeded" ? 100_000n : 0n;
+      expect(await get(payment.id)).toMatchObject({ refundedMinor: given, refundingMinor: 0n });
+      expect((await get(payment.id)).needsAttention).toBeUndefined();
+      await refund(payment.id);
+      fake.confirm();
+      await pass(31_000);
+      expect([(await get(payment.id)).status, fake.transactions[0]?.refunded]).toEqual(["refunded", 1_234_567n]);
+    },
+  );
+
   test("the buyer does not confirm: failed, the sum is free again", async () => {
     const { fake, context, pass } = await start();
     const payment = await create();

@@ -248,22 +248,35 @@ describe("robokassa", () => {
     expect(await (await pay(payment)).text()).toBe("OK3000000000");
   });
 
-  test("a refund whose answer is lost is never asked for again; a person is called, the sum stays reserved", async () => {
-    const { fake, pay, loseRefundReply, settleRefunds, gateway } = await openRobokassa({ refunds: true });
-    const { payment } = await create();
-    await pay(payment);
-    loseRefundReply?.();
-    await gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor: 20_000n });
-    await settleRefunds?.();
-    const { refundingMinor, needsAttention } = (await gateway.payments.get("shop", payment.id)) ?? {};
-    expect([fake.refunds.length, refundingMinor, needsAttention]).toEqual([
-      1,
-      20_000n,
-      expect.stringContaining("look into the cabinet"),
-    ]);
-    // A notification that comes again still finds its payment.
-    expect((await fake.redeliver("3000000000"))?.accepted).toBe(true);
-  });
+  test.each(["succeeded", "failed"] as const)(
+    "a refund whose answer is lost is never asked for again; a person is called, the sum stays reserved until he says that it %s",
+    async (outcome) => {
+      const { fake, pay, loseRefundReply, settleRefunds, gateway } = await openRobokassa({ refunds: true });
+      const { payment } = await create();
+      await pay(payment);
+      loseRefundReply?.();
+      await gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor: 20_000n });
+      await settleRefunds?.();
+      const { refundingMinor, needsAttention } = (await gateway.payments.get("shop", payment.id)) ?? {};
+      expect([fake.refunds.length, refundingMinor, needsAttention]).toEqual([
+        1,
+        20_000n,
+        expect.stringContaining("look into the cabinet"),
+      ]);
+      // A notification that comes again still finds its payment.
+      expect((await fake.redeliver("3000000000"))?.accepted).toBe(true);
+      // Once a person has looked into the cabinet, the sum is booked or free.
+      const [, refundId = ""] =
+        /"(re_\w+)"/.exec((await gateway.payments.get("shop", payment.id))?.session ?? "") ?? [];
+      const settled = await gateway.payments.settleRefund("shop", payment.id, refundId, outcome);
+      expect([settled.refund.status, settled.payment.refundingMinor, settled.payment.needsAttention]).toEqual([
+        outcome,
+        0n,
+        undefined,
+      ]);
+      expect(settled.payment.refundedMinor).toBe(outcome === "succeeded" ? 20_000n : 0n);
+    },
+  );
 
   test("a test payment never pays a live one, and live money not a test one", async () => {
     for (const live of [true, false]) {

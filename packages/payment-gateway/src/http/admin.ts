@@ -288,6 +288,23 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
     });
   });
 
+  app.post("/payments/:id/settle-refund", async (context) => {
+    const payment = await named(context);
+    const form = context.get("form");
+    const [refund, outcome] = [form.get("refund") ?? "", form.get("outcome")];
+    if (!isId(refund) || (outcome !== "succeeded" && outcome !== "failed")) {
+      return showPayment(context, payment, 400, "The form was incomplete. Try again.");
+    }
+    if (form.get("confirmed") !== "yes") {
+      const question =
+        outcome === "succeeded"
+          ? `Have you seen at ${payment.provider} that the refund ${refund} was given back?`
+          : `Have you made sure at ${payment.provider} that the refund ${refund} was not given back, and will not be?`;
+      return confirm(context, payment, "settle-refund", question, { refund, outcome });
+    }
+    return act(context, payment, () => payments.settleRefund(payment.merchant, payment.id, refund, outcome));
+  });
+
   app.post("/payments/:id/resend", async (context) => {
     const payment = await named(context);
     return act(context, payment, () => payments.resend(payment.merchant, context.get("form").get("event") ?? ""));
@@ -320,7 +337,7 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
   function confirm(
     context: AdminContext,
     payment: Payment,
-    action: "cancel" | "refund" | "give-up" | "record",
+    action: "cancel" | "refund" | "give-up" | "record" | "settle-refund",
     question: string,
     fields: Readonly<Record<string, string>>,
   ) {
@@ -374,6 +391,14 @@ ${
     : ""
 }
 ${leftMinor > 0n && provider?.refund ? html`<form method="post" action="${base}/payments/${payment.id}/refund">${hidden(context)}<label>Sum to refund<input name="amount" inputmode="decimal" value="${formatAmount(leftMinor)}"></label><button class="danger">Refund</button></form>` : ""}
+${history.refunds
+  .filter(({ status: outcome }) => outcome === "pending" && payment.needsAttention && provider?.settleRefund)
+  .map(({ id, amountMinor }) =>
+    (["succeeded", "failed"] as const).map(
+      (outcome) =>
+        html`<form method="post" action="${base}/payments/${payment.id}/settle-refund">${hidden(context, { refund: id, outcome })}<button class="danger">The refund of ${money(amountMinor, payment)} was ${outcome === "succeeded" ? "" : "not "}given back</button></form>`,
+    ),
+  )}
 <h2>Metadata</h2><pre>${payment.metadata}</pre>
 ${drawAttempts(payment, attempts)}
 ${drawHistory(payment, history, provider)}

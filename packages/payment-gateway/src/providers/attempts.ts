@@ -369,6 +369,20 @@ export function refundableAttempt(session: AttemptSession, key: string, amountMi
   });
 }
 
+/** A person says how a refund ended that somebody was called for. */
+export const settleRefund: NonNullable<PaymentProvider["settleRefund"]> = async ({
+  payment,
+  key,
+  outcome,
+  context,
+}) => {
+  const entry = readSession(payment).refunds[key];
+  const attention = payment.needsAttention;
+  if (attention === undefined || (entry?.state !== "asking" && entry?.state !== "open")) return false;
+  const isAnswered = attention.includes("refund") ? null : undefined;
+  return (await rememberRefund(payment, context, key, { ...entry, state: outcome }, isAnswered)) !== undefined;
+};
+
 /** Writes one refund down, provided that it still is as `payment` holds it. */
 export function rememberRefund(
   payment: Payment,

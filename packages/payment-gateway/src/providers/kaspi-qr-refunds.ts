@@ -2,7 +2,14 @@ import { type Clock, SdkError } from "@orderbridge/core";
 import { formatAmount, parseAmount } from "../money.ts";
 import type { Payment } from "../payment.ts";
 import type { PaymentProvider, ProviderContext } from "../provider.ts";
-import { type Attempt, type RefundEntry, readSession, refundableAttempt, rememberRefund } from "./attempts.ts";
+import {
+  type Attempt,
+  type RefundEntry,
+  readSession,
+  refundableAttempt,
+  rememberRefund,
+  settleRefund,
+} from "./attempts.ts";
 import { type KaspiQrApi, optionalText, shapeError, textOf } from "./kaspi-qr-api.ts";
 
 /** A refund that was sent may still be at work for so long; only then its outcome is looked up. */
@@ -19,9 +26,9 @@ export function createKaspiQrRefunds({
   readonly api: KaspiQrApi;
   readonly scheme: "r2" | "r3";
   readonly clock: Pick<Clock, "now">;
-}): Required<Pick<PaymentProvider, "refund" | "refundNotice">> {
+}): Required<Pick<PaymentProvider, "refund" | "refundNotice" | "settleRefund">> {
   const nowMs = (): number => clock.now().getTime();
-  return { refund, refundNotice };
+  return { refund, refundNotice, settleRefund };
 
   function refundNotice(payment: Payment, key: string): string | undefined {
     const { state, facts } = readSession(payment).refunds[key] ?? { state: "failed", facts: {} };

@@ -28,6 +28,7 @@ import {
   readSession,
   refundableAttempt,
   rememberRefund,
+  settleRefund,
 } from "./attempts.ts";
 
 export { createTlsFetch, type TlsFetchOptions } from "./tls-fetch.ts";
@@ -173,6 +174,7 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
     state: attempts.state,
     attempts: attempts.attempts,
     giveUpAttempt: attempts.giveUpAttempt,
+    settleRefund,
 
     payerStep(payment: Payment) {
       const attempt = openAttempt(payment);

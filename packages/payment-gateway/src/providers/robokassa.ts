@@ -102,15 +102,22 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
     },
   };
   return refunds && robokassa.refunds
-    ? { ...provider, refund: createRefund({ refunds: robokassa.refunds, operationState: robokassa.operationState }) }
+    ? {
+        ...provider,
+        refund: createRefund({ refunds: robokassa.refunds, operationState: robokassa.operationState }),
+        settleRefund,
+      }
     : provider;
 }
 
 const strangeMoney =
   "robokassa: live money came for a test payment, in another currency or of an unreadable sum: look into the cabinet";
 
-/** What became of a refund: `asking` was sent or may have been; any other text is Robokassa's id of the request. */
-type RefundEntry = "asking" | "refused" | (string & {});
+/**
+ * What became of a refund: `asking` was sent or may have been, `settled` was found by a person; any other text is
+ * Robokassa's id of the request.
+ */
+type RefundEntry = "asking" | "refused" | "settled" | (string & {});
 
 /** The number, and once there was a refund its state behind a space: `3000000000 {"re_…":"asking"}`. */
 function readSession({ session = "" }: Payment): {
@@ -130,17 +137,12 @@ function createRefund(
     const payment = (await context.find(asked.id)) ?? asked;
     const { invId, refunds } = readSession(payment);
     const known = refunds[key];
-    const write = (before: Payment, entry: RefundEntry, attention?: string): Promise<Payment | undefined> => {
-      const session = readSession(before);
-      return context.remember(before, {
-        session: `${session.invId} ${JSON.stringify({ ...session.refunds, [key]: entry })}`,
-        ...(attention === undefined ? {} : { attention }),
-      });
-    };
+    const write = (before: Payment, entry: RefundEntry, attention?: string) =>
+      writeRefund(before, context, key, entry, attention);
+    if (known === "settled") return "succeeded";
     if (known === "refused" || payment.test) return "failed"; // Robokassa's books know no test payments
     if (known === "asking") {
-      const why = "robokassa: whether a refund was taken is not known: look into the cabinet";
-      if (payment.needsAttention !== why) await write(payment, "asking", why);
+      if (payment.needsAttention !== lostRefund) await write(payment, "asking", lostRefund);
       return "pending";
     }
     if (known !== undefined) {
@@ -171,6 +173,29 @@ function createRefund(
     return entry === "refused" ? "failed" : "pending";
   };
 }
+
+const lostRefund = "robokassa: whether a refund was taken is not known: look into the cabinet";
+
+function writeRefund(
+  payment: Payment,
+  context: ProviderContext,
+  key: string,
+  entry: RefundEntry,
+  attention?: string | null,
+): Promise<Payment | undefined> {
+  const { invId, refunds } = readSession(payment);
+  return context.remember(payment, {
+    session: `${invId} ${JSON.stringify({ ...refunds, [key]: entry })}`,
+    ...(attention === undefined ? {} : { attention }),
+  });
+}
+
+const settleRefund: NonNullable<PaymentProvider["settleRefund"]> = async ({ payment, key, outcome, context }) => {
+  if (readSession(payment).refunds[key] !== "asking" || payment.needsAttention === undefined) return false;
+  const entry = outcome === "succeeded" ? "settled" : "refused";
+  const isAnswered = payment.needsAttention === lostRefund ? null : undefined;
+  return (await writeRefund(payment, context, key, entry, isAnswered)) !== undefined;
+};
 
 /** Whatever is not answered `OK<InvId>` is repeated by Robokassa. */
 async function bookAndAnswer(context: ProviderContext, payment: Payment, money: ReportedMoney): Promise<Response> {
