@@ -2,6 +2,7 @@ import { ApiError, NeedsReauthError, RequestError, silentLogger } from "@orderbr
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
+import { testDatabases } from "../../core/test/databases.ts";
 import {
   createDealSide,
   createDealSweep,
@@ -13,8 +14,11 @@ import {
   dealTopic,
   orderTopic,
 } from "../src/index.ts";
+import { createBitrixStorage } from "../src/kysely/index.ts";
 import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { createBackendAndPortal as setUp, stages } from "./backend-and-portal.ts";
+
+const statusFor = (stage: string): string => Object.entries(stages).find(([, id]) => id === stage)?.[0] ?? "no status";
 
 /** The default funnel with a stage that nobody mapped, and another end without a sale. */
 function addUnmappedStages(portal: ReturnType<typeof setUp>["portal"]): void {
@@ -234,6 +238,53 @@ test("a worker that was held up writes nothing once another one may have the pai
   expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["delivered", "WON"]);
   expect(portal.writes).toHaveLength(1);
 });
+
+for (const { name, skipped, open } of testDatabases()) {
+  test.skipIf(skipped)(`two workers on ${name} never look at one pair at once, and both sides agree`, async () => {
+    const { db, dialect, close } = await open();
+    try {
+      const clock = createFakeClock();
+      const storage = createBitrixStorage({ db, dialect, clock });
+      await storage.migrate();
+      const { portal, orders, sync, pair, statusOf } = setUp({ clock, storage });
+      const active = new Set<string>();
+      const overlaps: string[] = [];
+      const alone = Object.fromEntries(
+        Object.entries(createSyncHandlers({ sync, storage })).map(([topic, handle]) => [
+          topic,
+          async (key: string, signal: AbortSignal) => {
+            if (active.has(`${topic} ${key}`)) overlaps.push(key);
+            active.add(`${topic} ${key}`);
+            await handle(key, signal).finally(() => active.delete(`${topic} ${key}`));
+          },
+        ]),
+      );
+      const workers = [1, 2].map(() =>
+        createWorker({ storage, clock, retryMs: 0, logger: silentLogger, handlers: alone }),
+      );
+      const pairs = [];
+      for (let index = 0; index < 6; index++) pairs.push(await pair());
+      const codes = ["PREPARATION", "EXECUTING", "FINAL_INVOICE", "WON"];
+      const settle = () => Promise.all(workers.map((worker) => worker.drain()));
+      for (const [round, stage] of codes.entries()) {
+        const edits = pairs.map(async ({ dealId, orderId }, index) => {
+          if ((index + round) % 2) portal.moveDeal(dealId, stage);
+          else await orders.change(orderId, { status: statusFor(stage) }, { changedBy: "manager" });
+        });
+        await Promise.all([settle(), ...edits]);
+        do await portal.settled();
+        while ((await settle()).some((count) => count > 0));
+      }
+      expect(overlaps).toEqual([]);
+      for (const { orderId, dealId } of pairs) {
+        expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["delivered", "WON"]);
+      }
+      expect(portal.writes).toHaveLength(12);
+    } finally {
+      await close();
+    }
+  });
+}
 
 describe("setting aside", () => {
   const vendor = { vendor: "bitrix" };
