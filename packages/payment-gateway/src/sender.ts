@@ -253,5 +253,5 @@ function createPools(maxPools: number, timeoutMs: number): Pools {
 
 function createAgent(addresses: readonly ResolvedAddress[], timeoutMs: number): Agent {
   const connect = createReceiverConnector(addresses, timeoutMs);
-  return new Agent({ connect, allowH2: false, connections: 16, pipelining: 1, keepAliveTimeout: 10_000 });
+  return new Agent({ connect, allowH2: false, pipelining: 1, keepAliveTimeout: 10_000 });
 }
