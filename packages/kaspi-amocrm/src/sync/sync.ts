@@ -16,14 +16,14 @@ import { createOrderFeed } from "../kaspi/feed.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import { kaspiStates } from "../kaspi/order.ts";
 import { cutWindows, maxWindowMs } from "../kaspi/windows.ts";
-import { type LedgerPhase, type LedgerRow, type OrderKey, unfinishedPhases } from "../ledger.ts";
+import type { LedgerPhase, LedgerRow, OrderKey } from "../ledger.ts";
 import { createAlerts } from "./alerts.ts";
 import { checkAccount } from "./check.ts";
 import { createContactFinder } from "./contacts.ts";
 import { createElementFinder } from "./elements.ts";
+import { createIntakes } from "./intake.ts";
 import { emptyReport, type KaspiAmocrmSyncOptions, type RunReport, type StageTarget } from "./options.ts";
-import { writerBatch } from "./order-work.ts";
-import { isFinal } from "./summary.ts";
+import { createSweeps } from "./sweeps.ts";
 import { createOrderWriter } from "./writer.ts";
 
 export interface KaspiAmocrmSync {
@@ -95,11 +95,6 @@ export interface SyncStatus {
 const tokenWarningMs = 14 * 86_400_000;
 const eventsEveryMs = 10_000;
 const jobLeaseMs = 300_000;
-const windowMs = maxWindowMs + 1;
-/** A completed order may be returned within 14 days of its receipt; two more for the paper work. */
-const returnsEndAfterMs = 16 * 86_400_000;
-/** From how many old open orders on a span is listed as a whole instead of asking for each. */
-const listFrom = 12;
 
 /** Every Kaspi order becomes exactly one amoCRM lead, and the lead follows the order. */
 export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmocrmSync {
@@ -158,6 +153,10 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     logger,
   });
 
+  const intakes = createIntakes({ orders: storage.orders, writer, clock, logger });
+  const { isDue } = intakes;
+  const { sweep, sweepOld, resume } = createSweeps({ orders: storage.orders, clock });
+
   /** A token belongs to one shop: under another name, all its orders would come a second time. */
   async function claimTokens(): Promise<void> {
     const secret = await storage.contacts.secret();
@@ -199,85 +198,6 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     }
   }
 
-  /** Collects orders that need work and hands them on in batches. */
-  function createIntake(kaspi: Kaspi, report: RunReport, needsWork: (row: LedgerRow, order: KaspiOrder) => boolean) {
-    let waiting = new Map<string, KaspiOrder>();
-    const seen = new Set<string>();
-
-    async function flush(): Promise<void> {
-      const batch = [...waiting.values()];
-      waiting = new Map();
-      const complete: KaspiOrder[] = [];
-      for (const order of batch) {
-        if (order.entries) complete.push(order);
-        else {
-          const entries = await entriesOf(kaspi, order, report);
-          if (entries) complete.push({ ...order, entries });
-        }
-      }
-      if (complete.length > 0) await writer.apply(complete, report);
-    }
-
-    return {
-      /** Resolves once the orders are in the ledger: from then on they are safe. */
-      async take(orders: readonly KaspiOrder[]): Promise<void> {
-        const now = clock.now();
-        const rows = await storage.orders.observe(
-          kaspi.shop,
-          orders.map((order) => ({
-            code: order.code,
-            orderedAt: order.createdAt ?? now,
-            state: order.state,
-            status: order.status,
-            isFinal: isFinal(order),
-          })),
-          now,
-        );
-        const rowOf = new Map(rows.map((row) => [row.code, row]));
-        for (const order of orders) {
-          if (!seen.has(order.code)) report.seen++;
-          seen.add(order.code);
-          const row = rowOf.get(order.code);
-          if (row && needsWork(row, order)) waiting.set(order.code, order);
-          if (waiting.size >= writerBatch) await flush();
-        }
-      },
-      flush,
-      has: (code: string) => seen.has(code),
-    };
-  }
-
-  /** Counts what an intake of all due orders would do. */
-  function createForesight(report: RunReport) {
-    const seen = new Set<string>();
-    return {
-      async take(orders: readonly KaspiOrder[]): Promise<void> {
-        for (const order of orders) {
-          if (seen.has(order.code)) continue;
-          seen.add(order.code);
-          report.seen++;
-          const row = await storage.orders.get(order);
-          if (!row || isDue(row)) writer.foresee(order, row, report);
-        }
-      },
-      flush: async () => undefined,
-    };
-  }
-
-  async function entriesOf(kaspi: Kaspi, order: KaspiOrder, report: RunReport) {
-    try {
-      return await kaspi.entries(order.id);
-    } catch (error) {
-      if (!SdkError.isInstance(error) || error.outcome === "not-executed") throw error;
-      logger.warn("kaspi-amocrm: the lines of an order could not be read; it comes again", {
-        order: order.code,
-        error,
-      });
-      report.failed++;
-      return undefined;
-    }
-  }
-
   const feedOf = (kaspi: Kaspi) =>
     createOrderFeed({
       kaspi,
@@ -288,7 +208,6 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       ...(options.importFrom && { startAt: options.importFrom }),
     });
 
-  const isDue = (row: LedgerRow): boolean => unfinishedPhases.includes(row.phase) && row.dueAt <= clock.now();
   const hasChanged = (row: LedgerRow, order: KaspiOrder): boolean =>
     row.phase === "done" &&
     order.entries !== undefined &&
@@ -296,21 +215,6 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
   /** A held back order is looked at whenever it shows something new. */
   const isReleased = (row: LedgerRow, order: KaspiOrder): boolean =>
     row.phase === "seen" && order.state !== "SIGN_REQUIRED" && !order.signatureRequired;
-
-  /** Unfinished orders that this run has not met: read again by code. */
-  async function resume(
-    kaspi: Kaspi,
-    intake: ReturnType<typeof createIntake>,
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    for (const row of await storage.orders.due(kaspi.shop, { at: clock.now(), limit: 500 })) {
-      signal?.throwIfAborted();
-      if (intake.has(row.code)) continue;
-      const order = await kaspi.orders.byCode(row.code);
-      if (order) await intake.take([order]);
-    }
-    await intake.flush();
-  }
 
   /** Runs a job that must not run twice at the same time. */
   async function exclusively(name: string, work: (assertHeld: () => void) => Promise<RunReport>) {
@@ -326,64 +230,6 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     return result.state === "done" ? result.value : undefined;
   }
 
-  async function sweep(
-    kaspi: Kaspi,
-    intake: ReturnType<typeof createIntake>,
-    from: Date,
-    to: Date,
-    assertHeld: () => void,
-    signal?: AbortSignal,
-  ) {
-    let page: KaspiOrder[] = [];
-    for await (const order of kaspi.orders.list({ createdFrom: from, createdTo: to, ...(signal && { signal }) })) {
-      page.push(order);
-      if (page.length === 100) {
-        assertHeld();
-        await intake.take(page);
-        page = [];
-      }
-    }
-    await intake.take(page);
-  }
-
-  /** Orders older than the sweep that may still change, span by span. */
-  async function sweepOld(
-    kaspi: Kaspi,
-    intake: ReturnType<typeof createIntake>,
-    before: Date,
-    assertHeld: () => void,
-    signal?: AbortSignal,
-  ) {
-    const finalAfter = new Date(clock.now().getTime() - returnsEndAfterMs);
-    let after: { orderedAt: Date; code: string } | undefined;
-    let group: LedgerRow[] = [];
-    const look = async () => {
-      const [first] = group;
-      const last = group.at(-1);
-      if (!first || !last) return;
-      if (group.length >= listFrom) await sweep(kaspi, intake, first.orderedAt, last.orderedAt, assertHeld, signal);
-      for (const row of group) {
-        if (intake.has(row.code)) continue; // a date that could not be read is not where the list has it
-        assertHeld();
-        const order = await kaspi.orders.byCode(row.code);
-        if (order) await intake.take([order]);
-      }
-      group = [];
-    };
-    for (;;) {
-      const rows = await storage.orders.open(kaspi.shop, { finalAfter, orderedBefore: before, after, limit: 500 });
-      for (const row of rows) {
-        const [first] = group;
-        if (first && row.orderedAt.getTime() - first.orderedAt.getTime() >= windowMs) await look();
-        group.push(row);
-      }
-      const last = rows.at(-1);
-      if (!last) break;
-      after = { orderedAt: last.orderedAt, code: last.code };
-    }
-    await look();
-  }
-
   /** One shop's trouble does not hold the others; it ends the run at last. */
   const eachShop = (work: (kaspi: Kaspi) => Promise<void>): Promise<void> =>
     inTurn(...shops.map((kaspi) => () => work(kaspi)));
@@ -393,7 +239,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       exclusively("new", async (assertHeld) => {
         const report = emptyReport();
         await eachShop(async (kaspi) => {
-          const intake = createIntake(kaspi, report, (row, order) => isDue(row) || isReleased(row, order));
+          const intake = intakes.open(kaspi, report, (row, order) => isDue(row) || isReleased(row, order));
           await inTurn(
             async () => {
               for await (const page of feedOf(kaspi).pages({ ...(signal && { signal }) })) {
@@ -403,7 +249,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
               }
             },
             intake.flush,
-            () => resume(kaspi, intake, signal),
+            () => resume({ kaspi, intake, signal }),
           );
         });
         return report;
@@ -416,7 +262,8 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
         await eachShop(async (kaspi) => {
           const needsWork = (row: LedgerRow, order: KaspiOrder) =>
             isDue(row) || isReleased(row, order) || hasChanged(row, order);
-          const intake = createIntake(kaspi, report, needsWork);
+          const intake = intakes.open(kaspi, report, needsWork);
+          const run = { kaspi, intake, assertHeld, signal };
           const now = clock.now();
           const recent = new Date(now.getTime() - maxWindowMs);
           const imported = await feedOf(kaspi).watermark();
@@ -424,8 +271,8 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
             alerts.raise({ kind: "silence", shop: kaspi.shop, since: imported });
           } else alerts.clear("silence", kaspi.shop);
           await inTurn(
-            () => sweep(kaspi, intake, recent, now, assertHeld, signal),
-            () => sweepOld(kaspi, intake, recent, assertHeld, signal),
+            () => sweep(run, recent, now),
+            () => sweepOld(run, recent),
             intake.flush,
           );
         });
@@ -445,7 +292,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
           let position = dryRun ? undefined : await storage.watermarks.get(key);
           for (const window of windows) {
             // Of a code that moves from one folder to the next only the first sight counts.
-            const intake = dryRun ? createForesight(report) : createIntake(kaspi, report, isDue);
+            const intake = dryRun ? intakes.foresee(report) : intakes.open(kaspi, report, isDue);
             for (const state of kaspiStates) {
               signal?.throwIfAborted();
               if (window.to.getTime() > Number(position ?? 0)) {
@@ -477,7 +324,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
         const order = await kaspi.orders.byCode(code);
         if (!order) return undefined;
         const report = emptyReport();
-        const intake = createIntake(kaspi, report, () => true);
+        const intake = intakes.open(kaspi, report, () => true);
         await intake.take([order]);
         await intake.flush();
         return report;
