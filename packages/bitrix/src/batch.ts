@@ -1,6 +1,6 @@
 import { ApiError, ConfigError, type Outcome, RequestError, SdkError } from "@orderbridge/core";
 import type { CallOptions, Envelope } from "./bitrix.ts";
-import { type BitrixFailure, outcomeOf, readFailure } from "./error-body.ts";
+import { type BitrixFailure, isBlock, outcomeOf, readFailure } from "./error-body.ts";
 import type { OperatingTime } from "./operating-time.ts";
 import { type Parameters, referencedKeys, toCommandQuery } from "./parameters.ts";
 
@@ -49,11 +49,14 @@ export function createBatch({
   isRead,
   operating,
   markWrite,
+  block,
 }: {
   readonly request: (method: string, parameters: Parameters, options: CallOptions) => Promise<Envelope>;
   readonly isRead: (method: string) => boolean;
   readonly operating: OperatingTime;
   readonly markWrite: (method: string, parameters: Parameters, safe: boolean) => Parameters;
+  /** Stores a block that a command was told of. */
+  readonly block: (code: string) => Promise<void>;
 }) {
   function write({ method, parameters = {} }: BatchCommand): string {
     const query = toCommandQuery(markWrite(method, parameters, isRead(method)));
@@ -89,6 +92,7 @@ export function createBatch({
     const nexts = readMap(answer.result_next);
     const times = readMap(answer.result_time);
     let stopped = false;
+    let blockedWith: string | undefined;
     const items = new Map(
       page.map(([key, { method }]): [string, BatchItem] => {
         operating.record(method, times[key] ?? {});
@@ -96,12 +100,14 @@ export function createBatch({
           stopped ||= halt;
           const failed = toFailed(failures[key]);
           if (failed.code === "OPERATION_TIME_LIMIT") exhausted.add(method);
+          if (isBlock(failed.code)) blockedWith = failed.code;
           return [key, failed];
         }
         if (!Object.hasOwn(results, key)) return [key, { state: stopped ? "not-run" : "unknown" }];
         return [key, { state: "done", result: results[key], total: numberOf(totals[key]), next: numberOf(nexts[key]) }];
       }),
     );
+    if (blockedWith !== undefined) await block(blockedWith);
     for (const method of exhausted) await operating.exhaust(method);
     for (const release of releases) release();
     return items;

@@ -304,7 +304,16 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     }
   }
 
-  const batch = createBatch({ request, isRead, operating, markWrite });
+  const batch = createBatch({
+    request,
+    isRead,
+    operating,
+    markWrite,
+    block: (code) =>
+      limiter.block(code).catch((error: unknown) => {
+        logger.error("bitrix: the block could not be stored, so other calls are not stopped", { error });
+      }),
+  });
   const client: Bitrix = {
     request,
     async call<Result>(method: string, parameters?: Parameters, callOptions?: CallOptions) {

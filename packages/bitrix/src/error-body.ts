@@ -33,6 +33,7 @@ const ambiguous = new Set(["INTERNAL_SERVER_ERROR", "ERROR_UNEXPECTED_ANSWER"]);
 const executed = new Set(["WRONG_ENCODING"]);
 /** A block that only Bitrix24's support lifts. */
 const blocking = new Set(["OVERLOAD_LIMIT"]);
+export const isBlock = (code: string): boolean => blocking.has(code);
 
 /**
  * Whether a refused call may have run. A command of a batch has no `status` of its own.

@@ -158,10 +158,22 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
         return { product: { ...before, siteVersion: state.version, sent: undefined } };
       }
       const conflict: ProductConflict | undefined = opposes
-        ? { productId: id, at: clock.now(), ours: valuesOf(before), theirs, siteVersion: state.version }
+        ? {
+            productId: id,
+            at: clock.now(),
+            ours: valuesOf(before),
+            theirs: { name: state.name, priceMinor: state.price, currency: theirs.currency, enabled: state.enabled },
+            siteVersion: state.version,
+          }
         : undefined;
+      // What the site does not speak of, such as the price of a product that has none, was not changed there: it is pushed anew.
+      const isLeft =
+        (state.name === undefined && before.name !== undefined) ||
+        (state.price === undefined && before.priceMinor !== undefined) ||
+        (state.enabled === undefined && before.enabled !== undefined);
+      const pending = before.pending && isLeft;
       return {
-        product: { ...before, ...theirs, siteVersion: state.version, pending: false, sent: undefined },
+        product: { ...before, ...theirs, siteVersion: state.version, pending, sent: undefined },
         conflict,
       };
     };

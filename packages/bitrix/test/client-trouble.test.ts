@@ -95,6 +95,17 @@ test("a failure of the database behind a command leaves open whether it ran", as
   expect(await bitrix.batch([add("Роза")])).toMatchObject([{ state: "failed", outcome: "unknown" }]);
 });
 
+test("a block that only a command of a batch is told of stops everything too", async () => {
+  const errors = { c1: { error: "OVERLOAD_LIMIT", error_description: "REST API is blocked due to overload." } };
+  const { bitrix, sent } = portalThatAnswers({ result: { result: { c0: 17 }, result_error: errors } });
+  expect(await bitrix.batch([add("Роза"), add("Гүл")])).toMatchObject([
+    { state: "done" },
+    { state: "failed", code: "OVERLOAD_LIMIT", outcome: "not-executed" },
+  ]);
+  await expect(bitrix.call("crm.deal.get", { id: 17 })).rejects.toMatchObject({ name: "BlockedError" });
+  expect(sent).toHaveLength(1);
+});
+
 test("a storage that fails once does not spoil the client for ever", async () => {
   const { bitrix, storage } = setUp();
   const read = storage.watermarks.get;

@@ -96,6 +96,43 @@ describe("both sides change a product", () => {
   });
 });
 
+test("a first price is not lost when the site was renamed meanwhile and speaks of no price", async () => {
+  const { storage } = await setUp();
+  const site = { name: "Эустомы", version: 1, price: undefined as string | undefined };
+  const products = createProductSync({
+    storage,
+    siteUrl: "http://site",
+    siteToken: "site-token",
+    secrets: ["site-webhook-secret"],
+    logger: silentLogger,
+    fetch: async (_url, init) => {
+      const { name, price, base } = JSON.parse(String(init?.body));
+      if (base.version !== site.version) {
+        return Response.json({ current: { name: site.name, enabled: true, version: site.version } }, { status: 409 });
+      }
+      Object.assign(site, { name, price, version: site.version + 1 });
+      return Response.json({ version: site.version });
+    },
+  });
+  await products.handle(
+    new Request("http://backend/", {
+      method: "POST",
+      headers: { "x-webhook-secret": "site-webhook-secret" },
+      body: JSON.stringify({ id: 5, name: "Эустомы", enabled: true, version: 1 }),
+    }),
+  );
+  await products.update("5", { priceMinor: 500_000n });
+  Object.assign(site, { name: "Эустомы белые", version: 2 }); // the manager; the webhook is lost
+  await products.push("5");
+  expect(site).toEqual({ name: "Эустомы белые", price: "5000.00", version: 3 });
+  expect(await products.get("5")).toMatchObject({
+    name: "Эустомы белые",
+    priceMinor: 500_000n,
+    siteVersion: 3,
+    pending: false,
+  });
+});
+
 test("a push whose reply was lost is not taken for a change of the site", async () => {
   const { site, products, worker } = await setUp({ backendUrl: undefined as never, known: false });
   await products.update(String(id), { priceMinor: 500_000n });
