@@ -7,7 +7,7 @@ export type Currency = (typeof currencies)[number];
 export const maxAmountMinor = 1_000_000_000_000_00n;
 
 /** What {@link parseAmount} takes, zero excepted, for documents. Holds as long as the largest sum is a power of ten. */
-export const amountPattern = `^(?:[1-9]\\d{0,${String(maxAmountMinor / 100n).length - 2}}(?:\\.\\d{1,2})?|0\\.(?:0[1-9]|[1-9]\\d?)|${maxAmountMinor / 100n}(?:\\.0{1,2})?)$`;
+export const amountPattern = `^(?:[1-9][0-9]{0,${String(maxAmountMinor / 100n).length - 2}}(?:\\.[0-9]{1,2})?|0\\.(?:0[1-9]|[1-9][0-9]?)|${maxAmountMinor / 100n}(?:\\.0{1,2})?)$`;
 
 export type AmountProblem = "malformed" | "too_many_decimals" | "too_large";
 

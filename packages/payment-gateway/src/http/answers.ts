@@ -15,7 +15,7 @@ type AsJson = Readonly<Record<string, unknown>>;
 const money = (description?: string) =>
   v.pipe(
     v.string(),
-    v.regex(/^\d+\.\d{2}$/),
+    v.regex(/^[0-9]+\.[0-9]{2}$/),
     v.metadata({ examples: ["500.00"], ...(description === undefined ? {} : { description }) }),
   );
 const instant = (description?: string) =>

@@ -261,14 +261,8 @@ const conversion: ConversionConfig = {
   target: "draft-2020-12",
   overrideRef: ({ referenceId }) => `#/components/schemas/${referenceId}`,
   overrideSchema: ({ valibotSchema, jsonSchema }) => (valibotSchema.type === "custom" ? jsonSchema : undefined),
-  overrideAction({ valibotAction, jsonSchema }) {
-    if (["check", "transform", "raw_transform"].includes(valibotAction.type)) return jsonSchema;
-    // JSON Schema reads patterns as Unicode, so that is the one flag that says nothing new.
-    const { requirement } = valibotAction as { readonly requirement?: unknown };
-    return requirement instanceof RegExp && requirement.flags === "u" && jsonSchema.pattern === requirement.source
-      ? jsonSchema
-      : undefined;
-  },
+  overrideAction: ({ valibotAction, jsonSchema }) =>
+    ["check", "transform", "raw_transform"].includes(valibotAction.type) ? jsonSchema : undefined,
 };
 
 function toSchema(schema: v.GenericSchema): Schema {
