@@ -181,6 +181,22 @@ describe.skipIf(!executablePath)("the pay page in a browser", () => {
     }
   });
 
+  test.each([
+    ["Русский", "ru", "Осталось оплатить: 4 000,50 ₸", "Оплачено. Спасибо!"],
+    ["Қазақша", "kk", "Төлеуге қалды: 4 000,50 ₸", "Төленді. Рақмет!"],
+    ["English", "en", "Left to pay: 4 000,50 ₸", "Paid. Thank you!"],
+  ])("without JavaScript, in %s: chosen once, it stays until the end", async (name, language, left, paid) => {
+    const { id } = await create("sandbox");
+    const page = await openPhone(`/pay/${id}`, false);
+    await page.getByRole("link", { name }).click();
+    await page.locator("input[name=amount]").fill("1000");
+    await page.locator("form:has(input[name=amount]) button").click();
+    await page.getByText(left).waitFor();
+    await page.locator("button.primary").click();
+    await page.getByText(paid).waitFor();
+    expect(await page.locator("html").getAttribute("lang")).toBe(language);
+  });
+
   test("without JavaScript: the buttons work, the end is told in the payer's time, and the page asks again by itself", async () => {
     const { id, expiresAt } = await create("sandbox");
     const page = await openPhone(`/pay/${id}`, false);

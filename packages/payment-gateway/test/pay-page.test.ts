@@ -33,6 +33,23 @@ test.each([
   expect(html).toContain("5\u00a0000,00\u00a0₸");
 });
 
+test("a language that was chosen stays after a button, in a cookie that holds nothing else", async () => {
+  const id = await create();
+  const chosen = await open(`/pay/${id}?lang=kk`, { "accept-language": "ru" });
+  const cookie = chosen.response.headers.get("set-cookie") ?? "";
+  expect(cookie).toBe("pay_language=kk; Max-Age=31536000; Path=/pay; HttpOnly; Secure; SameSite=Lax");
+  const back = (await world.press(id, "pay")).headers.get("location") ?? "";
+  const headers = { "accept-language": "ru", cookie: cookie.split(";")[0] ?? "" };
+  const { response, html } = await open(new URL(back).pathname, headers);
+  expect(html).toContain('<html lang="kk">');
+  expect(response.headers.get("set-cookie")).toBeNull();
+  expect((await open(`/pay/${id}?lang=en`, headers)).html).toContain('<html lang="en">');
+  for (const wrong of ["pay_language=xx", "pay_language=%3Cscript%3E", "pay_language="]) {
+    expect((await open(`/pay/${id}`, { "accept-language": "en", cookie: wrong })).html).toContain('<html lang="en">');
+  }
+  expect((await open(`/pay/${id}?lang=xx`)).response.headers.get("set-cookie")).toBeNull();
+});
+
 test("what the merchant wrote is shown as text", async () => {
   const id = await create({
     description: `<script>alert(1)</script>"><img src=x onerror=alert(1)>`,

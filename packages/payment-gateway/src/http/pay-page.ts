@@ -1,12 +1,13 @@
 import { createHash } from "node:crypto";
 import { type Context, Hono } from "hono";
+import { getCookie, setCookie } from "hono/cookie";
 import { html, raw } from "hono/html";
 import { renderSVG } from "uqr";
 import { formatAmount } from "../money.ts";
 import { type Payment, sums } from "../payment.ts";
 import type { PayerAction, PayerStep } from "../provider.ts";
 import { createAsset, type Html, pageHeaders } from "./page.ts";
-import { type Language, languages, negotiateLanguage, type Texts, texts } from "./pay-texts.ts";
+import { type Language, languages, negotiateLanguage, readLanguage, type Texts, texts } from "./pay-texts.ts";
 import type { SurfaceOptions } from "./surface.ts";
 
 const stylesheet = createAsset(
@@ -85,9 +86,15 @@ if (card) {
 `,
 );
 
+/** Which language a payer chose; nothing else is kept in a payer's browser. */
+const languageCookie = "pay_language";
+
 /** `/pay/:id`: what the payer sees. Works without JavaScript. */
-export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "providers">): Hono {
+export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "providers" | "publicUrl">): Hono {
   const { findPayment, providers } = options;
+  const { pathname, protocol } = new URL(options.publicUrl);
+  const path = `${pathname.replace(/\/+$/, "")}/pay`;
+  const secure = protocol === "https:";
   const app = new Hono();
 
   for (const asset of [stylesheet, script]) app.get(`/${asset.path}`, () => asset.answer());
@@ -101,7 +108,14 @@ export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "pro
   });
 
   app.get("/:id", async (context) => {
-    const language = negotiateLanguage(context.req.query("lang"), context.req.header("accept-language"));
+    const chosen = readLanguage(context.req.query("lang"));
+    // Buttons and the bank lead back without `lang`, so the choice is remembered.
+    if (chosen)
+      setCookie(context, languageCookie, chosen, { path, secure, httpOnly: true, sameSite: "Lax", maxAge: 31_536_000 });
+    const language =
+      chosen ??
+      readLanguage(getCookie(context, languageCookie)) ??
+      negotiateLanguage(context.req.header("accept-language"));
     const payment = await findPayment(context.req.param("id"));
     if (!payment)
       return page(context, 404, language, texts[language].notFound, html`<h1>${texts[language].notFound}</h1>`, false);

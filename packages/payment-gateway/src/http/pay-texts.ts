@@ -172,17 +172,18 @@ export const texts: Readonly<Record<Language, Texts>> = {
   },
 };
 
-/** The language that the payer chose, else the first known one that the browser prefers, else Russian. */
-export function negotiateLanguage(chosen: string | undefined, acceptLanguage: string | undefined): Language {
-  const known = (tag: string): Language | undefined => languages.find((language) => language === tag);
-  const direct = known(chosen ?? "");
-  if (direct) return direct;
+/** `undefined` for a language that we do not speak. */
+export const readLanguage = (tag: string | undefined): Language | undefined =>
+  languages.find((language) => language === tag);
+
+/** The first known language that the browser prefers, else Russian. */
+export function negotiateLanguage(acceptLanguage: string | undefined): Language {
   const preferred = (acceptLanguage ?? "")
     .split(",")
     .map((entry) => {
       const [tag = "", ...parameters] = entry.trim().toLowerCase().split(";");
       const quality = parameters.map((parameter) => /^\s*q=([\d.]+)$/.exec(parameter)?.[1]).find(Boolean);
-      return { language: known(tag.split("-")[0] ?? ""), quality: quality === undefined ? 1 : Number(quality) };
+      return { language: readLanguage(tag.split("-")[0]), quality: quality === undefined ? 1 : Number(quality) };
     })
     .filter(({ language, quality }) => language !== undefined && quality > 0)
     .sort((left, right) => right.quality - left.quality);
