@@ -125,6 +125,9 @@ export function createSender({
   };
 }
 
+/** Interim answers (103 and the like) before one that counts. Each is parsed, so a flood of them would cost memory. */
+const maxHints = 10;
+
 /** One request. The status is what counts: a body that breaks off, drips or never ends only shortens what is kept. */
 class Exchange implements Dispatcher.DispatchHandler {
   readonly #maxBytes: number;
@@ -133,6 +136,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   #head: { readonly status: number; readonly retryAfter: string | null } | undefined;
   readonly #chunks: Buffer[] = [];
   #length = 0;
+  #hints = 0;
   isOver = false;
 
   constructor(maxBytes: number, settle: (result: SendResult) => void) {
@@ -170,7 +174,10 @@ class Exchange implements Dispatcher.DispatchHandler {
     status: number,
     headers: Readonly<Record<string, string | string[] | undefined>>,
   ): void {
-    if (status < 200) return; // more is to come
+    if (status < 200) {
+      if (++this.#hints > maxHints) this.#endWith("connection");
+      return; // more is to come
+    }
     const retryAfter = headers["retry-after"];
     this.#head = { status, retryAfter: typeof retryAfter === "string" ? retryAfter : null };
   }

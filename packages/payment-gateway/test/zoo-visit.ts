@@ -14,15 +14,13 @@ export interface VisitReport {
   readonly longestMs: number;
   /** Characters of the longest answer that was kept. */
   readonly answerLength: number;
-  readonly cpuMs: number;
-  /** Bytes, after garbage was collected; `peak` is the most that the process has ever held. */
+  /** Bytes, after garbage was collected; `rise`: how much more memory the process held at most while it sent. */
   readonly memory: {
     readonly heap: number;
     readonly external: number;
     readonly buffers: number;
-    readonly peak: number;
+    readonly rise: number;
   };
 }
 
-export const silentDeadlineMs = 300;
 export const patientDeadlineMs = 10_000;

@@ -6,12 +6,12 @@ import { sql } from "kysely";
 import { createPaymentGateway } from "../src/index.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
-import { patientDeadlineMs, silentDeadlineMs, type Visit, type VisitReport } from "./zoo-visit.ts";
+import { patientDeadlineMs, type Visit, type VisitReport } from "./zoo-visit.ts";
 
 /** Tries at one origin: as many as it gets connections. */
 const perOrigin = 16;
 
-const [databaseUrl = ""] = process.argv.slice(2);
+const [databaseUrl = "", silentDeadlineMs = ""] = process.argv.slice(2);
 const database = await openDatabase(databaseUrl);
 await sql`pragma synchronous = off`.execute(database.db); // nothing is killed here
 const storage = createPaymentGatewayStorage(database);
@@ -33,7 +33,14 @@ const open = (timeoutMs: number) =>
     breaker: { failures: 1_000_000 },
     logger: silentLogger,
   });
-const gateways = { patient: open(patientDeadlineMs), silent: open(silentDeadlineMs) };
+const gateways = { patient: open(patientDeadlineMs), silent: open(Number(silentDeadlineMs)) };
+
+async function collectGarbage(): Promise<void> {
+  for (let round = 0; round < 3; round++) {
+    await new Promise((resolve) => setTimeout(resolve, 10)); // sockets close, finalizers run
+    globalThis.gc?.();
+  }
+}
 
 async function visit({ scheme, port, tries, isSilent }: Visit): Promise<VisitReport> {
   const gateway = isSilent ? gateways.silent : gateways.patient;
@@ -50,9 +57,16 @@ async function visit({ scheme, port, tries, isSilent }: Visit): Promise<VisitRep
     await gateway.payments.cancel("shop", payment.id);
     ids.push(payment.id);
   }
-  const before = process.cpuUsage();
+  await collectGarbage();
+  const residentBefore = process.memoryUsage.rss();
+  let resident = residentBefore;
+  const look = () => {
+    resident = Math.max(resident, process.memoryUsage.rss());
+  };
+  const looking = setInterval(look, 2);
   await gateway.work();
-  const { user, system } = process.cpuUsage(before);
+  look();
+  clearInterval(looking);
   const outcomes: Record<string, number> = {};
   let longestMs = 0;
   let answerLength = 0;
@@ -65,17 +79,13 @@ async function visit({ scheme, port, tries, isSilent }: Visit): Promise<VisitRep
       }
     }
   }
-  for (let round = 0; round < 3; round++) {
-    await new Promise((resolve) => setTimeout(resolve, 10)); // sockets close, finalizers run
-    globalThis.gc?.();
-  }
+  await collectGarbage();
   const { heapUsed, external, arrayBuffers } = process.memoryUsage();
   return {
     outcomes,
     longestMs,
     answerLength,
-    cpuMs: (user + system) / 1_000,
-    memory: { heap: heapUsed, external, buffers: arrayBuffers, peak: process.resourceUsage().maxRSS * 1024 },
+    memory: { heap: heapUsed, external, buffers: arrayBuffers, rise: resident - residentBefore },
   };
 }
 
