@@ -89,6 +89,22 @@ test("a payer may pay less, more, and after the end: everything is booked", asyn
   expect(await state(late.transaction_id)).toMatchObject({ status: "paid", late: true });
 });
 
+test("money for a payment that the clean-up has taken is booked and told, and its check says no", async () => {
+  const { transaction_id: id, account } = await init({ expires_in: 60 });
+  world.clock.advance(180_000);
+  await world.gateway.work();
+  for (let day = 0; day < 9; day++) {
+    world.clock.advance(86_400_000);
+    await world.gateway.work();
+  }
+  expect((await world.gateway.payments.get("shop", id))?.description).toBe(""); // only the tombstone is left
+  expect((await bank.check(account)).result).toBe(2);
+  expect((await bank.pay({ account, sum: "15980.00" })).result).toBe(0);
+  expect(await state(id)).toMatchObject({ status: "paid", late: true, paid_amount: "15980.00" });
+  await world.gateway.work();
+  expect(world.receiver.accepted.map(({ body }) => JSON.parse(body).event)).toEqual(["expired", "paid"]);
+});
+
 test("an unknown account, a typo and text are not found", async () => {
   const { account } = await init();
   const typo = account.replace(/\d$/, (digit) => String((Number(digit) + 1) % 10));
