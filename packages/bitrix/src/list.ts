@@ -12,7 +12,8 @@ export interface ListOptions {
   /** Continue after this id: the id of the last row that was seen. */
   readonly after?: string;
   /**
-   * Requests side by side, each for up to 2 500 rows, which wait in memory until their turn. 1 reads one after the other.
+   * Requests side by side, each for up to 2 500 rows, which wait in memory until their turn. 1 reads one after the other, and
+   * for a list that is known to be short it spares the look at the last id.
    * @defaultValue 8
    */
   readonly parallel?: number;
@@ -26,7 +27,7 @@ export interface ListProgress {
   readonly rows: number;
   /** For the option `after` of a later listing. */
   readonly after: string;
-  /** The highest id when the listing began; `undefined` while it is not known, and for short lists. */
+  /** The highest id when the listing began; `undefined` where it is not known, as with `parallel: 1`. */
   readonly lastId: string | undefined;
 }
 
@@ -37,13 +38,15 @@ const isClassic = (method: string): boolean =>
   /^crm\.(deal|lead|contact|company|quote|product|activity)\.list$/i.test(method);
 
 const pageSize = 50;
-/** Pages of the second request, which also asks for the last id. */
+/** Pages of the second request where the last id is not asked for, and the fewest of a piece of its own. */
 const firstChain = 6;
 const longestChain = 50;
 /** Seconds that a request may run: Bitrix24 ends it at 60. */
 const longestRequest = 45;
-/** How much of a chain a new range is expected to fill: where the ids lie closer, the rest is asked for later. */
-const fill = 0.99;
+/** Rows for which a new range is prepared at most, for each that is expected: an empty page costs as much as a full one. */
+const most = 1.01;
+/** Pages beyond the last id, for each page that was read: rows may be added while the listing runs. */
+const sparePages = 0.005;
 
 /** Rows with ids after `from`, up to `to`; the last range has no end. */
 interface Range {
@@ -57,9 +60,9 @@ interface Range {
  * Key-set pages: ordered by id, each from after the last id of the page before, without a count. Rows that are added or
  * removed meanwhile are neither repeated nor make others be skipped, as offsets would.
  *
- * A request is a batch of up to 50 pages, each beginning where the one before it ended: 2 500 rows. Once the last id is
- * known, several such requests for ranges of ids run side by side; what a range did not bring travels with the next
- * request. Rows are handed out in the order of their ids.
+ * A request is a batch of up to 50 pages, each beginning where the one before it ended: 2 500 rows. The first one brings a
+ * page and the last id; then several requests for ranges of ids run side by side. What a range did not bring travels with
+ * the next request. Rows are handed out in the order of their ids.
  *
  * @see apidocs.bitrix24.ru, "Large amounts of data", "Batch" (read 2026-08)
  */
@@ -112,7 +115,7 @@ export function createList({
     function* handOut(rows: readonly Row[], after: bigint): IterableIterator<Result> {
       for (const row of rows) yield row as Result;
       seen += rows.length;
-      onProgress?.({ rows: seen, after: after.toString(), lastId: lastId?.toString() });
+      onProgress?.({ rows: seen, after: after.toString(), lastId: lastId ? lastId.toString() : undefined });
     }
 
     /** Takes a page into its range; the range is read when the page is short or reaches its end. */
@@ -135,10 +138,7 @@ export function createList({
     }
 
     const start = BigInt(options.after ?? "0");
-    const head: Range = { from: start, to: undefined, pages: [], state: "asked" };
-    const first = readPage((await request(method, pageAfter(start.toString()), callOptions)).result, method);
-    take(head, first.rows);
-    yield* handOut(head.pages.shift() as readonly Row[], head.from);
+    const head: Range = { from: start, to: undefined, pages: [], state: "open" };
     if (!fitsIntoCommand(parameters)) {
       while (head.state !== "read") {
         take(head, readPage((await request(method, pageAfter(head.from.toString()), callOptions)).result, method).rows);
@@ -149,20 +149,34 @@ export function createList({
 
     /** Ranges in the order of their ids; the first one is being handed out. */
     const ranges: Range[] = [head];
-    /** Rows per id, as found lately. */
-    let density = first.rows.length > 1 ? (first.rows.length - 1) / Number(head.from - idOf(first.rows[0])) : 1;
+    /** Where a page's rows are in its result; `undefined` before the first page. */
+    let rowsPath: readonly string[] | undefined;
+    /** Rows per id, as found lately, and how far a range was off. */
+    let density: number | undefined;
+    let deviation = 0;
+    /** As many rows per id as a new range is to be prepared for; where there are more, the rest is asked for later. */
+    const expected = (): number => Math.min((density ?? 1) + deviation, (density ?? 1) * most);
+    function learn(found: number): void {
+      const off = density === undefined ? 0 : Math.abs(found - density);
+      density = density === undefined ? found : density / 2 + found / 2;
+      deviation = deviation / 2 + off / 2;
+    }
     const underWay = new Set<Promise<void>>();
 
+    const looksForEnd = (): boolean => lastId === undefined && parallel > 1;
     const chainLength = (): number => {
       const cost = costOf(method);
-      return cost > 0 ? Math.max(1, Math.min(longestChain, Math.floor(longestRequest / cost))) : longestChain;
+      const longest = looksForEnd() ? longestChain - 1 : longestChain;
+      return cost > 0 ? Math.max(1, Math.min(longest, Math.floor(longestRequest / cost))) : longest;
     };
     /** Pages of the next request where nobody knows how many rows follow; doubles. */
     let growth = firstChain;
     const pagesOf = ({ from, to }: Range): number => {
       const end = to ?? lastId ?? from;
-      return Math.max(1, Math.ceil((Number(end - from) * density) / pageSize / fill));
+      return Math.max(1, Math.ceil((Number(end - from) * expected()) / pageSize));
     };
+    /** Of the last range, to see its end and what was added behind the last id. */
+    const spareOf = (last: bigint): number => Math.ceil(((Number(last - start) * expected()) / pageSize) * sparePages);
 
     /** The next request: what ranges have left, then a new piece of the last one. */
     function plan(): readonly { readonly range: Range; readonly pages: number }[] {
@@ -171,24 +185,34 @@ export function createList({
       for (const [index, range] of ranges.entries()) {
         if (room === 0) break;
         if (range.state !== "open") continue;
+        if (rowsPath === undefined) {
+          range.state = "asked";
+          return [{ range, pages: 1 }];
+        }
         const wanted = pagesOf(range);
         if (range.to === undefined && (lastId === undefined || lastId <= range.from)) {
-          parts.push({ range, pages: Math.min(room, growth) });
+          const added = lastId === undefined ? 0 : spareOf(lastId);
+          parts.push({ range, pages: Math.min(room, Math.max(growth, added)) });
           range.state = "asked";
           growth = Math.min(growth * 2, longestChain);
           break;
         }
-        const share = Math.min(room, Math.max(firstChain, Math.ceil(wanted / Math.max(1, parallel - underWay.size))));
+        const spare = range.to === undefined && lastId !== undefined ? spareOf(lastId) : 0;
+        const lanes = Math.max(1, parallel - underWay.size);
+        const share = Math.min(room, Math.max(firstChain, Math.ceil(wanted / lanes)));
         if (range.to === undefined && wanted > share) {
-          const span = BigInt(Math.max(1, Math.floor((share * pageSize * fill) / density)));
+          // Near the end a page is left free where the last request has room: what one does not bring needs another.
+          const left = Math.ceil(wanted / share);
+          const isLoose = share === room && left <= parallel && left * share - wanted >= left;
+          const span = BigInt(Math.max(1, Math.floor(((share - (isLoose ? 1 : 0)) * pageSize) / expected())));
           const to = range.from + span;
           const piece: Range = { from: range.from, to, pages: [], state: "asked" };
           ranges.splice(index, 0, piece);
           range.from = to;
-          parts.push({ range: piece, pages: share });
+          parts.push({ range: piece, pages: Math.min(room, share + 1) });
           break;
         }
-        const pages = Math.min(room, wanted);
+        const pages = Math.min(room, wanted + spare);
         range.state = "asked";
         parts.push({ range, pages });
         room -= pages;
@@ -203,20 +227,21 @@ export function createList({
           const from =
             page === 0
               ? range.from.toString()
-              : reference(`r${part}p${page - 1}`, ...first.path, pageSize - 1, idField);
+              : reference(`r${part}p${page - 1}`, ...(rowsPath ?? []), pageSize - 1, idField);
           commands[`r${part}p${page}`] = { method, parameters: pageAfter(from, range.to) };
         }
       }
-      const looksForEnd = lastId === undefined && parallel > 1;
-      if (looksForEnd)
+      const asksForEnd = looksForEnd();
+      if (asksForEnd)
         commands.end = { method, parameters: { ...parameters, order: { [filterField]: "DESC" }, start: -1 } };
       const items = await batch(commands, callOptions);
-      if (looksForEnd) {
+      if (asksForEnd) {
         const end = items.end as BatchItem;
         // Without it, or of a method that does not sort downwards, all is read in one range.
         const rows = end.state === "done" ? readPage(end.result, method).rows : [];
-        lastId = 0n;
-        for (const row of rows) if (idOf(row) > lastId) lastId = idOf(row);
+        const isLater = end.state === "failed" && end.code === "OPERATION_TIME_LIMIT";
+        if (!isLater) lastId = 0n;
+        for (const row of rows) if (lastId === undefined || idOf(row) > lastId) lastId = idOf(row);
       }
       for (const [part, { range, pages }] of parts.entries()) {
         const from = range.from;
@@ -224,14 +249,19 @@ export function createList({
         for (let index = 0; index < pages; index++) {
           const page = readItem(items[`r${part}p${index}`] as BatchItem, method);
           if (page === "later") break; // the method has to rest; the next request waits for it
+          rowsPath ??= page.path;
+          const firstId = index === 0 && density === undefined && page.rows.length > 1 ? idOf(page.rows[0]) : undefined;
           take(range, page.rows);
           rows += page.rows.length;
+          // Nobody knows how far before its first row the ids of a list begin.
+          if (firstId !== undefined) learn((page.rows.length - 1) / Number(range.from - firstId));
           // What follows a short page referred to a row that is not there, and means nothing.
           if (range.state === "read") break;
         }
         if (range.state === "asked") range.state = "open";
         const span = Number((range.state === "read" ? (range.to ?? range.from) : range.from) - from);
-        if (rows > 0 && span > 0) density = density / 2 + rows / span / 2;
+        // What a range had left says little. A piece without a row says that there are few.
+        if (span > 0 && pages >= firstChain) learn(Math.max(rows, 1) / span);
       }
     }
 

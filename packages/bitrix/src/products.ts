@@ -207,7 +207,7 @@ export function createProducts(bitrix: Pick<Bitrix, "call" | "list">): Products 
 
   async function prices(productId: string): Promise<readonly CatalogPrice[]> {
     const rows: CatalogPrice[] = [];
-    for await (const row of bitrix.list("catalog.price.list", { filter: { productId } })) {
+    for await (const row of bitrix.list("catalog.price.list", { filter: { productId } }, { parallel: 1 })) {
       const price = readAnswer(priceSchema, row, "catalog.price.list");
       // A filter that was ignored would give the prices of all products.
       if (price.productId === productId) rows.push(price);
@@ -217,7 +217,7 @@ export function createProducts(bitrix: Pick<Bitrix, "call" | "list">): Products 
 
   async function priceTypes(): Promise<readonly PriceType[]> {
     const types: PriceType[] = [];
-    for await (const row of bitrix.list("catalog.priceType.list")) {
+    for await (const row of bitrix.list("catalog.priceType.list", {}, { parallel: 1 })) {
       const { id, name, base } = readAnswer(priceTypeSchema, row, "catalog.priceType.list");
       types.push({ id, name, isBase: base });
     }

@@ -304,7 +304,49 @@ describe("list", () => {
     for await (const { id } of bitrix.deals.list({ filter: { "=title": "Роза & co #1" } }, options))
       seen.push(Number(id));
     expect(seen).toEqual(ids);
-    expect(fake.journal.entries.map(({ path }) => path)).toEqual(["/crm.item.list", ...Array(6).fill("/batch")]);
+    expect(fake.journal.entries.map(({ path }) => path)).toEqual(Array(7).fill("/batch"));
+  });
+
+  test.each([
+    [50, 2], // a full page may be followed by another
+    [49, 1],
+    [120, 2],
+    [25_000, 11],
+  ])("%i rows take %i requests: a page and the last id, then 2 500 in each", async (rows, requests) => {
+    const { fake, bitrix } = setUp({ operatingLimitSeconds: 1_000_000, costs: { "crm.item.list": 0 } });
+    const ids = Array.from({ length: rows }, () => fake.addDeal({}).id);
+    const seen: number[] = [];
+    for await (const { id } of bitrix.deals.list()) seen.push(Number(id));
+    expect(seen).toEqual(ids);
+    expect(fake.journal.entries).toHaveLength(requests);
+  });
+
+  test("asks for the last id again when the method had to rest meanwhile, and stays quick in sparse ids", async () => {
+    const { fake, bitrix } = setUp({ costs: {} });
+    const ids = Array.from({ length: 40_000 }, () => fake.addDeal({}).id);
+    for (const [index, id] of ids.entries()) if (index >= 200 && index % 400 !== 0) fake.deleteDeal(id);
+    let looks = 0;
+    fake.setBeforeCommand((_method, { order }) => {
+      const isLook = (order as Record<string, string> | undefined)?.id === "DESC";
+      return isLook && ++looks === 1 ? { status: 429, error: "OPERATION_TIME_LIMIT" } : undefined;
+    });
+    const stop = new AbortController();
+    const seen: number[] = [];
+    // The method rests for a minute: what came before it is handed out.
+    const read = async (): Promise<void> => {
+      for await (const { id } of bitrix.deals.list({}, { signal: stop.signal })) {
+        if (seen.push(Number(id)) === 50) stop.abort();
+      }
+    };
+    await expect(read()).rejects.toThrow();
+    expect([seen, looks]).toEqual([ids.slice(0, 50), 1]);
+    seen.length = 0;
+    const fresh = createBitrix({ webhookUrl: fake.webhookUrl(origin), fetch: fetchFrom(fake.handle), plan: budget });
+    const before = fake.journal.entries.length;
+    for await (const { id } of fresh.deals.list()) seen.push(Number(id));
+    expect(seen).toEqual(fake.deals.map(({ id }) => id));
+    // 40 000 ids at first sight, of which 1 in 400 is left: the ranges grow with what they find.
+    expect(fake.journal.entries.length - before).toBeLessThan(16);
   });
 
   test("reads ranges of ids side by side, hands rows out in order, and tells of its progress", async () => {
