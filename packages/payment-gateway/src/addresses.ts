@@ -1,4 +1,5 @@
 import { isIP } from "node:net";
+import { networkInterfaces } from "node:os";
 import { type AddressList, createAddressList } from "@orderbridge/core/node";
 
 /**
@@ -47,20 +48,26 @@ export interface AddressGuard {
  * Judges the address that a socket connects to, not the text of a URL.
  *
  * @param allowAddresses Addresses and CIDRs that win over the rules: for tests and intranets.
- * @param denyAddresses Further ones to refuse, for example the machine's own public address.
+ * @param denyAddresses Further ones to refuse, for example the public address of a machine behind a translator.
+ * @param ownAddresses Those of this machine, which are refused too. @defaultValue those of its interfaces as they are now
  */
 export function createAddressGuard({
   allowAddresses = [],
   denyAddresses = [],
+  ownAddresses = Object.values(networkInterfaces()).flatMap((all = []) =>
+    all.map(({ address }) => address.replace(/%.*/, "")),
+  ),
 }: {
   readonly allowAddresses?: readonly string[];
   readonly denyAddresses?: readonly string[];
+  readonly ownAddresses?: readonly string[];
 } = {}): AddressGuard {
   const allowed = createAddressList(allowAddresses);
-  const denied = createAddressList(denyAddresses);
+  const denied = createAddressList([...denyAddresses, ...ownAddresses]);
   return {
     isListed: (address) => allowed.has(address),
-    allows: (address) => allowed.has(address) || (isPublic(address) && !denied.has(address)),
+    allows: (address) =>
+      allowed.has(address) || (isPublic(address) && !denied.has(address) && !denied.has(carried(address))),
   };
 }
 
@@ -68,9 +75,13 @@ function isPublic(address: string): boolean {
   const version = isIP(address);
   if (version === 0 || address.includes("%")) return false;
   if (version === 4) return !has(forbiddenIpv4, address);
-  if (has(ipv4Mapped, address) || has(nat64, address)) return isPublic(embeddedIpv4(address));
+  if (carried(address) !== address) return isPublic(carried(address));
   return has(globalIpv6, address) && !has(forbiddenIpv6, address) && !isIsatap(address);
 }
+
+/** The IPv4 address that an IPv6 one stands for: mapped, or through NAT64; any other address itself. */
+const carried = (address: string): string =>
+  isIP(address) === 6 && (has(ipv4Mapped, address) || has(nat64, address)) ? embeddedIpv4(address) : address;
 
 const has = (list: AddressList, address: string): boolean => list.has(address);
 

@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { createAddressGuard } from "../src/addresses.ts";
 import { createSender } from "../src/sender.ts";
 
@@ -143,4 +143,25 @@ test("a zone, or anything that is no address, is refused", () => {
   for (const text of ["fe80::1%eth0", "2606:4700::1%eth0", "localhost", "", "1.1.1.1.1"]) {
     expect(createAddressGuard().allows(text)).toBe(false);
   }
+});
+
+test("a public address of this very machine is refused, in any spelling, unless it is listed", () => {
+  const ownAddresses = ["93.184.216.34", "2a00:1450:4010::2"];
+  const guard = createAddressGuard({ ownAddresses });
+  for (const address of [...ownAddresses, "::ffff:93.184.216.34", "64:ff9b::5db8:d822"]) {
+    expect(guard.allows(address), address).toBe(false);
+    expect(createAddressGuard({ ownAddresses: [] }).allows(address), address).toBe(true);
+  }
+  expect(guard.allows("93.184.216.35")).toBe(true);
+  expect(createAddressGuard({ ownAddresses, allowAddresses: ["93.184.216.34"] }).allows("93.184.216.34")).toBe(true);
+});
+
+test("the addresses of the interfaces are those that are refused by default", async () => {
+  vi.resetModules();
+  vi.doMock("node:os", () => ({
+    networkInterfaces: () => ({ eth0: [{ address: "93.184.216.34" }], down: undefined }),
+  }));
+  const { createAddressGuard: create } = await import("../src/addresses.ts");
+  expect([create().allows("93.184.216.34"), create().allows("93.184.216.35")]).toEqual([false, true]);
+  vi.doUnmock("node:os");
 });
