@@ -25,6 +25,7 @@ export interface EventHandlerOptions {
   readonly logger?: Logger;
 }
 
+/** Work topics of the events of deals, for `topics`: `{ ...dealEvents, ONSALEORDERSAVED: orderTopic }`. */
 export const dealEvents: Readonly<Record<string, string>> = {
   ONCRMDEALADD: dealTopic,
   ONCRMDEALUPDATE: dealTopic,

@@ -43,6 +43,7 @@ export interface OrderValues {
   readonly paid?: boolean | undefined;
 }
 
+/** @throws {ConfigError} for an empty list of statuses. */
 export function createOrders(options: OrdersOptions): Orders {
   const { storage, statuses = bitrixOrderStatuses.statuses, clock = systemClock } = options;
   const firstStatus = statuses[0];

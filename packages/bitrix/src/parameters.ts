@@ -7,6 +7,7 @@ export interface Reference {
 
 const referenceMarker = Symbol("reference");
 
+/** A value that JSON and a batch's query can carry; `undefined` is left out, a `Date` is sent as ISO 8601 in UTC. */
 export type Parameter =
   | string
   | number
@@ -19,6 +20,7 @@ export type Parameter =
   | readonly Parameter[]
   | { readonly [name: string]: Parameter };
 
+/** Parameters of a method by their names, as the vendor writes them. */
 export type Parameters = { readonly [name: string]: Parameter };
 
 /**

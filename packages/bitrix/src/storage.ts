@@ -40,7 +40,7 @@ export interface OrderStore {
   list(options: { readonly limit: number }): Promise<readonly Order[]>;
   /**
    * Stores the order and adds to its history when the stored version is `order.version - 1`. Resolves to `false`,
-   * changing nothing, when it is not.
+   * changing nothing, when it is not. Rejects, changing nothing, when another order has its Bitrix order id or deal id.
    */
   replace(order: Order, changes: readonly OrderChange[]): Promise<boolean>;
   /** In the order in which the changes were stored. */

@@ -1,11 +1,27 @@
 import { createFakeClock } from "@orderbridge/core/testing";
-import { describe, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { testDatabases } from "../../core/test/databases.ts";
+import { type BitrixStorage, createOrders } from "../src/index.ts";
 import { createBitrixStorage } from "../src/kysely/index.ts";
 import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { bitrixStorageCases } from "../src/testing/index.ts";
 
+async function checkUniqueEnds(storage: BitrixStorage): Promise<void> {
+  const orders = createOrders({ storage });
+  const first = await orders.create({ total: "1", bitrixOrderId: "7", dealId: "9" });
+  const second = await orders.create({ total: "1" });
+  const taken = [{ dealId: "9" }, { bitrixOrderId: "7" }];
+  for (const end of taken) {
+    await expect(storage.orders.replace({ ...second, ...end, version: 2 }, [])).rejects.toThrow();
+    expect(await orders.get(second.id)).toEqual(second);
+  }
+  expect(await storage.orders.replace({ ...first, version: 2 }, [])).toBe(true);
+  expect(await storage.orders.replace({ ...second, dealId: "10", version: 2 }, [])).toBe(true);
+}
+
 describe("memory", () => {
+  test("gives no order the deal or the Bitrix order of another one", () =>
+    checkUniqueEnds(createBitrixMemoryStorage()));
   for (const conformance of bitrixStorageCases) {
     test(conformance.name, async () => {
       const clock = createFakeClock();
@@ -16,6 +32,17 @@ describe("memory", () => {
 
 for (const { name, skipped, open } of testDatabases()) {
   describe.skipIf(skipped)(name, () => {
+    test("gives no order the deal or the Bitrix order of another one", async () => {
+      const { db, dialect, close } = await open();
+      try {
+        const storage = createBitrixStorage({ db, dialect });
+        await storage.migrate();
+        await checkUniqueEnds(storage);
+      } finally {
+        await close();
+      }
+    });
+
     for (const conformance of bitrixStorageCases) {
       test(conformance.name, async () => {
         const { db, dialect, close } = await open();

@@ -116,6 +116,13 @@ function createOrders(tables: Tables): OrderStore {
     },
     async replace(order, changes) {
       if (tables.orders.get(order.id)?.version !== order.version - 1) return false;
+      const { id, bitrixOrderId, dealId } = order;
+      if (find((other) => other.id !== id && dealId !== undefined && other.dealId === dealId)) {
+        throw new Error("bitrix: the deal belongs to another order");
+      }
+      if (find((other) => other.id !== id && bitrixOrderId !== undefined && other.bitrixOrderId === bitrixOrderId)) {
+        throw new Error("bitrix: the Bitrix order belongs to another order");
+      }
       tables.orders.set(order.id, order);
       tables.changes.set(order.id, [...(tables.changes.get(order.id) ?? []), ...changes]);
       return true;
