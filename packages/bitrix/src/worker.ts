@@ -49,9 +49,11 @@ const maxRetryMs = 600_000;
 /** What ends when a system is back, or when a person acts, however long that takes: it is not the entity's fault. */
 function isOutage(error: unknown): boolean {
   if (error instanceof ApiError) {
-    const isFront = [502, 503, 504].includes(error.status) || (error.status >= 500 && error.vendorCode === "NOT_JSON");
     // The web server in front of it answered in its place.
-    return error.outcome === "not-executed" || isFront;
+    const isFront = [502, 503, 504].includes(error.status) || (error.status >= 500 && error.vendorCode === "NOT_JSON");
+    // Rights of one entity are its own matter, those of the whole connection are not.
+    const isShutOut = error.status === 401 || (error.status === 403 && error.vendorCode !== "ACCESS_DENIED");
+    return error.outcome === "not-executed" || isFront || isShutOut;
   }
   return [RequestError, BlockedError, NeedsReauthError, RateLimitStoreError].some((outage) => error instanceof outage);
 }

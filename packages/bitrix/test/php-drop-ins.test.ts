@@ -236,6 +236,19 @@ describe.skipIf(!hasPhp())("drop-ins for the boxed site and portal", () => {
       expect(rows("due")).toEqual([]);
     });
 
+    test("after a long outage nothing waits for hours, an unknown order does", async () => {
+      const pauseAfter = async (status: number) => {
+        handlers = { "/api/v1/webhooks/order-status-sync": async () => new Response(null, { status }) };
+        await saveOrder({ STATUS_ID: "AP" });
+        age("order-123456.json", { attempts: 30 });
+        const from = Date.now();
+        await cron();
+        const { dueAtMs } = JSON.parse(readFileSync(join(folder, "data/due/order-123456.json"), "utf8"));
+        return Math.round((dueAtMs - from) / 60_000);
+      };
+      expect([await pauseAfter(503), await pauseAfter(404)]).toEqual([10, 360]);
+    });
+
     test("what the backend refuses for good is set aside at once, an unknown order after a week", async () => {
       await saveOrder({ STATUS_ID: "TOO_LONG" });
       expect([rows("due"), rows("dead")]).toEqual([[], ["order-123456.json"]]);

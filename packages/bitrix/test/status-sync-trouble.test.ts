@@ -300,6 +300,16 @@ describe("setting aside", () => {
       new ApiError("x", { ...vendor, status: 429, vendorCode: "OPERATION_TIME_LIMIT", outcome: "not-executed" }),
       "due",
     ],
+    [
+      "a webhook that has ended",
+      new ApiError("x", { ...vendor, status: 403, vendorCode: "INVALID_CREDENTIALS", outcome: "refused" }),
+      "due",
+    ],
+    [
+      "an entity that may not be seen",
+      new ApiError("x", { ...vendor, status: 403, vendorCode: "ACCESS_DENIED", outcome: "refused" }),
+      "parked",
+    ],
     ["an application to connect again", new NeedsReauthError("bitrix"), "due"],
     [
       "a no to this entity",

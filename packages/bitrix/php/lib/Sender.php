@@ -10,7 +10,9 @@ use Bitrix\Main\Web\HttpClient;
 final class Sender
 {
     private const FIRST_PAUSE_MS = 30_000;
-    private const LONGEST_PAUSE_MS = 6 * 3_600_000;
+    /** A backend that is back should not be kept waiting; an order that it does not know may. */
+    private const LONGEST_PAUSE_MS = 600_000;
+    private const LONGEST_PAUSE_UNKNOWN_MS = 6 * 3_600_000;
     /** An order that the backend does not know after so long is none of its orders. */
     private const GIVE_UP_AFTER_MS = 7 * 24 * 3_600_000;
 
@@ -65,7 +67,7 @@ final class Sender
             $message = $sender->message($row);
         } catch (\Throwable $error) {
             Log::write("$name cannot be read: " . $error->getMessage());
-            $this->later($row, 'cannot be read');
+            $this->later($row, 'cannot be read', self::LONGEST_PAUSE_UNKNOWN_MS);
             return null;
         }
         if ($message === null) {
@@ -84,18 +86,18 @@ final class Sender
         if ($status === 400 || $status === 422) {
             $this->outbox->bury($row, "answered $status");
         } else {
-            $this->later($row, "answered $status");
+            $this->later($row, "answered $status", $status === 404 ? self::LONGEST_PAUSE_UNKNOWN_MS : self::LONGEST_PAUSE_MS);
         }
         return $status;
     }
 
-    private function later(array $row, string $reason): void
+    private function later(array $row, string $reason, int $longestMs): void
     {
         if (($this->nowMs)() - $row['markedAtMs'] > self::GIVE_UP_AFTER_MS) {
             $this->outbox->bury($row, $reason);
             return;
         }
-        $this->outbox->postpone($row, min(self::LONGEST_PAUSE_MS, self::FIRST_PAUSE_MS * 2 ** min($row['attempts'], 20)));
+        $this->outbox->postpone($row, min($longestMs, self::FIRST_PAUSE_MS * 2 ** min($row['attempts'], 20)));
     }
 
     private function post(Message $message): int
