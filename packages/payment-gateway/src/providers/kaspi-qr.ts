@@ -252,7 +252,8 @@ function judge(attempt: Attempt, data: Data, nowMs: number): Finding {
     case "RemotePaymentPaid": {
       const said = optionalText(data, "Amount");
       const amount = parseAmount((said ?? amountOf(attempt)).replace(/(\.\d\d)0+$/, "$1"));
-      if (!amount.ok || amount.amountMinor === 0n) {
+      const isUnreadable = said === undefined && data.Amount != null; // older answers have none
+      if (isUnreadable || !amount.ok || amount.amountMinor === 0n) {
         return { state: "unknown", askAgainMs: 60_000, attention: "kaspi-qr: paid, but the amount cannot be read" };
       }
       const transaction = optionalText(data, "TransactionId");

@@ -261,6 +261,7 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
       return "pending";
     }
     const status = textOf(data, "status");
+    if (status === undefined) throw shapeError("status", "status");
     if (status === "success" || status === "fail") {
       const state = status === "success" ? "succeeded" : "failed";
       const isTold = payment.needsAttention === unknownRefund;
@@ -276,7 +277,8 @@ const lostRefund = "kaspi-smartpos: whether a refund began is not known: look at
 const unknownRefund = "kaspi-smartpos: the terminal does not know what became of a refund: look at the terminal";
 
 function judge(attempt: Attempt, data: Data): Finding {
-  const status = textOf(data, "status") ?? "";
+  const status = textOf(data, "status");
+  if (status === undefined) throw shapeError("status", "status"); // no answer at all: asked again
   const subStatus = textOf(data, "subStatus") ?? "";
   switch (status) {
     case "wait":
