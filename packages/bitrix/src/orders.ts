@@ -132,6 +132,9 @@ export function changeOrder(
 
 const maxTurns = 20;
 
+/** A payment is looked at before all that waits, a backlog after an outage included. */
+const beforeOthers = { delayMs: -86_400_000 };
+
 /**
  * Reads an order, changes it and stores it with its history, again from the start when somebody else was quicker. Marks it
  * for the status sync when its status or payment changed, unless the sync itself writes. `undefined` when there is no
@@ -151,7 +154,10 @@ export async function updateOrder<Result extends ChangedOrder>(
       if (result.order === before) return { done: true, result: { ...result, before } } as const;
       const order: Order = { ...result.order, version: before.version + 1 };
       if (!(await stores.orders.replace(order, result.changes))) return { done: false } as const;
-      if (mark && result.changes.length > 0) await stores.work.mark(orderTopic, order.id);
+      if (mark && result.changes.length > 0) {
+        const isPayment = result.changes.some(({ field }) => field === "paid");
+        await stores.work.mark(orderTopic, order.id, isPayment ? beforeOthers : {});
+      }
       return { done: true, result: { ...result, order, before } } as const;
     });
     if (outcome.done) return outcome.result;

@@ -154,7 +154,10 @@ export interface WorkEntry {
  * is in the hands of one worker at a time.
  */
 export interface WorkStore {
-  /** Makes the item due after `delayMs`, a parked one too; an earlier due time stays. */
+  /**
+   * Makes the item due after `delayMs`, a parked one too; an earlier due time stays. A negative delay puts it before what
+   * waits.
+   */
   mark(topic: string, key: string, options?: { readonly delayMs?: number }): Promise<void>;
   /** Claims due items of these topics for `ttlMs`, the longest due first. An expired claim is handed out again. */
   claim(options: {

@@ -1,7 +1,7 @@
 import { createFakeClock } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
 import { testDatabases } from "../../core/test/databases.ts";
-import { type BitrixStorage, createOrders } from "../src/index.ts";
+import { type BitrixStorage, createOrders, orderTopic } from "../src/index.ts";
 import { createBitrixStorage } from "../src/kysely/index.ts";
 import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { bitrixStorageCases } from "../src/testing/index.ts";
@@ -19,7 +19,18 @@ async function checkUniqueEnds(storage: BitrixStorage): Promise<void> {
   expect(await storage.orders.replace({ ...second, dealId: "10", version: 2 }, [])).toBe(true);
 }
 
+async function checkPaymentFirst(storage: BitrixStorage): Promise<void> {
+  const orders = createOrders({ storage });
+  const { id } = await orders.create({ total: "1" });
+  for (const { key } of await storage.work.claim({ topics: [orderTopic], limit: 1, ttlMs: 0 })) expect(key).toBe(id);
+  for (let deal = 1; deal <= 30; deal++) await storage.work.mark("deal", String(deal), { delayMs: -60_000 });
+  await orders.change(id, { paid: true }, { changedBy: "robokassa" });
+  const [first] = await storage.work.claim({ topics: ["deal", orderTopic], limit: 8, ttlMs: 60_000 });
+  expect(first).toMatchObject({ topic: orderTopic, key: id });
+}
+
 describe("memory", () => {
+  test("hands out an order that was paid before a backlog", () => checkPaymentFirst(createBitrixMemoryStorage()));
   test("gives no order the deal or the Bitrix order of another one", () =>
     checkUniqueEnds(createBitrixMemoryStorage()));
   for (const conformance of bitrixStorageCases) {
@@ -38,6 +49,17 @@ for (const { name, skipped, open } of testDatabases()) {
         const storage = createBitrixStorage({ db, dialect });
         await storage.migrate();
         await checkUniqueEnds(storage);
+      } finally {
+        await close();
+      }
+    });
+
+    test("hands out an order that was paid before a backlog", async () => {
+      const { db, dialect, close } = await open();
+      try {
+        const storage = createBitrixStorage({ db, dialect });
+        await storage.migrate();
+        await checkPaymentFirst(storage);
       } finally {
         await close();
       }
