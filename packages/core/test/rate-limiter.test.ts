@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "vitest";
-import { BlockedError, ConfigError, createRateLimiter, type RateLimitStore } from "../src/index.ts";
+import { BlockedError, ConfigError, createRateLimiter, type RateBudget, type RateLimitStore } from "../src/index.ts";
 import { createKyselyStorage, type Database, openDatabase } from "../src/kysely/index.ts";
 import { createMemoryStorage } from "../src/memory/index.ts";
 import { createFakeClock, type FakeClock } from "../src/testing/index.ts";
@@ -25,11 +25,10 @@ const stores: readonly (readonly [string, (clock: FakeClock) => Promise<RateLimi
 ];
 
 describe.each(stores)("over %s", (_name, openStore) => {
-  async function setUp(intervalMs = 1000 / 7) {
+  async function setUp(budget: RateBudget = { intervalMs: 1000 / 7 }) {
     const clock = createFakeClock();
     const store = await openStore(clock);
-    const limiter = () =>
-      createRateLimiter({ vendor: "amocrm", account: "amocrm:shop", budget: { intervalMs }, store, clock });
+    const limiter = () => createRateLimiter({ vendor: "amocrm", account: "amocrm:shop", budget, store, clock });
     return { clock, store, limiter };
   }
 
@@ -75,7 +74,7 @@ describe.each(stores)("over %s", (_name, openStore) => {
   });
 
   test("processes that slept into a pause leave one by one at its end", async () => {
-    const { clock, limiter, store } = await setUp(100);
+    const { clock, limiter, store } = await setUp({ intervalMs: 100 });
     const sentAt: number[] = [];
     const slots = [limiter(), limiter(), limiter()].map(async ({ slot }) => {
       await slot();
@@ -104,6 +103,19 @@ describe.each(stores)("over %s", (_name, openStore) => {
     await untilSleeping(clock, 1);
     clock.advance(143);
     await late;
+  });
+
+  test.each([
+    ["keeps its slot within its interval", 500, 0],
+    ["takes another one after that", 501, 499],
+  ])("where a burst is allowed, a caller that wakes up late %s", async (_case, lateMs, nextWaitMs) => {
+    const budget = { intervalMs: 500, capacity: 3 };
+    const { clock, limiter, store } = await setUp(budget);
+    const first = limiter().slot();
+    await untilSleeping(clock, 1);
+    clock.advance(500 + lateMs); // the process was busy
+    await first;
+    expect(await store.reserve("amocrm:shop", budget)).toMatchObject({ waitMs: nextWaitMs });
   });
 
   test("a block stops who already waits and who comes later, in every process", async () => {

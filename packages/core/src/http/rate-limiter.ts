@@ -35,7 +35,7 @@ export function budgetPerSecond(perSecond: number, jitterMs = 90): RateBudget {
 }
 
 /** A call that woke up later than this after its slot takes another one: it would come too close to the next calls. */
-const maxLagMs = 60;
+const spacedLagMs = 60;
 
 /**
  * One budget over all processes: slots are reserved in the store, and inside a process callers queue one behind the
@@ -46,6 +46,8 @@ export function createRateLimiter({ vendor, account, budget, store, clock }: Rat
   const { capacity = 1 } = budget;
   if (!Number.isInteger(capacity) || capacity < 1)
     throw new ConfigError("budget.capacity must be a whole number from 1");
+  // Where a burst is allowed two calls may come close: a late one is let go, as long as it is within its own interval.
+  const maxLagMs = capacity > 1 ? Math.max(spacedLagMs, budget.intervalMs) : spacedLagMs;
   const queue = new Bottleneck({ maxConcurrent: 1 });
   const blocked = (block: { readonly since: Date; readonly code: string }) =>
     new BlockedError(
