@@ -35,26 +35,30 @@ afterEach(async () => {
 /** A fetch that gives `instead` to calls of a path, and the fake's answers to all others. */
 function between(fake: () => (request: Request) => Promise<Response>) {
   const trouble: { path: string | undefined; instead: string } = { path: undefined, instead: "" };
+  let given = 0;
   const send: typeof fetch = async (input, init) => {
     const { pathname } = new URL(String(input));
-    if (trouble.path !== undefined && pathname.includes(trouble.path)) return new Response(trouble.instead);
+    if (trouble.path !== undefined && pathname.includes(trouble.path)) {
+      given++;
+      return new Response(trouble.instead);
+    }
     const headers = new Headers(init?.headers);
     headers.set("x-test-certificate", "shown");
     return fetchFrom(fake())(input, { ...init, headers });
   };
-  return { trouble, send };
+  return { trouble, send, asked: () => given };
 }
 
 describe("kaspi-qr", () => {
   async function open() {
     let qr: QrWorld | undefined;
-    const { trouble, send } = between(() => (qr as QrWorld).fake.handle);
+    const { trouble, send, asked } = between(() => (qr as QrWorld).fake.handle);
     qr = await openQr({ options: { fetch: send }, readings: { status: "long" } });
     close = qr.world.close;
     const { payment } = await qr.world.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
     const press = () => pressButton((qr as QrWorld).world, "kaspi-qr", payment.id, { action: "pay" });
     const get = async () => qr?.world.gateway.payments.get("shop", payment.id);
-    return { ...qr, trouble, payment, press, get };
+    return { ...qr, trouble, payment, press, get, asked };
   }
 
   test.each(answers)("%s in place of a state changes nothing; the next one counts", async (_name, instead) => {
@@ -80,6 +84,33 @@ describe("kaspi-qr", () => {
       paidMinor: 0n,
       needsAttention: expect.stringContaining("the amount cannot be read"),
     });
+  });
+
+  test.each([
+    ["ends in the year 9999", qrAnswer({ ExpireDate: "9999-12-31T00:00:00+05" })],
+    ["is asked about once in 31 years", qrAnswer({}, { StatusPollingInterval: 1e9 })],
+    ["waits for its payer for 31 years", qrAnswer({}, { LinkActivationWaitTimeout: 1e9 })],
+    ["is confirmed in 31 years", qrAnswer({}, { PaymentConfirmationTimeout: 1e9 })],
+  ])("a QR that %s does not keep its payment open for more than two days", async (_name, instead) => {
+    const { trouble, press, get, pass, fake } = await open();
+    Object.assign(trouble, { path: "/qr/create-link", instead });
+    await press();
+    Object.assign(trouble, {
+      path: "/payment/status/",
+      instead: '{"StatusCode":0,"Data":{"Status":"QrTokenCreated"}}',
+    });
+    await pass(50 * 3_600_000, 3_600_000);
+    expect([(await get())?.status, fake.violations]).toEqual(["expired", []]);
+  });
+
+  test("a QR that may be asked about each millisecond is asked once a second", async () => {
+    const { trouble, press, pass, asked } = await open();
+    Object.assign(trouble, { path: "/qr/create-link", instead: qrAnswer({}, { StatusPollingInterval: 0.001 }) });
+    await press();
+    Object.assign(trouble, { path: "/payment/status/", instead: '{"StatusCode":0,"Data":{"Status":"Wait"}}' });
+    const before = asked();
+    await pass(3_000, 100);
+    expect(asked() - before).toBe(3);
   });
 
   test.each([

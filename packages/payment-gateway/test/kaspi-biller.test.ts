@@ -152,6 +152,25 @@ test("nobody but the bank is heard: another address, and one that only claims to
   expect((await state(id)).status).toBe("pending");
 });
 
+test.each([
+  ["the bank through our proxy", "10.0.0.5", "194.187.247.152", 200],
+  ["the bank, whose own header our proxy went on with", "10.0.0.5", "203.0.113.9, 194.187.247.152", 200],
+  ["a stranger who claims to be forwarded for the bank", "10.0.0.5", "194.187.247.152, 203.0.113.9", 403],
+  ["a stranger through two of our proxies", "10.0.0.5", "194.187.247.152, 203.0.113.9, 10.0.0.6", 403],
+  ["a stranger beside our proxy", "203.0.113.9", "194.187.247.152", 403],
+  ["our proxy without a header", "10.0.0.5", "", 403],
+])("behind a proxy: %s", async (_name, remote, forwarded, status) => {
+  const clientAddress = createClientAddress({ trustedProxies: ["10.0.0.0/8"] });
+  const gateway = world.another({ providers: [provider({ clientAddress })] });
+  const { transaction_id: id, account } = await init();
+  const answer = await gateway.handle(
+    new Request(`${url}?command=pay&txn_id=5&account=${account}&sum=15980.00&txn_date=20261101050000`, {
+      headers: { "x-orderbridge-remote-address": remote, ...(forwarded && { "x-forwarded-for": forwarded }) },
+    }),
+  );
+  expect([answer.status, (await state(id)).status]).toEqual([status, status === 200 ? "paid" : "pending"]);
+});
+
 test("in XML the answer has the document's names, and what the merchant wrote is escaped", async () => {
   const gateway = world.another({ providers: [provider({ format: "xml" })] });
   const { account } = await init();

@@ -38,6 +38,8 @@ export interface KaspiQrOptions {
 /** A button that is pressed again and again asks no more often. */
 const demandMs = 10_000;
 const hourMs = 3_600_000;
+/** A QR lives for minutes. Whatever an answer says, it does not keep its payment open for longer than this. */
+const dayMs = 24 * hourMs;
 
 /**
  * Kaspi QR, payment link and remote invoice ("Public QR API" v01). Nothing is created before the payer presses a button,
@@ -83,12 +85,12 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
     const seconds = (name: string): number => {
       const value = Number(textOf(behavior, name, path));
       if (!(value > 0)) throw shapeError(path, name);
-      return value;
+      return Math.min(value, dayMs / 1000);
     };
     const waitName = show === "link" ? "LinkActivationWaitTimeout" : "QrCodeScanWaitTimeout";
     const confirmationMs = seconds("PaymentConfirmationTimeout") * 1000;
-    const intervalMs = seconds("StatusPollingInterval") * 1000;
-    const expiresAt = readInstant(optionalText(data, "ExpireDate")) ?? 0;
+    const intervalMs = Math.max(1, seconds("StatusPollingInterval")) * 1000;
+    const expiresAt = Math.min(readInstant(optionalText(data, "ExpireDate")) ?? 0, nowMs() + dayMs);
     const scannedBy = Math.max(nowMs() + seconds(waitName) * 1000, expiresAt);
     const token = show === "qr" ? encodeURIComponent(textOf(data, "QrToken", path)) : undefined;
     const url = token === undefined ? textOf(data, "PaymentLink", path) : `https://pay.kaspi.kz/pay/${token}`;
