@@ -6,6 +6,7 @@ export {
 } from "./fake-bitrix.ts";
 export type { FakeDeal, FakeStage } from "./fake-bitrix-deals.ts";
 export type { FakeEvent, FakeEventOptions } from "./fake-bitrix-events.ts";
+export type { BatchAccounting, BeforeCommand } from "./fake-bitrix-http.ts";
 export {
   createFakeBitrixSite,
   type FakeBitrixSite,
