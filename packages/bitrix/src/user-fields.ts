@@ -1,5 +1,6 @@
+import { ApiError } from "@orderbridge/core";
 import * as v from "valibot";
-import { createOnce, idText, optionalText, readAnswer, shapeError, yes } from "./answers.ts";
+import { idText, optionalText, readAnswer, settle, shapeError, yes } from "./answers.ts";
 import type { Bitrix } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
 import type { Parameters } from "./parameters.ts";
@@ -72,18 +73,26 @@ export function createUserFields(bitrix: Pick<Bitrix, "call">): UserFields {
       if (!/^UF_CRM_[A-Z0-9_]{1,13}$/.test(name)) {
         throw new InputError("name", "must be UF_CRM_ and at most 13 characters of A-Z, 0-9 and _");
       }
-      const field = await createOnce({
-        find: () => find(name),
-        async create() {
+      const create = {
+        look: () => find(name),
+        async write() {
           const method = "crm.deal.userfield.add";
           // The portal puts the prefix before the name itself.
           const fields = { FIELD_NAME: name.slice(prefix.length), USER_TYPE_ID: type, LABEL: label };
-          await bitrix.call(method, { fields: settings === undefined ? fields : { ...fields, SETTINGS: settings } });
+          let refusal: ApiError | undefined;
+          try {
+            await bitrix.call(method, { fields: settings === undefined ? fields : { ...fields, SETTINGS: settings } });
+          } catch (error) {
+            // Somebody else may have made it meanwhile: the code for that is not documented, but the field is there then.
+            if (!(error instanceof ApiError) || error.outcome !== "refused") throw error;
+            refusal = error;
+          }
           const created = await find(name);
-          if (!created) throw shapeError(method, ["FIELD_NAME"]);
+          if (!created) throw refusal ?? shapeError(method, ["FIELD_NAME"]);
           return created;
         },
-      });
+      };
+      const field = (await find(name)) ?? (await settle(create));
       if (field.type !== type) throw new InputError("type", `is ${type}, but ${name} exists as ${field.type}`);
       return field;
     },

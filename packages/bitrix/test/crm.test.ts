@@ -199,4 +199,18 @@ describe("user fields of deals", () => {
     await expect(ensure("UF_CRM_ORDER_ID", "integer")).rejects.toThrow("exists as string");
     expect(written("crm.deal.userfield.add")).toEqual([]);
   });
+
+  test("that two processes make at once is one field; any other refusal is told", async () => {
+    const { portal, bitrix, written } = setUp();
+    const ensure = (type = "string") => bitrix.deals.userFields.ensure("UF_CRM_WAYBILL", { type, label: "x" });
+    const [one, two] = await Promise.all([ensure(), ensure()]);
+    expect(one).toEqual(two);
+    expect(portal.journal.count("/crm.deal.userfield.add")).toBe(2);
+    expect(written("crm.deal.userfield.add")).toHaveLength(1);
+    portal.setBeforeCommand((method) =>
+      method === "crm.deal.userfield.add" ? { status: 400, error: "", description: "Access denied" } : undefined,
+    );
+    const refused = bitrix.deals.userFields.ensure("UF_CRM_OTHER", { type: "string", label: "x" });
+    await expect(refused).rejects.toMatchObject({ outcome: "refused", vendorCode: "" });
+  });
 });
