@@ -50,10 +50,10 @@ function between(fake: () => (request: Request) => Promise<Response>) {
 }
 
 describe("kaspi-qr", () => {
-  async function open() {
+  async function open(scheme: "r2" | "r3" = "r3") {
     let qr: QrWorld | undefined;
     const { trouble, send, asked } = between(() => (qr as QrWorld).fake.handle);
-    qr = await openQr({ options: { fetch: send }, readings: { status: "long" } });
+    qr = await openQr({ scheme, options: { fetch: send }, readings: { status: "long" } });
     close = qr.world.close;
     const { payment } = await qr.world.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
     const press = () => pressButton((qr as QrWorld).world, "kaspi-qr", payment.id, { action: "pay" });
@@ -113,7 +113,20 @@ describe("kaspi-qr", () => {
     expect(asked() - before).toBe(3);
   });
 
-  test.each([
+  test("a refund QR that Kaspi does not find any more is replaced by a new one", async () => {
+    const { trouble, payment, get, pass, fake, remote, context } = await open("r2");
+    await context.pay(payment);
+    await context.gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor: 10_000n });
+    Object.assign(trouble, { path: "/return/status/", instead: '{"StatusCode":-99000001,"Message":"not found"}' });
+    await pass(60_000, 30_000);
+    trouble.path = undefined;
+    expect(fake.journal.count("/return/create")).toBeGreaterThan(1);
+    fake.scanReturns();
+    await pass(120_000, 30_000);
+    expect([remote(payment).returnedMinor, (await get())?.refundedMinor]).toEqual([10_000n, 10_000n]);
+  });
+
+  test.each<readonly [string, string]>([
     ...answers,
     ["a link that runs script", qrAnswer({ PaymentLink: "javascript:alert(1)" })],
     ["a link by plain HTTP", qrAnswer({ PaymentLink: "http://pay.kaspi.kz/pay/1" })],

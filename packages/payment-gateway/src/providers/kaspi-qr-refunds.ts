@@ -78,7 +78,13 @@ export function createKaspiQrRefunds({
     }
     const returnId = entry?.facts.returnId;
     if (entry && returnId !== undefined) {
-      const status = optionalText(await api.get("/return/status", returnId), "Status");
+      const status = await api.get("/return/status", returnId).then(
+        (data) => optionalText(data, "Status"),
+        (error: unknown) => {
+          if (!isRefused(error)) throw error;
+          return "Error"; // Kaspi does not know it any more
+        },
+      );
       if (status === "CustomerIdentityObtained") return ask(payment, context, key, entry, attempt);
       if (status !== "Error") return "pending";
     }
