@@ -90,15 +90,31 @@ export async function settle<Entity>({
   }
 }
 
-/** Looks before it creates, and again when it is not known whether the creation ran. */
-export async function createOnce<Entity>({
+/**
+ * Looks before it creates, and again when it is not known whether the creation ran.
+ *
+ * @throws {ResponseShapeError} when the new entity came back without what it is looked for by: the next look would not
+ *   find it, and each call would create one more.
+ */
+export async function createOnce<Entity extends { readonly fields: Readonly<Record<string, unknown>> }>({
+  method,
+  match,
   find,
   create,
 }: {
+  /** Of the creation, for the error. */
+  readonly method: string;
+  /** Fields that the look goes by. */
+  readonly match: Parameters;
   readonly find: () => Promise<Entity | undefined>;
   readonly create: () => Promise<Entity>;
 }): Promise<Entity> {
-  return (await find()) ?? settle({ write: create, look: find });
+  async function write(): Promise<Entity> {
+    const created = await create();
+    if (!holds(created.fields, match)) throw shapeError(method, Object.keys(match));
+    return created;
+  }
+  return (await find()) ?? settle({ write, look: find });
 }
 
 /** Whether the row has the wanted values: a filter on a field that does not exist may be ignored. */

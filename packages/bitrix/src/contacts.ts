@@ -157,6 +157,8 @@ export function createContacts(bitrix: Pick<Bitrix, "call" | "list">): Contacts 
       const origin = { ORIGINATOR_ID: originatorId, ORIGIN_ID: originId };
       const fields = { ...toFields(change), ...origin };
       return createOnce({
+        method: "crm.contact.add",
+        match: origin,
         find: async () => (await search(equalTo(origin))).find((contact) => holds(contact.fields, origin)),
         create: async () =>
           read(readAnswer(idText, await bitrix.call("crm.contact.add", { fields }), "crm.contact.add")),

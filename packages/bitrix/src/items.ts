@@ -1,15 +1,5 @@
 import * as v from "valibot";
-import {
-  createOnce,
-  equalTo,
-  holds,
-  idText,
-  isRefusal,
-  optionalId,
-  optionalText,
-  readAnswer,
-  shapeError,
-} from "./answers.ts";
+import { createOnce, equalTo, holds, idText, isRefusal, optionalId, optionalText, readAnswer } from "./answers.ts";
 import type { Bitrix, CallOptions } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
 import type { ListOptions } from "./list.ts";
@@ -121,13 +111,12 @@ export function createItems(bitrix: Pick<Bitrix, "call" | "list">, entityTypeId:
       const empty = values.find(([, value]) => value === undefined || value === null || value === "");
       if (empty) throw new InputError(`match.${empty[0]}`, "must not be empty: by it the element is found again");
       if (values.length === 0) throw new InputError("match", "must name at least one field with a value");
+      const method = "crm.item.add";
       return createOnce({
+        method,
+        match,
         find: () => find(match),
-        async create() {
-          const item = await call("crm.item.add", { fields: { ...fields, ...match } });
-          if (!holds(item.fields, match)) throw shapeError("crm.item.add", Object.keys(match));
-          return item;
-        },
+        create: () => call(method, { fields: { ...fields, ...match } }),
       });
     },
     update: (id, fields, options) => call("crm.item.update", { id, fields }, options),

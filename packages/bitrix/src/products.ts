@@ -254,6 +254,8 @@ export function createProducts(bitrix: Pick<Bitrix, "call" | "list">): Products 
     async add({ iblockId, xmlId, name, fields = {} }) {
       if (xmlId === "") throw new InputError("xmlId", "must not be empty: by it the product is found again");
       return createOnce({
+        method: "catalog.product.add",
+        match: { xmlId },
         find: () => find({ iblockId, xmlId }),
         async create() {
           const answer = await bitrix.call("catalog.product.add", { fields: { ...fields, name, iblockId, xmlId } });

@@ -186,6 +186,8 @@ function createShopPayments(bitrix: Pick<Bitrix, "call" | "list">): ShopPayments
     async add({ orderId, xmlId, paySystemId, fields = {} }) {
       if (xmlId === "") throw new InputError("xmlId", "must not be empty: by it the payment is found again");
       return createOnce({
+        method: "sale.payment.add",
+        match: { orderId, xmlId },
         find: async () => (await find({ orderId, xmlId }))[0],
         create: () => call("sale.payment.add", { fields: { ...fields, orderId, paySystemId, xmlId } }),
       });

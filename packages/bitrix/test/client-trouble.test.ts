@@ -226,6 +226,34 @@ test("a creation that may have run is never called one that did not, also when t
   expect(fake.deals).toHaveLength(1);
 });
 
+test.each([
+  ["payments", "sale.payment.add", { payment: { id: 1, orderId: 2, paid: "N", sum: 5, paySystemId: 3 } }],
+  ["products", "catalog.product.add", { element: { id: 1, iblockId: 23, name: "Роза" } }],
+] as const)(
+  "%s that come back without your own id are told at once, before a second one is made",
+  async (kind, method, answer) => {
+    const added: unknown[] = [];
+    const bitrix = createBitrix({
+      webhookUrl: `${origin}/rest/1/s3cretvalue/`,
+      plan: { intervalMs: 0.001, capacity: 1 },
+      fetch: async (url, init) => {
+        const nothing = { [kind]: [] };
+        const { cmd } = JSON.parse(String(init?.body));
+        const pages = Object.fromEntries(Object.keys(cmd ?? {}).map((key) => [key, nothing]));
+        if (!String(url).endsWith(method)) return Response.json({ result: cmd ? { result: pages } : nothing });
+        added.push(JSON.parse(String(init?.body)));
+        return Response.json({ result: answer });
+      },
+    });
+    const add =
+      kind === "payments"
+        ? bitrix.orders.payments.add({ orderId: "2", xmlId: "pay-1", paySystemId: "3" })
+        : bitrix.products.add({ iblockId: 23, xmlId: "rose", name: "Роза" });
+    await expect(add).rejects.toMatchObject({ name: "ResponseShapeError", paths: expect.arrayContaining(["xmlId"]) });
+    expect(added).toHaveLength(1);
+  },
+);
+
 test("sum of a payment that cannot be read is no silent zero", async () => {
   const { bitrix } = portalThatAnswers({ result: { payment: { id: 1, orderId: 2, paid: "N", paySystemId: 3 } } });
   await expect(bitrix.orders.payments.get("1")).rejects.toMatchObject({ name: "ResponseShapeError" });
