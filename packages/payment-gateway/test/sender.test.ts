@@ -106,6 +106,22 @@ test("ends in time against a receiver whose head drips", async () => {
   expect(result.kind).toBe("no_answer");
 });
 
+test("as many tries as a receiver may have go out at the same time: none waits for another until its own deadline", async () => {
+  const arrived: (() => void)[] = [];
+  const { url } = await serve(
+    () =>
+      new Promise<Response>((resolve) => {
+        arrived.push(() => resolve(new Response(null, { status: 204 })));
+        if (arrived.length === 40) for (const answer of arrived) answer();
+      }),
+  );
+  const sender = senderWith({ timeoutMs: 5_000 });
+  const results = await Promise.all(Array.from({ length: 40 }, () => sender.post(url, {}, "{}")));
+  expect(new Set(results.map((result) => (result.kind === "answer" ? result.status : result.kind)))).toEqual(
+    new Set([204]),
+  );
+});
+
 test("a whole head with 200 counts, and a body that drips is cut at the deadline", async () => {
   const url = await serveRaw((socket) => {
     socket.write("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n");

@@ -8,7 +8,7 @@ import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import { patientDeadlineMs, type Visit, type VisitReport } from "./zoo-visit.ts";
 
-/** Tries at one origin: as many as it gets connections. */
+/** Tries at one origin at the same time. */
 const perOrigin = 16;
 
 const [databaseUrl = "", silentDeadlineMs = ""] = process.argv.slice(2);
