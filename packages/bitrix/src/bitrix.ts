@@ -153,7 +153,10 @@ const tokenRefusals: ReadonlySet<string | undefined> = new Set(["expired_token",
 /** Bitrix24 shuts out applications that refresh for each call. */
 const refreshPauseMs = 60_000;
 
-/** New addresses and tokens that one call lives through. */
+/** 50 pages of 50 rows with long texts come in one answer. */
+const maxResponseBytes = 67_108_864;
+
+/** New addresses, tokens and pauses one call lives through. */
 const maxDetours = 3;
 /** Refusals for the running time: a process that knows of no sum looks again each minute, until all ten have gone by. */
 const maxPauses = 10;
@@ -232,6 +235,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
       timeoutMs,
       retries,
       minDelayMs,
+      maxResponseBytes,
       readRefusal(answer) {
         if (answer.status < 300 || answer.status >= 400) return readRefusal(answer);
         onRedirect(answer.headers.get("location"));

@@ -106,6 +106,14 @@ test("a block that only a command of a batch is told of stops everything too", a
   expect(sent).toHaveLength(1);
 });
 
+test("an answer of 50 pages of long rows is read", async () => {
+  const comments = "Открытка: ".repeat(300);
+  const rows = Array.from({ length: 2_500 }, (_, index) => ({ ID: String(index + 1), COMMENTS: comments }));
+  const { bitrix } = portalThatAnswers({ result: { result: { c0: rows } } });
+  const [page] = await bitrix.batch([{ method: "crm.deal.list" }]);
+  expect(page).toMatchObject({ state: "done", result: { length: 2_500 } });
+});
+
 test("a storage that fails once does not spoil the client for ever", async () => {
   const { bitrix, storage } = setUp();
   const read = storage.watermarks.get;
