@@ -156,7 +156,7 @@ const refreshPauseMs = 60_000;
 /** 50 pages of 50 rows with long texts come in one answer. */
 const maxResponseBytes = 67_108_864;
 
-/** New addresses, tokens and pauses one call lives through. */
+/** New addresses and tokens that one call lives through. */
 const maxDetours = 3;
 /** Refusals for the running time: a process that knows of no sum looks again each minute, until all ten have gone by. */
 const maxPauses = 10;
