@@ -338,7 +338,7 @@ async function runErase({ bitrix, database }: Tools, phone: string): Promise<num
 }
 
 async function runFake(port: number, eventUrl: string | undefined): Promise<number> {
-  const fake = createFakeBitrix(eventUrl === undefined ? {} : { eventUrl });
+  const fake = createFakeBitrix({ fetch, ...(eventUrl === undefined ? {} : { eventUrl }) });
   fake.addDeal({ title: "Заказ 1" });
   const server = await listen(fake.handle, { port });
   print(`listening on ${server.url}`);

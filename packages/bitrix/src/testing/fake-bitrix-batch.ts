@@ -7,7 +7,8 @@ type Maps = Record<(typeof mapNames)[number], [string, unknown][]>;
 
 /**
  * `batch`: commands are texts, run one after the other; the 51st and later ones are refused one by one; each has its own
- * error; `halt` leaves the rest out. "Batch", apidocs.bitrix24.ru (read 2026-08)
+ * error; `halt` leaves the rest out. Commands with numbers for keys run in the order of the numbers, where the portal takes
+ * them as they are written: JavaScript does not keep that. "Batch", apidocs.bitrix24.ru (read 2026-08)
  */
 export async function runFakeBatch(
   parameters: Values,
