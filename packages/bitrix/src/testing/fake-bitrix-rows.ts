@@ -114,6 +114,8 @@ function* sortedRows(
     const value = Number(filter[`${name}${idName}`] ?? otherwise);
     return Number.isNaN(value) ? otherwise : value;
   };
+  // A reference that led to a page instead of an id: no row is after it, and none needs to be looked at.
+  if (typeof filter[`>${idName}`] === "object") return;
   const from = placeAfter(ids, bound(">", 0));
   const to = placeAfter(ids, bound("<=", Number.MAX_SAFE_INTEGER));
   const isDescending = /desc/i.test(String(((parameters.order ?? {}) as Values)[idName] ?? ""));
