@@ -62,6 +62,8 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
   /** Tries under way by origin, so that a receiver that does not answer cannot hold up the others. */
   const running = new Map<string, number>();
   const lanes = { prompt: 0, late: 0 };
+  /** Tries under way, and those whose outcome is not stored yet: of these no more than there are places. */
+  let open = 0;
   let turns = 0;
   const count = (origin: string, change: 1 | -1): void => {
     const next = (running.get(origin) ?? 0) + change;
@@ -109,7 +111,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       void storeAll();
     });
 
-  async function deliver(delivery: ClaimedDelivery): Promise<number | undefined> {
+  async function deliver(delivery: ClaimedDelivery, onAnswer: () => void): Promise<number | undefined> {
     const startedAt = clock.now();
     const startedMs = clock.monotonicMs();
     // Nothing goes out unsigned: without a secret the try fails, and the next one may find it.
@@ -117,6 +119,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       delivery.secrets.length === 0
         ? { kind: "no_secret" }
         : await sender.post(delivery.url, signedHeaders(delivery, startedAt, seedHeaders), delivery.body);
+    onAnswer();
     const attempt: DeliveryAttempt = {
       attempt: delivery.attempt,
       startedAt,
@@ -145,10 +148,15 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
     const receivers = { limit: concurrencyPerReceiver, running };
     const claimed = await storage.claimDeliveries({ limit, ttlMs: claimMs, lane, receivers });
     lanes[lane] += claimed.length;
+    open += claimed.length;
     for (const { url } of claimed) count(originOf(url), 1);
-    return claimed.map((delivery) =>
+    return claimed.map((delivery) => {
+      const leave = () => {
+        lanes[lane]--;
+        count(originOf(delivery.url), -1);
+      };
       // A try whose outcome cannot be stored is repeated once its claim ends: same id, same bytes.
-      deliver(delivery)
+      return deliver(delivery, leave)
         .catch((error: unknown) => {
           logger.error("outcome of a webhook could not be stored", {
             event: delivery.eventId,
@@ -157,15 +165,14 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
           return undefined;
         })
         .finally(() => {
-          lanes[lane]--;
-          count(originOf(delivery.url), -1);
-        }),
-    );
+          open--;
+        });
+    });
   }
 
   return {
     async start() {
-      const free = () => concurrency - lanes.prompt - lanes.late;
+      const free = () => Math.min(concurrency - lanes.prompt - lanes.late, concurrency * 2 - open);
       const wanted = free();
       const prompt = await startLane("prompt", wanted);
       // While there is more to send than places, the late lane has its turn now and then.

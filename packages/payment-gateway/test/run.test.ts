@@ -117,6 +117,22 @@ test("an outcome that cannot be stored for a while is stored later, and the webh
   expect((await storage.deliveriesOf(id))[0]?.log).toHaveLength(1);
 });
 
+test("a database that is slow to take outcomes does not stop the tries, until as many wait as there are places", async () => {
+  const storage = createPaymentGatewayMemoryStorage();
+  const { promise: released, resolve: release } = Promise.withResolvers<void>();
+  const slow: GatewayStorage = {
+    ...storage,
+    finishDeliveries: (...args) => released.then(() => storage.finishDeliveries(...args)),
+  };
+  const { gateway } = start(slow, { pollIntervalMs: 10, concurrency: 4 });
+  for (let index = 0; index < 20; index++) await pay(gateway);
+  await expect.poll(() => receiver.requests.length).toBe(8);
+  await systemClock.sleep(100);
+  expect(receiver.requests).toHaveLength(8);
+  release();
+  await expect.poll(() => receiver.requests.length).toBe(20);
+});
+
 test("one dead receiver does not hold up the others", async () => {
   const dead = await listen(() => new Promise(() => undefined));
   try {
