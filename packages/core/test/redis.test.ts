@@ -194,7 +194,7 @@ describe.skipIf(redisProgram.skipped)(`a ${redisProgram.name} of one's own`, () 
     await wait(store, "snapshot", hour); // after the snapshot, so the server will not know of it
     await server.kill();
     await server.start();
-    await once(redis, "ready");
+    await expect.poll(() => redis.status).toBe("ready");
     expect(await redis.exists("orderbridge:rate:snapshot")).toBe(1);
     expect(await store.status("snapshot", slot as { generation?: string })).toEqual({ pauseMs: 0, isVoid: true });
     expect(await wait(store, "snapshot", hour)).toBe(3_600_000);

@@ -486,17 +486,19 @@ export function createPaymentGatewayStorage(
       return row && toRefund(row);
     },
 
-    async keepRefundAnswer(id, answer) {
-      const { numUpdatedRows } = await db
-        .updateTable("gateway_refund")
-        .set({ answer })
-        .where("id", "=", id)
-        .where("answer", "is", null)
-        .executeTakeFirst();
-      if (numUpdatedRows === 1n) return answer;
-      const row = await db.selectFrom("gateway_refund").select("answer").where("id", "=", id).executeTakeFirst();
-      return typeof row?.answer === "string" ? row.answer : answer;
-    },
+    // A transaction, because it is repeated when MariaDB gives up one of many that ask at once.
+    keepRefundAnswer: (id, answer) =>
+      inTransaction(async (trx) => {
+        const { numUpdatedRows } = await trx
+          .updateTable("gateway_refund")
+          .set({ answer })
+          .where("id", "=", id)
+          .where("answer", "is", null)
+          .executeTakeFirst();
+        if (numUpdatedRows === 1n) return answer;
+        const row = await trx.selectFrom("gateway_refund").select("answer").where("id", "=", id).executeTakeFirst();
+        return typeof row?.answer === "string" ? row.answer : answer;
+      }),
 
     async eventsAfter(merchant, position, limit) {
       await placeEvents();
