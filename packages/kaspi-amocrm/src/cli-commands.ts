@@ -185,11 +185,30 @@ async function runDoctor(terminal: Terminal): Promise<number> {
     if (tokenEndsAt) note(`AMO_ACCESS_TOKEN ends ${tokenEndsAt.toISOString()}; make a new one before, in the keys tab`);
     if (!environment.catalogId) note("AMO_CATALOG_ID is not set: goods are in the lead's note only");
     if (!environment.statusMap) note("AMO_STATUS_MAP is not set: no status moves a lead");
+    for (const text of await describeWebhooks(amocrm)) note(text);
     const parked = (await storage.orders.counts()).parked ?? 0;
     if (parked > 0) note(`${parked} orders are parked; see: kaspi-amocrm parked`);
     return problems > 0 ? 1 : 0;
   };
   return withTools(terminal, look, open);
+}
+
+/**
+ * Webhooks that amoCRM has switched off, by host: the path may hold the secret. Whose they are cannot be told, so none is
+ * surely a problem of ours.
+ */
+async function describeWebhooks({ webhooks }: Tools["amocrm"]): Promise<readonly string[]> {
+  try {
+    const off = (await webhooks.list()).filter(({ isDisabled }) => isDisabled);
+    const hosts = off.map(({ destination }) => (URL.canParse(destination) ? new URL(destination).host : "no address"));
+    return hosts.map(
+      (host) =>
+        `amoCRM has switched off a webhook to ${host}, as it does after a hundred bad answers in two hours: subscribe the address again, which switches it on`,
+    );
+  } catch (error) {
+    if (SdkError.isInstance(error)) return [`webhooks cannot be looked at: ${error.message}`];
+    throw error;
+  }
 }
 
 /** Makes the field that `doctor` asks for. */

@@ -106,6 +106,24 @@ test("doctor is content with a good account, and says of each wrong variable, to
   expect([token.code, token.output]).toEqual([1, expect.stringMatching(/MEND {2}amoCRM account: .*401/)]);
 });
 
+test("doctor tells of a webhook that amoCRM has switched off, without the secret in its path", async () => {
+  await fetch(`${amocrmServer.url}/api/v4/webhooks`, {
+    method: "POST",
+    headers: { authorization: "Bearer amo-token", "content-type": "application/json" },
+    body: JSON.stringify({ destination: "https://shop.example/hooks/a-secret-of-the-path", settings: ["add_lead"] }),
+  });
+  const [hook] = amocrm.hooks.subscriptions;
+  const on = await cli(["doctor"]);
+  Object.assign(hook ?? {}, { isDisabled: true });
+  const off = await cli(["doctor"]);
+  expect([on.code, on.output]).toEqual([0, expect.not.stringContaining("webhook")]);
+  expect([off.code, off.output]).toEqual([
+    0,
+    expect.stringContaining("note  amoCRM has switched off a webhook to shop.example, "),
+  ]);
+  expect(off.output).not.toContain("a-secret");
+});
+
 test("a mistyped path is told and makes no file; only migrate makes a database, and doctor looks at the rest without one", async () => {
   const path = join(folder, "mistyped.db");
   const variables = { DATABASE_URL: `sqlite:${path}` };
