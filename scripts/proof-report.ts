@@ -50,6 +50,31 @@ const families: readonly (readonly [prefix: string, title: string, text: string]
     "The database away",
     "The private server is killed and started again later. While it is away no request is answered with success; afterwards everything that was acknowledged is delivered. `recoveryMs`: from its first answer to the first new webhook.",
   ],
+  [
+    "kaspi-amocrm-kill-points",
+    "An import and a reconcile killed at every step",
+    "Four Kaspi orders on their way into amoCRM. The worker dies before and after each request and each SQL statement, once for each of these points; then another worker goes on. `same outcome`: leads, buyers, goods, prices, stages and notes in the fake are what they are without a death.",
+  ],
+  [
+    "kaspi-amocrm-webhook-kill-points",
+    "A worker killed between a webhook of amoCRM and what it leads to",
+    "The worker dies at each step from the request to the end of the look. `same outcome`: no event that was answered with 200 is forgotten.",
+  ],
+  [
+    "kaspi-amocrm-faults",
+    "A fault at every call",
+    "Each kind of fault (refusals, pages of HTML, broken or lost answers, before and after the call has run) at each call of an import. `same outcome`: what the fakes hold in the end is what they hold without it.",
+  ],
+  [
+    "bitrix-kill-points",
+    "A Bitrix worker killed at every step",
+    "As for the import, for five jobs of the sync between an order and its deal, the site's status webhook and the push of a product.",
+  ],
+  [
+    "bitrix-storm",
+    "A storm of edits on both sides",
+    "Orders and their deals are edited on both sides at once, events get lost, doubled and shuffled, robots rewrite what we write, processes are killed. `diverging`: pairs that differ after settling.",
+  ],
 ];
 
 function table(rows: readonly (readonly [string, Readonly<Record<string, number | string>>])[]): string {
