@@ -194,16 +194,19 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
       else nearMisses++;
       expectedEcho = undefined;
     }
+    const differ = states.left.status === undefined || states.left.status !== states.right.status;
     // A pair that stands where it was noted to stand keeps its note: another event for it is no news.
     const stands =
-      (["left", "right"] as const).every((side) => link.agreed?.[side].code === states[side].code) &&
-      (states.left.status === undefined || states.left.status !== states.right.status);
-    const note = notes.length > 0 ? notes.join("; ") : stands ? link.note : undefined;
+      differ && (["left", "right"] as const).every((side) => link.agreed?.[side].code === states[side].code);
+    // A payment is agreed once either side knows of it: it is told to the other side once, whatever comes of it there.
+    const paid = states.left.paid === true || states.right.paid === true;
+    // A payment explains a deal that is ahead of its order's status; once it is withdrawn, nothing does.
+    const apart =
+      differ && !paid ? `${left.name} stands at ${states.left.code}, ${right.name} at ${states.right.code}` : undefined;
+    const note = notes.length > 0 ? notes.join("; ") : ((stands ? link.note : undefined) ?? apart);
     if (note !== undefined && note !== link.note) {
       logger.warn(`bitrix: sync ${name}: nothing was moved: ${note}`, { left: link.leftId, right: link.rightId });
     }
-    // A payment is agreed once either side knows of it: it is told to the other side once, whatever comes of it there.
-    const paid = states.left.paid === true || states.right.paid === true;
     const agreed = { left: { code: states.left.code, paid }, right: { code: states.right.code, paid } };
     const next: Partial<SyncLink> = { agreed, expectedEcho, echoes, nearMisses, state: "active", note };
     const isNews = Object.entries(next).some(

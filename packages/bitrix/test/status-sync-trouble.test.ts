@@ -46,6 +46,23 @@ describe("a status without a stage", () => {
     expect(await sync.links({ limit: 1 })).toMatchObject([{ note: "bitrix24 has no code for paid" }]);
   });
 
+  test("a deal that a payment moved is named once the payment is withdrawn, and moves with its order's next status", async () => {
+    const { portal, orders, sync, settle, pair } = setUp();
+    const { dealId, orderId } = await pair();
+    await orders.change(orderId, { paid: true }, { changedBy: "bitrix" });
+    await settle();
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined }]);
+    await orders.change(orderId, { paid: false }, { changedBy: "bitrix" });
+    await settle();
+    expect(portal.deal(dealId)?.stageId).toBe("PREPAYMENT_INVOICE");
+    const [named] = await sync.links({ limit: 1 });
+    expect(named?.note).toMatch(/ stands at new, bitrix24 at PREPAYMENT_INVOICE$/);
+    await orders.change(orderId, { status: "accepted" }, { changedBy: "manager" });
+    await settle();
+    expect(portal.deal(dealId)?.stageId).toBe(stages.accepted);
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined }]);
+  });
+
   test("is still named after another event for the pair, until the pair moves on", async () => {
     const { portal, orders, storage, sync, settle, pair, statusOf } = setUp({
       stages: { new: "NEW", delivered: "WON" },
