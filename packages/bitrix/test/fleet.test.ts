@@ -174,9 +174,11 @@ for (const { name, skipped, open } of sharedTestDatabases()) {
         expect([profileAt?.path, (profileAt?.at.getTime() ?? 0) < restsUntil]).toEqual(["/profile", true]);
         expect([await second, await third]).toEqual([["done"], ["done"]]);
         const updates = fake.journal.entries.filter(({ path }) => path === "/crm.item.update");
-        expect(updates.map(({ status }) => status)).toEqual([...Array(refusals).fill(429), 200, 200]);
-        expect(updates.slice(-2).every(({ at }) => at.getTime() >= restsUntil)).toBe(true);
-        expect(fake.refusals.operating).toBe(refusals);
+        // Nobody calls before the rest is over. When it ends each may be refused once more: both may come at one moment.
+        expect(updates.slice(0, refusals).map(({ status }) => status)).toEqual(Array(refusals).fill(429));
+        expect(updates.slice(refusals).every(({ at }) => at.getTime() >= restsUntil)).toBe(true);
+        expect(updates.slice(-2).map(({ status }) => status)).toEqual([200, 200]);
+        expect(fake.refusals.operating).toBeLessThanOrEqual(refusals + 2);
       } finally {
         await server.close();
       }
