@@ -326,15 +326,15 @@ const mutants: readonly Mutant[] = [
   },
   {
     file: "signature/index.ts",
-    from: "part.length === 47 && received.write(part) === 47",
-    to: "received.write(part) === 47",
+    from: "joined.write(received, end) === end &&",
+    to: "joined.write(received, end) >= end &&",
     tests: "signature.test.ts",
     caughtBy: "refuses characters behind a right digest",
   },
   {
     file: "signature/index.ts",
-    from: "timingSafeEqual(expected, received)) || matched;",
-    to: "timingSafeEqual(expected, received));",
+    from: "matched = sameText(expected, part) || matched;",
+    to: "matched = sameText(expected, part);",
     tests: "signature.test.ts",
     caughtBy: "during a rotation either secret verifies",
   },
@@ -347,10 +347,24 @@ const mutants: readonly Mutant[] = [
   },
   {
     file: "signature/index.ts",
-    from: 'matched = timingSafeEqual(digest, createHash("sha256").update(secret).digest()) || matched;',
-    to: 'matched = timingSafeEqual(digest, createHash("sha256").update(secret).digest());',
+    from: 'matched = sameText(hash("sha256", secret), digest) || matched;',
+    to: 'matched = sameText(hash("sha256", secret), digest);',
     tests: "signature.test.ts",
     caughtBy: "shared secrets: any of several fits, an empty one never does",
+  },
+  {
+    file: "signature/index.ts",
+    from: "key.length > 64 ?",
+    to: "key.length >= 64 ?",
+    tests: "signature.test.ts",
+    caughtBy: "webhook: secrets around the block size of the hash sign as other tools sign",
+  },
+  {
+    file: "signature/index.ts",
+    from: "if (end > 4000)",
+    to: "if (end > 4096)",
+    tests: "signature.test.ts",
+    caughtBy: "signs the whole of an id of 4030 bytes, whatever its letters take",
   },
 ];
 

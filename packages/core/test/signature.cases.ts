@@ -407,10 +407,27 @@ export const signatureCases: readonly SignatureCase[] = [
     name: "webhook: bodies around the size at which they are no longer copied sign alike as text and as bytes",
     run: () => {
       const sign = createWebhookSigner({ secrets: [foreign.a] });
-      for (const size of [4_000, 4_058, 4_059, 4_060, 4_096, 9_000]) {
+      for (const size of [3_800, 3_900, 3_902, 3_904, 3_906, 3_908, 3_910, 3_920, 4_000, 4_096, 9_000]) {
         const body = "ж".repeat(size / 2);
         const timestamp = new Date(foreign.seconds * 1000);
         deepEqual(sign({ id: foreign.id, timestamp, body: utf8(body) }), sign({ id: foreign.id, timestamp, body }));
+      }
+    },
+  },
+  {
+    name: "webhook: secrets around the block size of the hash sign as other tools sign",
+    run: () => {
+      // printf 'msg_1.1800000000.{}' | openssl dgst -sha256 -hmac "$(printf 'k%.0s' $(seq LENGTH))" -binary | base64
+      for (const [length, digest] of [
+        [1, "xxFfHUJRUAaKHwKO2fwg/z7lWt9KbnsaV2Z5lw3mTp4="],
+        [63, "0ayqwlr6zeVcEeLCK3F1k/SRPBijBBwUSeUhUVkzjCI="],
+        [64, "v3N02wPi79NmRpvjxr4cMRUIOqkGXzRXCmsfP6Ghyhs="],
+        [65, "KZr8Vcz466hGHQ48rtpOZ1QI8PPtYNKs9R/vOv2aDQU="],
+        [200, "HW86D6vkHtXzHXwD2X3Ww2u60/KQFSrLNkInxK7Q5Tg="],
+      ] as const) {
+        const sign = createWebhookSigner({ secrets: ["k".repeat(length)] });
+        const signed = sign({ id: "msg_1", timestamp: new Date(1_800_000_000_000), body: "{}" });
+        equal(signed["webhook-signature"], `v1,${digest}`);
       }
     },
   },

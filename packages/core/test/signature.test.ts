@@ -79,14 +79,14 @@ test("any changed byte of a signed body is noticed", () => {
   );
 });
 
-test.each([4085, 4090, 4094, 4096, 5000])(
+test.each([3900, 3920, 4020, 4026, 4030, 4032, 4096, 5000])(
   "signs the whole of an id of %i bytes, whatever its letters take",
   (bytes) => {
     const key = Buffer.from(secret.slice(6), "base64");
     const timestamp = new Date("2026-11-01T10:00:00.000Z");
     for (const filler of ["a", "ә", "₸", "😀"]) {
       const id = filler.repeat(Math.floor(bytes / Buffer.byteLength(filler)));
-      for (const body of [Buffer.alloc(0), Buffer.from("ab"), Buffer.from("қ")]) {
+      for (const body of [Buffer.alloc(0), Buffer.from("ab"), Buffer.from("қ"), Buffer.alloc(200, "z")]) {
         const expected = createHmac("sha256", key).update(`${id}.1793527200.`).update(body).digest("base64");
         const signed = createWebhookSigner({ secrets: [secret] })({ id, timestamp, body })["webhook-signature"];
         expect(signed).toBe(`v1,${expected}`);

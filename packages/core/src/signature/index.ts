@@ -1,4 +1,4 @@
-import { createHash, createHmac, createSecretKey, type KeyObject, timingSafeEqual } from "node:crypto";
+import { createHash, createHmac, hash, timingSafeEqual } from "node:crypto";
 
 export type DigestAlgorithm = "md5" | "ripemd160" | "sha1" | "sha256" | "sha384" | "sha512";
 export type Encoding = "hex" | "base64";
@@ -24,35 +24,17 @@ const no = (reason: SignatureFailure): { readonly ok: false; readonly reason: Si
   reason,
 });
 
+/** What is hashed, in one piece when it is small: hashing all at once takes a third of the time of Node's HMAC. */
+const joined = Buffer.alloc(4096);
+
 /** Compares without telling by its time where the texts differ; lengths are not secret. */
-function sameText(left: string, right: string): boolean {
-  const a = Buffer.from(left);
-  const b = Buffer.from(right);
-  return a.length === b.length && timingSafeEqual(a, b);
+function sameText(expected: string, received: string): boolean {
+  const end = joined.write(expected);
+  // A text too long for the buffer is cut, and still longer than any digest.
+  return joined.write(received, end) === end && timingSafeEqual(joined.subarray(0, end), joined.subarray(end, end * 2));
 }
 
 const algorithms = /^(md5|ripemd160|sha(1|256|384|512))$/;
-
-/**
- * Tells whether `digest` (hex, any case) is the plain digest of a text that already holds the secret, as Robokassa
- * signs. Never throws.
- */
-export function verifyDigest(request: {
-  readonly algorithm: DigestAlgorithm;
-  readonly text: string | Uint8Array;
-  readonly digest: string | null | undefined;
-}): Verification {
-  const { text, digest, algorithm } = request;
-  if (typeof digest !== "string" || digest === "") return no("missing");
-  if (!algorithms.test(algorithm)) return no("unsupported_algorithm");
-  try {
-    const expected = createHash(algorithm).update(text).digest("hex");
-    if (digest.length !== expected.length || /[^\da-f]/i.test(digest)) return no("malformed");
-    return sameText(expected, digest.toLowerCase()) ? { ok: true } : no("mismatch");
-  } catch {
-    return no("unsupported_algorithm"); // OpenSSL builds without the legacy digests
-  }
-}
 
 /** HMAC of a body; the key is the secret's text as UTF-8, or bytes. */
 export function signHmac(request: {
@@ -76,7 +58,7 @@ export function verifyHmac(request: {
   readonly encoding?: Encoding;
 }): Verification {
   const { secrets, signature, algorithm = "sha256", encoding = "hex" } = request;
-  if (typeof signature !== "string" || signature === "") return no("missing");
+  if (typeof signature !== "string" || !signature) return no("missing");
   if (!algorithms.test(algorithm)) return no("unsupported_algorithm");
   const received = encoding === "hex" ? signature.toLowerCase() : signature;
   let matched = false;
@@ -90,47 +72,70 @@ export function verifyHmac(request: {
   return matched ? { ok: true } : no("mismatch");
 }
 
+/**
+ * Tells whether `digest` (hex, any case) is the plain digest of a text that already holds the secret, as Robokassa
+ * signs. Never throws.
+ */
+export function verifyDigest(request: {
+  readonly algorithm: DigestAlgorithm;
+  readonly text: string | Uint8Array;
+  readonly digest: string | null | undefined;
+}): Verification {
+  const { text, digest, algorithm } = request;
+  if (typeof digest !== "string" || !digest) return no("missing");
+  if (!algorithms.test(algorithm)) return no("unsupported_algorithm");
+  try {
+    const expected = hash(algorithm, text);
+    if (digest.length !== expected.length || /[^\da-f]/i.test(digest)) return no("malformed");
+    return sameText(expected, digest.toLowerCase()) ? { ok: true } : no("mismatch");
+  } catch {
+    return no("unsupported_algorithm"); // OpenSSL builds without the legacy digests
+  }
+}
+
 /** Tells whether a header's value is one of the shared secrets (bearer token, `X-Webhook-Secret`). Never throws. */
 export function verifySharedSecret(received: string | null | undefined, secrets: readonly string[]): Verification {
-  if (typeof received !== "string" || received === "") return no("missing");
+  if (typeof received !== "string" || !received) return no("missing");
   // Digests first: the secrets' lengths then do not show either.
-  const digest = createHash("sha256").update(received).digest();
+  const digest = hash("sha256", received);
   let matched = false;
   for (const secret of secrets) {
-    matched = timingSafeEqual(digest, createHash("sha256").update(secret).digest()) || matched;
+    matched = sameText(hash("sha256", secret), digest) || matched;
   }
   return matched ? { ok: true } : no("mismatch");
 }
 
-/** `whsec_…` is base64; any other text stands for its UTF-8 bytes. */
-function webhookKey(secret: string): KeyObject {
-  const encoded = secret.startsWith("whsec_");
-  const bytes = encoded ? Buffer.from(secret.slice(6), "base64") : Buffer.from(secret);
-  if (bytes.length === 0 || (encoded && !/^.{6}[\da-z+/]+={0,2}$/i.test(secret))) {
+/** HMAC-SHA256 (RFC 2104) of Standard Webhooks. `whsec_…` is base64; any other text stands for its UTF-8 bytes. */
+function prepareSignature(secret: string): (id: string, timestamp: string, body: string | Uint8Array) => string {
+  const standard = toStandardSecret(secret);
+  const key = Buffer.from(standard.slice(6), "base64");
+  if (key.length === 0 || !/^.{6}[\da-z+/]+={0,2}$/i.test(standard)) {
     throw new TypeError("secrets: missing or malformed");
   }
-  return createSecretKey(bytes);
+  const block = Buffer.concat([key.length > 64 ? createHash("sha256").update(key).digest() : key], 64);
+  const inner = block.map((byte) => byte ^ 0x36);
+  const outer = block.map((byte) => byte ^ 0x5c);
+  return (id, timestamp, body) => {
+    const prefix = `${id}.${timestamp}.`;
+    const bytes = typeof body === "string" ? Buffer.from(body) : body;
+    joined.set(inner);
+    const start = 64 + joined.write(prefix, 64); // cut at the end of the buffer, at the most four bytes before it
+    const end = start + bytes.length;
+    let digest: string;
+    if (end > 4000) digest = createHash("sha256").update(inner).update(prefix).update(bytes).digest("binary");
+    else {
+      joined.set(bytes, start);
+      digest = hash("sha256", joined.subarray(0, end), "binary");
+    }
+    joined.set(outer);
+    joined.write(digest, 64, "binary");
+    return hash("sha256", joined.subarray(0, 96), "base64");
+  };
 }
 
 /** The `whsec_` form of any secret, for libraries that know only that one. */
 export function toStandardSecret(secret: string): string {
   return secret.startsWith("whsec_") ? secret : `whsec_${Buffer.from(secret).toString("base64")}`;
-}
-
-/** Small bodies are joined to their prefix first: a second call into the hash costs more than the copy. */
-const joined = Buffer.alloc(4096);
-
-function standardSignature(key: KeyObject, id: string, timestamp: string, body: string | Uint8Array): string {
-  const prefix = `${id}.${timestamp}.`;
-  const hmac = createHmac("sha256", key);
-  const start = joined.write(prefix); // cut at the end of the buffer, at the most four bytes before it
-  if (typeof body === "string") hmac.update(prefix + body);
-  else if (start + body.length > 4000) hmac.update(prefix).update(body);
-  else {
-    joined.set(body, start);
-    hmac.update(joined.subarray(0, start + body.length));
-  }
-  return hmac.digest("base64");
 }
 
 export interface StandardWebhook {
@@ -161,14 +166,14 @@ export function createWebhookSigner({
   readonly secrets: readonly string[];
 }): (webhook: StandardWebhook) => StandardWebhookHeaders {
   if (secrets.length === 0) throw new TypeError("secrets: missing or malformed");
-  const keys = secrets.map(webhookKey);
+  const signers = secrets.map(prepareSignature);
   return ({ id, timestamp, body }) => {
     if (!id || /[\s.]/.test(id)) throw new TypeError("id: missing or malformed");
-    const seconds = String(Math.floor(Number(timestamp) / 1000));
+    const seconds = `${Math.floor(Number(timestamp) / 1000)}`;
     return {
       "webhook-id": id,
       "webhook-timestamp": seconds,
-      "webhook-signature": keys.map((key) => `v1,${standardSignature(key, id, seconds, body)}`).join(" "),
+      "webhook-signature": signers.map((sign) => `v1,${sign(id, seconds, body)}`).join(" "),
     };
   };
 }
@@ -211,9 +216,7 @@ function pickHeaders(headers: WebhookHeaders): (string | null | undefined | fals
   const record = headers as Readonly<Record<string, string | readonly string[] | undefined>>;
   for (const key in record) {
     const value = record[key];
-    // The names have 10, 17 and 19 letters; looking at the length first spares most other headers the rest.
-    const mayBe = key.length % 7 === 3 || key.length === 19;
-    const at = mayBe ? names.indexOf(key.toLowerCase() as (typeof names)[number]) : -1;
+    const at = names.indexOf(key.toLowerCase() as (typeof names)[number]);
     if (at < 0 || value === undefined) continue;
     found[at] = found[at] === undefined && (typeof value === "string" || value.length === 1) && `${value}`;
   }
@@ -231,9 +234,7 @@ export function createWebhookVerifier(
 ): (request: { readonly headers: WebhookHeaders; readonly body: string | Uint8Array }) => WebhookVerification {
   const { secrets, toleranceMs = 300_000, bodySignature = true, now = Date.now } = options;
   if (secrets.length === 0) throw new TypeError("secrets: missing or malformed");
-  const keys = secrets.map(webhookKey);
-  const expected = Buffer.alloc(47, "v1,");
-  const received = Buffer.alloc(47);
+  const signers = secrets.map(prepareSignature);
   return ({ headers, body }) => {
     const [id, time, signatures, bodyOnly] = pickHeaders(headers);
     if (id == null && time == null && signatures == null && bodySignature) {
@@ -249,13 +250,10 @@ export function createWebhookVerifier(
     if (ageMs > toleranceMs) return no("too_old");
     if (-ageMs > toleranceMs) return no("too_new");
     let matched = false;
-    for (const key of keys) {
-      expected.write(standardSignature(key, id, time, body), 3);
-      for (const part of signatures.split(" ")) {
-        // The text is compared, so spare base64 bits or anything after it make it another signature.
-        // 47 characters that are 47 bytes: nothing is cut off, and nothing of an earlier call remains.
-        matched = (part.length === 47 && received.write(part) === 47 && timingSafeEqual(expected, received)) || matched;
-      }
+    for (const sign of signers) {
+      const expected = `v1,${sign(id, time, body)}`;
+      // The text is compared, so spare base64 bits or anything after it make it another signature.
+      for (const part of signatures.split(" ")) matched = sameText(expected, part) || matched;
     }
     return matched ? { ok: true, scheme: "standard", id, timestamp: new Date(Number(time) * 1000) } : no("mismatch");
   };
