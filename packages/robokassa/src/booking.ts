@@ -13,6 +13,8 @@ export interface ProvenPayment {
   readonly test: boolean;
   readonly source: PaymentSource;
   readonly opKey?: string | undefined;
+  /** When Robokassa says that it happened; ResultURL does not say it. */
+  readonly happenedAt?: Date | undefined;
 }
 
 /**
@@ -33,7 +35,9 @@ export type Booking =
         /** Paid with the test passwords, but the order is live. */
         | "test_payment_for_live_order"
         /** Paid with the live passwords, but the order was started as a test. Real money: a person must look. */
-        | "live_payment_for_test_order";
+        | "live_payment_for_test_order"
+        /** The payment is older than the order: this number was sold before, by another database or program. */
+        | "number_used_before";
     };
 
 export interface BookingContext<Transaction> {
@@ -42,6 +46,13 @@ export interface BookingContext<Transaction> {
   readonly clock: Clock;
   readonly logger: Logger;
 }
+
+/** How far this machine's clock may be ahead of Robokassa's, in milliseconds. */
+const clockToleranceMs = 600_000;
+
+/** Whether something happened before the order existed: then it belongs to a former order with the same number. */
+export const isFormer = (order: Order, happenedAt: Date | undefined): boolean =>
+  happenedAt !== undefined && happenedAt.getTime() < order.createdAt.getTime() - clockToleranceMs;
 
 /** The one way in which an order becomes paid: ResultURL, ResultUrl2 and reconcile may race here. */
 export async function bookPayment<Transaction>(
@@ -53,6 +64,7 @@ export async function bookPayment<Transaction>(
   if (payment.test !== order.test) {
     return { state: "refused", reason: payment.test ? "test_payment_for_live_order" : "live_payment_for_test_order" };
   }
+  if (isFormer(order, payment.happenedAt)) return { state: "refused", reason: "number_used_before" };
   const { outSum, paidSum } = payment;
   const differs =
     (outSum !== undefined && !sameAmount(outSum, payable(order))) ||
@@ -75,6 +87,7 @@ export async function bookHold<Transaction>(
   const order = await storage.orders.getByInvId(hold.invId);
   if (!order) return { state: "refused", reason: "unknown_order" };
   if (order.test) return { state: "refused", reason: "live_payment_for_test_order" };
+  if (isFormer(order, hold.sentAt)) return { state: "refused", reason: "number_used_before" };
   const result = await storage.orders.bookHold(hold);
   logger.info(`robokassa: hold ${result.state}`, { invId: hold.invId });
   return toBooking(result);

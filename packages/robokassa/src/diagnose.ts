@@ -1,5 +1,6 @@
 import { type Clock, SdkError, systemClock } from "@orderbridge/core";
 import { sameAmount } from "./amount.ts";
+import { isFormer } from "./booking.ts";
 import { type SignatureFit, traceResult } from "./explain.ts";
 import { readFields } from "./notification.ts";
 import type { OperationState } from "./operation-state.ts";
@@ -37,6 +38,7 @@ export type DiagnosisCode =
   | "inv_id_not_stored"
   | "amount_differs"
   | "currency_differs"
+  | "number_used_before"
   | "test_payment"
   | "live_payment"
   | "password1_used"
@@ -115,6 +117,12 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
     exitCode: 1,
     cause: "The payment came in another currency than the order has.",
     next: "Compare OutSumCurrency of the link with the order.",
+  },
+  number_used_before: {
+    exitCode: 1,
+    cause:
+      "Robokassa has an older payment under this InvId: the number was sold before, by another database or program, so nobody can pay it again (error 40).",
+    next: "Raise firstLiveInvId of the storage above every number in the cabinet, then place the order again under another id.",
   },
   test_payment: {
     exitCode: 1,
@@ -473,6 +481,7 @@ const codeOfVerdict: Readonly<Record<string, DiagnosisCode>> = {
   currency_differs: "currency_differs",
   test_payment_for_live_order: "test_payment",
   live_payment_for_test_order: "live_payment",
+  number_used_before: "number_used_before",
   error: "answer_failed",
   certificate_expired: "certificate",
 };
@@ -526,6 +535,8 @@ function explainState(
     }
   }
   if (!order) return "inv_id_not_stored";
+  const usesNumberUp = state.state === "paid" || state.state === "held" || state.state === "crediting";
+  if (usesNumberUp && isFormer(order, state.stateAt)) return "number_used_before";
   switch (state.state) {
     case "paid":
       return state.outSum !== undefined && !sameAmount(state.outSum, payable(order))

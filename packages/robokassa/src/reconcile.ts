@@ -7,12 +7,15 @@ import type { Order, RobokassaStorage } from "./storage.ts";
 export interface ReconcilerOptions<Transaction> {
   readonly robokassa: Pick<Robokassa, "operationState">;
   readonly storage: Pick<RobokassaStorage<Transaction>, "orders">;
-  /** The same as for the result handler: whoever comes first runs it. @defaultValue nothing */
+  /**
+   * The same as for the result handler: whoever books a payment runs it, and nobody else does. A reconciler without it
+   * takes the payments that it finds away from the handlers'. @defaultValue nothing
+   */
   readonly onPaid?: OnPaid<Transaction>;
   readonly clock?: Clock;
   /** @defaultValue console */
   readonly logger?: Logger;
-  /** Orders that one run asks about. @defaultValue 50 */
+  /** Orders that are read from the storage at once. @defaultValue 50 */
   readonly batchSize?: number;
   /** Longest pause between two queries about an order, in milliseconds; they start at a minute and double. @defaultValue 21_600_000 */
   readonly maxDelayMs?: number;
@@ -28,7 +31,7 @@ export type CheckOutcome =
   | "unchanged"
   /** Not paid yet; asked again later. */
   | "pending"
-  /** It will not be paid under this number: cancelled, or the money went back. */
+  /** Cancelled, or the money went back. The link can be paid once more, so it is asked again later. */
   | "closed"
   /** Paid, but not as the order says; a person must look. */
   | Extract<Booking, { state: "refused" }>["reason"]
@@ -48,7 +51,10 @@ export interface ReconcileCounts {
 export interface Reconciler {
   /** Asks about one order now. */
   check(order: Order): Promise<{ readonly outcome: CheckOutcome; readonly state: OperationState | undefined }>;
-  /** Asks about every order whose query is due. Several processes may run it: each order is asked about by one. */
+  /**
+   * Asks about every order whose query is due, batch after batch; new orders come before those that were asked about
+   * often. Several processes may run it: each order is asked about by one.
+   */
   runOnce(signal?: AbortSignal): Promise<ReconcileCounts>;
   /** Runs every `intervalMs` until the signal aborts. */
   run(signal: AbortSignal, options?: { readonly intervalMs?: number }): Promise<void>;
@@ -78,9 +84,10 @@ export function createReconciler<Transaction>(options: ReconcilerOptions<Transac
     }
     switch (state.state) {
       case "paid": {
-        const { outSum, opKey } = state;
+        const { outSum, opKey, stateAt } = state;
         if (outSum === undefined) return "amount_differs";
-        const booking = await bookPayment(context, { invId, outSum, opKey, test: false, source: "reconcile" });
+        const payment = { invId, outSum, opKey, happenedAt: stateAt, test: false, source: "reconcile" } as const;
+        const booking = await bookPayment(context, payment);
         if (booking.state !== "refused") return booking.state === "booked" ? "paid" : "unchanged";
         logger.warn(`robokassa: paid, but ${booking.reason}`, { invId });
         return booking.reason;
@@ -88,8 +95,9 @@ export function createReconciler<Transaction>(options: ReconcilerOptions<Transac
       case "held": {
         const sentAt = state.stateAt ?? clock.now();
         const booking = await bookHold(context, { invId, opKey: state.opKey, sentAt });
-        if (booking.state === "refused") return booking.reason;
-        return booking.state === "booked" ? "held" : "unchanged";
+        if (booking.state !== "refused") return booking.state === "booked" ? "held" : "unchanged";
+        logger.warn(`robokassa: held, but ${booking.reason}`, { invId });
+        return booking.reason;
       }
       case "cancelled":
       case "returned":
@@ -114,7 +122,23 @@ export function createReconciler<Transaction>(options: ReconcilerOptions<Transac
 
   const runOnce: Reconciler["runOnce"] = async (signal) => {
     const counts = { checked: 0, paid: 0, held: 0, closed: 0, pending: 0, failed: 0 };
-    for (const { order, checks } of await storage.orders.dueChecks(clock.now(), batchSize)) {
+    let before: number;
+    let read: number;
+    do {
+      before = counts.checked;
+      read = await runBatch(counts, signal);
+      // A batch of which every order was asked about by somebody else leaves the rest to them.
+    } while (read === batchSize && counts.checked > before);
+    return counts;
+  };
+
+  /** Gives the number of orders that were due, at most `batchSize`. */
+  async function runBatch(
+    counts: { -readonly [Name in keyof ReconcileCounts]: number },
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
+    const due = await storage.orders.dueChecks(clock.now(), batchSize);
+    for (const { order, checks } of due) {
       signal?.throwIfAborted();
       // The next query is set first: a crash in between costs a pause, not the order.
       if (!(await storage.orders.scheduleCheck(order.invId, { checks, nextAt: nextCheck(order, checks) }))) continue;
@@ -129,14 +153,12 @@ export function createReconciler<Transaction>(options: ReconcilerOptions<Transac
         });
         outcome = "no_answer";
       }
-      if (outcome === "closed")
-        await storage.orders.scheduleCheck(order.invId, { checks: checks + 1, nextAt: undefined });
       if (outcome === "paid" || outcome === "held" || outcome === "closed") counts[outcome]++;
       else if (outcome === "pending" || outcome === "unchanged") counts.pending++;
       else counts.failed++;
     }
-    return counts;
-  };
+    return due.length;
+  }
 
   return {
     check,

@@ -45,6 +45,7 @@ const statusOf: Readonly<Record<Verdict, number>> = {
   currency_differs: 409,
   test_payment_for_live_order: 409,
   live_payment_for_test_order: 409,
+  number_used_before: 409,
 };
 
 /**

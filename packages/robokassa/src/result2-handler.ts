@@ -80,6 +80,7 @@ const statusOf = (verdict: Verdict): number => {
     case "currency_differs":
     case "test_payment_for_live_order":
     case "live_payment_for_test_order":
+    case "number_used_before":
       return 409;
     default:
       return 400;
@@ -115,10 +116,10 @@ export function createResult2Handler<Transaction>(options: Result2HandlerOptions
         const booking = await bookHold({ storage, clock, logger }, verification.notification);
         verdict = booking.state === "refused" ? booking.reason : booking.state === "booked" ? "held" : "repeated";
       } else {
-        const { invId, opKey, incSum } = verification.notification;
+        const { invId, opKey, incSum, sentAt } = verification.notification;
         const booking = await bookPayment(
           { storage, onPaid, clock, logger },
-          { invId, opKey, paidSum: incSum, test: false, source: "result2" },
+          { invId, opKey, paidSum: incSum, happenedAt: sentAt, test: false, source: "result2" },
         );
         verdict = booking.state === "refused" ? booking.reason : booking.state === "booked" ? "paid" : "repeated";
       }

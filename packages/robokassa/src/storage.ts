@@ -150,7 +150,7 @@ export interface OrderStore<Transaction> {
   keepCapture(invId: string, amount: string): Promise<boolean>;
   /** Moves a `held` order back to `new`: the reserved money went back to the buyer. */
   bookRelease(invId: string): Promise<BookingResult>;
-  /** `new` and `held` live orders whose next state query is due, the longest due first. */
+  /** `new` and `held` live orders whose next state query is due: those asked about least often first, then the longest due. */
   dueChecks(now: Date, limit: number): Promise<readonly DueCheck[]>;
   /**
    * Counts a state query and sets the next one; `undefined` ends them. Changes nothing when somebody else counted one
@@ -160,6 +160,8 @@ export interface OrderStore<Transaction> {
     invId: string,
     change: { readonly checks: number; readonly nextAt: Date | undefined },
   ): Promise<boolean>;
+  /** Makes the next state query of a `new` or `held` live order due now, as if none had been made. `false` for any other. */
+  checkSoon(invId: string): Promise<boolean>;
   /** Takes the description and the link's text away: the rest holds no personal data. `false` for an unknown id. */
   erase(id: string): Promise<boolean>;
 }

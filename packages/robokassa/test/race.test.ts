@@ -22,7 +22,7 @@ describe.each(testDatabases())("on $name", ({ open, skipped }) => {
       const { db, dialect, close } = await open();
       try {
         const clock = createFakeClock("2026-11-01T10:00:00.000Z");
-        const storage = createRobokassaStorage({ db, dialect });
+        const storage = createRobokassaStorage({ db, dialect, clock });
         await storage.migrate();
         await db.schema.createTable("parcels").addColumn("inv_id", "varchar(64)").execute();
         const certificate = createFakeCertificate({

@@ -1,7 +1,7 @@
 import { ResponseShapeError, silentLogger } from "@orderbridge/core";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
-import { createReconciler, createResultHandler, createRobokassa, placeOrder } from "../src/index.ts";
+import { createReconciler, createResultHandler, createRobokassa, diagnose, placeOrder } from "../src/index.ts";
 import { createRobokassaMemoryStorage } from "../src/memory/index.ts";
 import {
   createFakeRobokassa,
@@ -192,8 +192,50 @@ describe("reconcile", () => {
     clock.advance(120_000);
     expect(await reconciler.runOnce()).toMatchObject({ closed: 1 });
     expect((await order())?.status).toBe("new");
-    clock.advance(86_400_000);
-    expect(await reconciler.runOnce()).toMatchObject({ checked: 0 });
+  });
+
+  test("a link that was cancelled first and paid later is found, though its notification was lost", async () => {
+    const { fake, paymentUrl, reconciler, clock, order, paid } = await shop();
+    await fake.confirm({ url: paymentUrl });
+    fake.setState("1", 10);
+    clock.advance(60_000);
+    expect(await reconciler.runOnce()).toMatchObject({ checked: 1, closed: 1 });
+    expect((await fake.pay({ url: paymentUrl })).errorCode).toBeUndefined();
+    clock.advance(120_000);
+    expect(await reconciler.runOnce()).toMatchObject({ checked: 1, paid: 1 });
+    expect([(await order())?.status, paid()]).toEqual(["paid", 1]);
+  });
+
+  test.each([
+    ["paid", 100],
+    ["held", 20],
+  ] as const)("a payment of a former order with the same number, %s, books nothing", async (_state, code) => {
+    const { fake, clock, place, storage, reconciler, robokassa, paid } = await shop();
+    await fake.pay({ invId: "2", outSum: "1000.00" }); // last year's buyer, of another database
+    fake.setState("2", code);
+    clock.advance(365 * 86_400_000);
+    const { order, paymentUrl } = await place("order-2");
+    expect(order.invId).toBe("2");
+    if (code === 100) expect((await fake.pay({ url: paymentUrl })).errorCode).toBe(40);
+    expect((await reconciler.check(order)).outcome).toBe("number_used_before");
+    expect([(await storage.orders.get("order-2"))?.status, paid()]).toEqual(["new", 0]);
+    expect((await diagnose({ robokassa, storage, order: "2", clock })).code).toBe("number_used_before");
+  });
+
+  test("a clock that is minutes ahead of Robokassa's takes no payment for a former one", async () => {
+    const { fake, clock, place, reconciler } = await shop();
+    await fake.pay({ invId: "2", outSum: "1000.00" });
+    clock.advance(600_000);
+    const { order } = await place("order-2");
+    expect((await reconciler.check(order)).outcome).toBe("paid");
+  });
+
+  test("one run asks about every order that is due, also when they fill more than a batch", async () => {
+    const { place, reconciler, clock, fake } = await shop();
+    for (let index = 2; index <= 120; index++) await place(`order-${index}`);
+    clock.advance(60_000);
+    expect(await reconciler.runOnce()).toMatchObject({ checked: 120, pending: 120 });
+    expect(fake.journal.count("OpStateExt")).toBe(120);
   });
 
   test("leaves an order alone that was paid with another sum", async () => {

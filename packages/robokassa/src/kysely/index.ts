@@ -266,6 +266,7 @@ export function createRobokassaStorage({
           .selectAll()
           .where("check_at", "<=", now.getTime())
           .where("status", "in", ["new", "held"])
+          .orderBy("checks")
           .orderBy("check_at")
           .orderBy("id")
           .limit(limit)
@@ -279,6 +280,16 @@ export function createRobokassaStorage({
           .where("inv_id", "=", invId)
           .where("checks", "=", checks)
           .where("check_at", "is not", null)
+          .executeTakeFirst();
+        return numUpdatedRows > 0n;
+      },
+      async checkSoon(invId) {
+        const { numUpdatedRows } = await db
+          .updateTable("robokassa_orders")
+          .set({ checks: 0, check_at: clock.now().getTime() })
+          .where("inv_id", "=", invId)
+          .where("test", "=", 0)
+          .where("status", "in", ["new", "held"])
           .executeTakeFirst();
         return numUpdatedRows > 0n;
       },

@@ -137,7 +137,7 @@ export function createRobokassaMemoryStorage({
         }),
       async dueChecks(now, limit) {
         const due = [...checks].filter(([, { nextAt }]) => nextAt <= now);
-        due.sort(([, a], [, b]) => a.nextAt.getTime() - b.nextAt.getTime());
+        due.sort(([, a], [, b]) => a.checks - b.checks || a.nextAt.getTime() - b.nextAt.getTime());
         return due
           .map(([invId, check]) => ({ order: byInvId(invId) as Order, checks: check.checks }))
           .filter(({ order }) => order.status === "new" || order.status === "held")
@@ -148,6 +148,12 @@ export function createRobokassaMemoryStorage({
         if (change.nextAt) checks.set(invId, { checks: change.checks + 1, nextAt: change.nextAt });
         else checks.delete(invId);
         return true;
+      },
+      async checkSoon(invId) {
+        const order = byInvId(invId);
+        const waits = order !== undefined && !order.test && (order.status === "new" || order.status === "held");
+        if (waits) checks.set(invId, { checks: 0, nextAt: clock.now() });
+        return waits;
       },
       async erase(id) {
         const order = orders.get(id);

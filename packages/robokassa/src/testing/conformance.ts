@@ -255,6 +255,37 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     },
   },
   {
+    name: "hands out the orders that were asked about least often first",
+    async run({ storage: { orders } }) {
+      for (const id of ["order-1", "order-2", "order-3"]) await orders.create({ ...order, id });
+      const soon = new Date("2100-01-01T00:00:00.000Z");
+      await orders.scheduleCheck("1", { checks: 0, nextAt: new Date(0) });
+      deepEqual(
+        (await orders.dueChecks(soon, 10)).map((one) => one.order.invId),
+        ["2", "3", "1"],
+      );
+    },
+  },
+  {
+    name: "makes a query due at once when asked, also after they ended, but none of a paid or a test order",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.create({ ...order, id: "order-2", test: true });
+      const soon = new Date("2100-01-01T00:00:00.000Z");
+      await orders.scheduleCheck("1", { checks: 0, nextAt: new Date(soon.getTime() + 1) });
+      await orders.scheduleCheck("1", { checks: 1, nextAt: undefined });
+      equal(await orders.checkSoon("1"), true);
+      deepEqual(
+        (await orders.dueChecks(soon, 10)).map((one) => [one.order.invId, one.checks]),
+        [["1", 0]],
+      );
+      equal(await orders.scheduleCheck("1", { checks: 0, nextAt: undefined }), true);
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      for (const invId of ["1", "1000000000", "9"]) equal(await orders.checkSoon(invId), false);
+      deepEqual(await orders.dueChecks(soon, 10), []);
+    },
+  },
+  {
     name: "does not ask about a paid order",
     async run({ storage: { orders } }) {
       await orders.create(order);
