@@ -17,10 +17,12 @@ const help = `usage: robokassa <command> [options]
            [--callback <text>]     replays a refused notification, as a query or form
            [--result-url <url>]    calls the shop's own Result URL with a probe that pays nothing
            [--json]
-  reconcile [--order <id or InvId>] asks Robokassa about every waiting order that is due, or about one
-           [--json]
+  reconcile --order <id or InvId>  says what Robokassa knows of a waiting order, and lets the shop's own reconciler ask
+           [--json]                at its next run, which books the payment with the shop's onPaid
+  reconcile --without-on-paid      asks about every waiting order that is due, or about one, and books here, without
+           [--order …] [--json]    onPaid: only for a shop that has none, since a payment is booked once
   erase --order <id or InvId>      takes the description and the link's text away; sums and states stay
-  prune [--days 90]                drops older notifications from the log
+  prune [--days 90]                drops older notifications from the log, and the texts of older orders
   fake [--port 4100]               a Robokassa on this machine, with a payment page; takes the variables below, or
                                    demo-shop with live-password-1, live-password-2, test-password-1, …
            [--result-url <url>] [--success-url <url>] [--fail-url <url>]
@@ -96,9 +98,21 @@ function runDiagnose({
   });
 }
 
-/** Books what Robokassa has; the shop's own `onPaid` runs in its server, which is why the server should reconcile too. */
-function runReconcile(id: string | undefined, json: boolean): Promise<number> {
+/** The shop's `onPaid` runs in its server alone, and with the one booking: so the server books unless it has none. */
+function runReconcile({
+  order: id,
+  withoutOnPaid,
+  json,
+}: {
+  readonly order: string | undefined;
+  readonly withoutOnPaid: boolean;
+  readonly json: boolean;
+}): Promise<number> {
+  if (id === undefined && !withoutOnPaid) {
+    throw new UsageError("reconcile needs --order <id or InvId>, or --without-on-paid when the shop has no onPaid");
+  }
   return withShop(async ({ robokassa, storage }) => {
+    if (id !== undefined && !withoutOnPaid) return hurry({ robokassa, storage }, await findOrder(storage, id), json);
     const reconciler = createReconciler({ robokassa, storage, logger: silentLogger });
     if (id === undefined) {
       const counts = await reconciler.runOnce();
@@ -118,6 +132,22 @@ function runReconcile(id: string | undefined, json: boolean): Promise<number> {
   });
 }
 
+/** Makes the order's query due for whoever reconciles in the shop, and tells what it will find. */
+async function hurry(
+  { robokassa, storage }: Pick<ReturnType<typeof open>, "robokassa" | "storage">,
+  order: Order,
+  json: boolean,
+): Promise<number> {
+  const { id, invId, status, test } = order;
+  const due = await storage.orders.checkSoon(invId);
+  const state = due ? await robokassa.operationState(invId) : undefined;
+  const known = state && (state.found ? state.state : state.reason);
+  if (json) print(JSON.stringify({ order: id, invId, status, due, robokassa: known ?? null }));
+  else if (known) print(`InvId ${invId}: Robokassa says ${known}; the shop's own reconciler asks at its next run`);
+  else print(`InvId ${invId}: ${test ? "a test order, which Robokassa's books do not hold" : status}`);
+  return status === "paid" || known === "paid" ? 0 : 1;
+}
+
 function runErase(id: string): Promise<number> {
   return withShop(async ({ storage }) => {
     const order = await findOrder(storage, id);
@@ -131,7 +161,8 @@ function runPrune(days: string): Promise<number> {
   if (!/^\d{1,5}$/.test(days)) throw new UsageError("--days must be a number");
   return withShop(async ({ storage }) => {
     const before = new Date(systemClock.now().getTime() - Number(days) * 86_400_000);
-    print(`dropped ${await storage.callbacks.prune(before)}`);
+    const callbacks = await storage.callbacks.prune(before);
+    print(`dropped ${callbacks}, and the texts of ${await storage.orders.prune(before)} orders`);
     return 0;
   });
 }
@@ -189,6 +220,7 @@ function readArguments() {
         order: { type: "string" },
         callback: { type: "string" },
         json: { type: "boolean", default: false },
+        "without-on-paid": { type: "boolean", default: false },
         days: { type: "string", default: "90" },
         port: { type: "string", default: "4100" },
         "result-url": { type: "string" },
@@ -219,7 +251,7 @@ async function main(): Promise<number> {
         json: values.json,
       });
     case "reconcile":
-      return runReconcile(values.order, values.json);
+      return runReconcile({ order: values.order, withoutOnPaid: values["without-on-paid"], json: values.json });
     case "erase":
       if (!values.order) throw new UsageError("erase needs --order <id or InvId>");
       return runErase(values.order);

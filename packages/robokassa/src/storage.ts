@@ -164,6 +164,8 @@ export interface OrderStore<Transaction> {
   checkSoon(invId: string): Promise<boolean>;
   /** Takes the description and the link's text away: the rest holds no personal data. `false` for an unknown id. */
   erase(id: string): Promise<boolean>;
+  /** Erases every order created before this, except a held one; gives the number of those that had something to erase. */
+  prune(before: Date): Promise<number>;
 }
 
 /** One request that reached us, without personal data. */

@@ -6,7 +6,7 @@ import { silentLogger } from "@orderbridge/core";
 import { openDatabase } from "@orderbridge/core/kysely";
 import { type Listening, listen } from "@orderbridge/core/testing";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { createResultHandler, createRobokassa, placeOrder } from "../src/index.ts";
+import { createReconciler, createResultHandler, createRobokassa, type Order, placeOrder } from "../src/index.ts";
 import { createRobokassaStorage } from "../src/kysely/index.ts";
 import { createFakeRobokassa, type FakeRobokassa } from "../src/testing/index.ts";
 import { demoShop } from "./shop-fixture.ts";
@@ -52,7 +52,7 @@ function run(args: readonly string[], change: Readonly<Record<string, string>> =
   });
 }
 
-test("diagnose says in one sentence why order 146 is not paid, and reconcile books it", async () => {
+test("diagnose says why order 146 is not paid; reconcile leaves the booking to the server, whose onPaid runs", async () => {
   await fake.pay({ invId: "146", outSum: "1000.00" });
   const found = await run(["diagnose", "--order", "146"]);
   expect(found.code).toBe(1);
@@ -62,6 +62,19 @@ test("diagnose says in one sentence why order 146 is not paid, and reconcile boo
   expect(found.stdout).toContain("Next: Open the Result URL");
   expect(found.stdout).not.toContain("live-two");
 
+  expect(await run(["reconcile", "--order", "146"])).toMatchObject({
+    code: 0,
+    stdout: "InvId 146: Robokassa says paid; the shop's own reconciler asks at its next run\n",
+  });
+  const { db, dialect, close } = await openDatabase(variables().DATABASE_URL);
+  const storage = createRobokassaStorage({ db, dialect });
+  const robokassa = createRobokassa({ ...demoShop, apiUrl: server.url });
+  const told: string[] = [];
+  const onPaid = async ({ id }: Order) => void told.push(id);
+  const reconciler = createReconciler({ robokassa, storage, onPaid, logger: silentLogger });
+  expect(await reconciler.runOnce()).toMatchObject({ checked: 1, paid: 1 });
+  await close();
+  expect(told).toEqual(["order-146"]);
   expect(await run(["reconcile", "--order", "146"])).toMatchObject({ code: 0, stdout: "InvId 146: paid\n" });
   const paid = await run(["diagnose", "--order", "order-146", "--json"]);
   expect([paid.code, JSON.parse(paid.stdout).code]).toEqual([0, "paid"]);
@@ -93,15 +106,22 @@ test("erase takes what is personal away, and prune drops old notifications", asy
   const storage = createRobokassaStorage({ db, dialect });
   const handle = createResultHandler({ robokassa: createRobokassa(demoShop), storage, logger: silentLogger });
   await handle(new Request("http://localhost/result", { method: "POST", body: "InvId=146" }));
-  expect(await run(["prune"])).toMatchObject({ code: 0, stdout: "dropped 0\n" });
-  expect(await run(["prune", "--days", "0"])).toMatchObject({ code: 0, stdout: "dropped 1\n" });
+  expect(await run(["prune"])).toMatchObject({ code: 0, stdout: "dropped 0, and the texts of 0 orders\n" });
+  expect(await run(["prune", "--days", "0"])).toMatchObject({
+    code: 0,
+    stdout: "dropped 1, and the texts of 1 orders\n",
+  });
+  await storage.orders.keepLink("order-146", "a text");
   expect(await run(["erase", "--order", "146"])).toMatchObject({ code: 0, stdout: "InvId 146: erased\n" });
   expect(await storage.orders.get("order-146")).toMatchObject({ description: "", link: undefined, total: "1000.00" });
   await close();
 });
 
-test("reconcile without an order asks about those that are due", async () => {
-  expect(await run(["reconcile", "--json"])).toMatchObject({
+test("reconcile books here when the shop has no onPaid, and says so", async () => {
+  await fake.pay({ invId: "146", outSum: "1000.00" });
+  const booked = await run(["reconcile", "--order", "146", "--without-on-paid"]);
+  expect(booked).toMatchObject({ code: 0, stdout: "InvId 146: paid\n" });
+  expect(await run(["reconcile", "--without-on-paid", "--json"])).toMatchObject({
     code: 0,
     stdout: '{"checked":0,"paid":0,"held":0,"closed":0,"pending":0,"failed":0}\n',
   });
@@ -143,6 +163,7 @@ test.each([
   ["an unknown command", ["repair"], {}, "there is no command repair"],
   ["an unknown option", ["diagnose", "--id", "1"], {}, "--id"],
   ["no order", ["diagnose"], {}, "--order"],
+  ["no order to reconcile", ["reconcile"], {}, "--without-on-paid when the shop has no onPaid"],
   ["no address", ["diagnose", "--order", "1", "--result-url", "shop"], {}, "--result-url must be an http(s) address"],
   ["an unknown order to erase", ["erase", "--order", "147"], {}, "no order has the id or InvId 147"],
   ["a port that is none", ["fake", "--port", "65536"], {}, "--port must be a number up to 65535"],

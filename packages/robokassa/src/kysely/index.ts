@@ -301,6 +301,16 @@ export function createRobokassaStorage({
           .executeTakeFirst();
         return numUpdatedRows > 0n;
       },
+      async prune(before) {
+        const { numUpdatedRows } = await db
+          .updateTable("robokassa_orders")
+          .set({ description: "", link: null })
+          .where("created_at", "<", before.getTime())
+          .where("status", "!=", "held")
+          .where(({ eb, or }) => or([eb("description", "!=", ""), eb("link", "is not", null)]))
+          .executeTakeFirst();
+        return Number(numUpdatedRows);
+      },
     },
     refunds: {
       begin: ({ id, invId, amount }) =>

@@ -160,6 +160,14 @@ export function createRobokassaMemoryStorage({
         if (order) save({ ...order, description: "", link: undefined });
         return order !== undefined;
       },
+      async prune(before) {
+        const old = [...orders.values()].filter(
+          ({ createdAt, status, description, link }) =>
+            createdAt < before && status !== "held" && (description !== "" || link !== undefined),
+        );
+        for (const order of old) save({ ...order, description: "", link: undefined });
+        return old.length;
+      },
     },
     refunds: {
       begin: ({ id, invId, amount }) =>

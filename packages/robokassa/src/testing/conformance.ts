@@ -377,6 +377,23 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     },
   },
   {
+    name: "erases old orders, a held one excepted, and keeps their sums and states",
+    async run({ storage: { orders } }) {
+      for (const id of ["order-1", "order-2", "order-3"]) await orders.create({ ...order, id });
+      await orders.bookPayment({ invId: "1", source: "result", paidAt });
+      await orders.bookHold({ invId: "2", opKey: "KEY-2", sentAt: paidAt });
+      await orders.erase("order-3");
+      await orders.keepLink("order-3", "shop:1000.00:3:[password1]");
+      equal(await orders.prune(new Date("2000-01-01T00:00:00.000Z")), 0);
+      const soon = new Date("2100-01-01T00:00:00.000Z");
+      equal(await orders.prune(soon), 2);
+      equal(await orders.prune(soon), 0);
+      const [paid, held, erased] = await Promise.all(["order-1", "order-2", "order-3"].map((id) => orders.get(id)));
+      deepEqual([paid?.description, paid?.total, paid?.status], ["", "1000.00", "paid"]);
+      deepEqual([held?.description, erased?.link], [order.description, undefined]);
+    },
+  },
+  {
     name: "lists callbacks newest first, of one number or of all",
     async run({ storage: { callbacks } }) {
       await callbacks.record(callback);
