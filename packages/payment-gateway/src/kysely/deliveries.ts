@@ -1,5 +1,5 @@
 import { type AnyKysely, insertIfAbsent } from "@orderbridge/core/kysely";
-import { type RawBuilder, type SqlBool, sql } from "kysely";
+import { type RawBuilder, type SelectQueryBuilder, type SqlBool, sql } from "kysely";
 import { randomId } from "../ids.ts";
 import {
   type BreakerRule,
@@ -133,29 +133,43 @@ export function createDeliveries(
     const ids: string[] = [];
     for (const row of chosen) if (!isProbe(row) || (await takeProbe(row, ttlMs))) ids.push(text(row.id));
     if (ids.length === 0) return { sawAny: false, claimed: [] };
-    // Whoever reads at the same time chooses the same ones, and only one update finds each of them free.
-    const claim = randomId();
-    const { numUpdatedRows } = await db
-      .updateTable("gateway_delivery")
-      .set({
-        claim,
-        claim_ends_at: later(ttlMs),
-        attempts: sql`attempts + 1`,
-        schedule_attempts: sql`schedule_attempts + 1`,
-      })
-      .where(among("id", ids))
-      // Hidden from planners without statistics, which would read all that is due instead of these few ids.
-      .where(sql`coalesce(state, '')`, "=", "pending")
-      .where(sql`coalesce(due_at, 0)`, "<=", now())
-      .where(({ eb, or }) => or([eb("claim", "is", null), eb("claim_ends_at", "<=", now())]))
-      .executeTakeFirst();
-    if (numUpdatedRows === 0n) return { sawAny: true, claimed: [] };
-    return { sawAny: true, claimed: await readClaimed(ids, claim) };
+    return { sawAny: true, claimed: await take(ids, ttlMs) };
   }
 
-  async function readClaimed(ids: readonly string[], claim: string): Promise<readonly ClaimedDelivery[]> {
-    const rows: readonly Row[] = await db
-      .selectFrom("gateway_delivery as d")
+  /** Claims those that are still free: whoever looked at the same time chose the same ones. */
+  async function take(ids: readonly string[], ttlMs: number): Promise<readonly ClaimedDelivery[]> {
+    const claim = randomId();
+    const taking = (on: Pick<AnyKysely, "updateTable">) =>
+      on
+        .updateTable("gateway_delivery")
+        .set({
+          claim,
+          claim_ends_at: later(ttlMs),
+          attempts: sql`attempts + 1`,
+          schedule_attempts: sql`schedule_attempts + 1`,
+        })
+        .where(among("id", ids))
+        // Hidden from planners without statistics, which would read all that is due instead of these few ids.
+        .where(sql`coalesce(state, '')`, "=", "pending")
+        .where(sql`coalesce(due_at, 0)`, "<=", now())
+        .where(({ eb, or }) => or([eb("claim", "is", null), eb("claim_ends_at", "<=", now())]));
+    if (dialect === "postgres") {
+      return readTaken(claim, db.with("d", (on) => taking(on).returningAll()).selectFrom("d"));
+    }
+    const { numUpdatedRows } = await taking(db).executeTakeFirst();
+    if (numUpdatedRows === 0n) return [];
+    return readTaken(
+      claim,
+      db.selectFrom("gateway_delivery as d").where(among("d.id", ids)).where("d.claim", "=", claim),
+    );
+  }
+
+  async function readTaken(
+    claim: string,
+    // biome-ignore lint/suspicious/noExplicitAny: the tables have no types here, as in `AnyKysely`
+    taken: SelectQueryBuilder<any, "d", unknown>,
+  ): Promise<readonly ClaimedDelivery[]> {
+    const rows: readonly Row[] = await taken
       .innerJoin("gateway_event as e", "e.id", "d.event_id")
       .innerJoin("gateway_payment as p", "p.id", "d.payment_id")
       .leftJoin("gateway_merchant as m", "m.id", "p.merchant")
@@ -175,8 +189,6 @@ export function createDeliveries(
         "m.former_secrets",
         now().as("now"),
       ])
-      .where(among("d.id", ids))
-      .where("d.claim", "=", claim)
       .execute();
     const endpointIds = new Set(rows.map((row) => text(row.endpoint_id)).filter((id) => id !== ""));
     const secrets = await secretsInForce([...endpointIds]);
@@ -197,6 +209,17 @@ export function createDeliveries(
       }),
     );
   }
+
+  const attemptRow = ({ delivery, attempt }: FinishedDelivery) => ({
+    delivery_id: delivery.id,
+    attempt: attempt.attempt,
+    started_at: attempt.startedAt.getTime(),
+    duration_ms: attempt.durationMs,
+    outcome: attempt.outcome,
+    status: attempt.status ?? null,
+    // PostgreSQL stores no NUL characters.
+    answer: attempt.answer?.replaceAll("\0", "\uFFFD") ?? null,
+  });
 
   /** Those whose claim still holds, locked. */
   async function lockHeld(
@@ -324,25 +347,40 @@ export function createDeliveries(
           kept.filter(({ verdict }) => verdict.state === "delivered"),
         );
         for (const one of kept) if (one.verdict.state !== "delivered") await storeVerdict(trx, one);
-        await trx
-          .insertInto("gateway_delivery_attempt")
-          .values(
-            kept.map(({ delivery, attempt }) => ({
-              delivery_id: delivery.id,
-              attempt: attempt.attempt,
-              started_at: attempt.startedAt.getTime(),
-              duration_ms: attempt.durationMs,
-              outcome: attempt.outcome,
-              status: attempt.status ?? null,
-              // PostgreSQL stores no NUL characters.
-              answer: attempt.answer?.replaceAll("\0", "\uFFFD") ?? null,
-            })),
-          )
-          .execute();
+        await trx.insertInto("gateway_delivery_attempt").values(kept.map(attemptRow)).execute();
         await storeHealths(trx, kept, breaker);
       }
       return finished.map((one) => held.has(one));
     });
+
+  const isAnyCounted = async (finished: readonly FinishedDelivery[]): Promise<boolean> =>
+    (await db
+      .selectFrom("gateway_receiver")
+      .select("origin")
+      .where(among("origin", [...new Set(finished.map(({ delivery }) => originOf(delivery.url)))]))
+      .executeTakeFirst()) !== undefined;
+
+  /** On PostgreSQL: all were delivered to receivers that do not fail, so one statement does what `store` does. */
+  async function storePlain(finished: readonly FinishedDelivery[]): Promise<readonly boolean[]> {
+    const tries = finished.map(attemptRow);
+    const column = (name: keyof (typeof tries)[number]) => tries.map((row) => row[name]);
+    const { rows } = await sql<{ delivery_id: string }>`
+      with held as (
+        update gateway_delivery set state = 'delivered', claim = null
+        where id = any(${column("delivery_id")}) and claim = any(${[...new Set(finished.map(({ delivery }) => delivery.claim))]})
+        returning id
+      )
+      insert into gateway_delivery_attempt (delivery_id, attempt, started_at, duration_ms, outcome, status, answer)
+      select tried.* from unnest(
+        ${column("delivery_id")}::varchar[], ${column("attempt")}::integer[], ${column("started_at")}::bigint[],
+        ${column("duration_ms")}::bigint[], ${column("outcome")}::varchar[], ${column("status")}::integer[],
+        ${column("answer")}::text[]
+      ) as tried (id, attempt, started_at, duration_ms, outcome, status, answer) join held using (id)
+      returning delivery_id
+    `.execute(db);
+    const held = new Set(rows.map((row) => row.delivery_id));
+    return finished.map(({ delivery }) => held.has(delivery.id));
+  }
 
   /** @throws {Lapsed} when a claim is over, and nothing must be kept of the transaction. */
   async function storeDelivered(trx: AnyKysely, delivered: readonly FinishedDelivery[]): Promise<void> {
@@ -375,6 +413,7 @@ export function createDeliveries(
       const isPlain =
         finished.every(({ verdict }) => verdict.state === "delivered") &&
         new Set(finished.map(({ delivery }) => delivery.id)).size === finished.length;
+      if (isPlain && dialect === "postgres" && !(await isAnyCounted(finished))) return storePlain(finished);
       try {
         return await store(finished, breaker, isPlain);
       } catch (error) {
