@@ -11,6 +11,7 @@ import {
   robokassaOptions,
   robokassaProblems,
   robokassaPrune,
+  robokassaUnused,
   robokassaVariables,
   start,
 } from "@orderbridge/example-support";
@@ -31,8 +32,7 @@ const variables = configure(
   robokassaProblems,
 );
 const logger = createJsonLogger(variables.LOG_LEVEL);
-if (variables.REDIS_URL) logger.warn("REDIS_URL is set, but this server needs none: the database shares out its work");
-if (variables.ENCRYPTION_KEYS) logger.warn("ENCRYPTION_KEYS is set, but this server stores no secrets");
+for (const unused of robokassaUnused(variables)) logger.warn(unused);
 
 const show = ({ id, status, total, invId, paidAt, test }: Order) => ({
   id,
@@ -45,7 +45,7 @@ const show = ({ id, status, total, invId, paidAt, test }: Order) => ({
 
 await start(async () => {
   const { db, dialect, close } = await openDatabase(variables.DATABASE_URL);
-  const storage = createRobokassaStorage({ db, dialect });
+  const storage = createRobokassaStorage({ db, dialect, firstLiveInvId: variables.ROBOKASSA_FIRST_INV_ID });
   const core = createKyselyStorage({ db, dialect }); // leases: only one of several servers prunes
   await storage.migrate();
   await core.migrate();
@@ -113,9 +113,9 @@ await start(async () => {
     response.status(500).json({ detail: "Internal error" });
   }) satisfies ErrorRequestHandler);
 
-  // Finds payments whose notification was lost, and drops old notifications from the log.
+  // Finds payments whose notification was lost, and drops what is old: notifications, and the texts of orders.
   const stopping = new AbortController();
-  const engine = createJobEngine({ jobs: [robokassaPrune(storage.callbacks)], leases: core.leases, logger });
+  const engine = createJobEngine({ jobs: [robokassaPrune(storage)], leases: core.leases, logger });
   const working = Promise.all([createReconciler(shop), engine].map((each) => each.run(stopping.signal)));
   const onStop = async () => {
     stopping.abort();

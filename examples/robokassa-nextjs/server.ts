@@ -6,18 +6,18 @@ import {
   configure,
   createJsonLogger,
   robokassaProblems,
+  robokassaUnused,
   robokassaVariables,
   start,
 } from "@orderbridge/example-support";
 import { closeShop, GET, POST } from "./app/[...path]/route.ts";
 
 const variables = configure(
-  { ...commonVariables({ port: 3002, database: "sqlite:./robokassa.db" }), ...robokassaVariables },
+  { ...commonVariables({ port: 3005, database: "sqlite:./robokassa.db" }), ...robokassaVariables },
   robokassaProblems,
 );
 const logger = createJsonLogger(variables.LOG_LEVEL);
-if (variables.REDIS_URL) logger.warn("REDIS_URL is set, but this server needs none: the database shares out its work");
-if (variables.ENCRYPTION_KEYS) logger.warn("ENCRYPTION_KEYS is set, but this server stores no secrets");
+for (const unused of robokassaUnused(variables)) logger.warn(unused);
 
 await start(async () => ({
   server: createServer(toNodeListener((request) => (request.method === "POST" ? POST : GET)(request), { logger })),

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openDatabase } from "@orderbridge/core/kysely";
+import { listen } from "@orderbridge/core/testing";
 import { createRobokassaStorage } from "@orderbridge/robokassa/kysely";
 import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
 import { afterAll, afterEach, beforeAll, expect, onTestFinished, test, vi } from "vitest";
@@ -70,6 +71,42 @@ test("names the wrong field of an order, and knows what is not there", async () 
   expect((await get("/elsewhere")).status).toBe(404);
   expect((await get("/robokassa/success")).status).toBe(400);
   expect((await get("/healthz")).status).toBe(200);
+});
+
+test("a schedule that knows the secret finds a payment whose notification was lost", async () => {
+  const vendor = createFakeRobokassa(shop);
+  const server = await listen(vendor.handle);
+  onTestFinished(() => server.close());
+  vi.stubEnv("ROBOKASSA_API_URL", server.url);
+  vi.stubEnv("CRON_SECRET", "cron-secret-0123456789");
+  onTestFinished(() => {
+    vi.stubEnv("ROBOKASSA_API_URL", "");
+    vi.stubEnv("CRON_SECRET", "");
+  });
+  const folder = mkdtempSync(join(tmpdir(), "orderbridge-next-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  vi.stubEnv("DATABASE_URL", `sqlite:${join(folder, "shop.db")}`);
+  onTestFinished(() => void vi.stubEnv("DATABASE_URL", "sqlite::memory:"));
+  const placed = await post("/orders", JSON.stringify({ total: "1000.00", description: "Қалам" }));
+  const { id, paymentUrl, robokassaInvId } = (await placed.json()) as Record<string, string>;
+  await vendor.pay({ url: paymentUrl as string });
+  const database = await openDatabase(process.env.DATABASE_URL as string);
+  onTestFinished(() => database.close());
+  await createRobokassaStorage(database).orders.checkSoon(robokassaInvId as string);
+
+  const cron = (headers: Record<string, string>) => GET(new Request("https://shop.example/cron", { headers }));
+  expect((await cron({})).status).toBe(401);
+  expect((await cron({ authorization: "Bearer another-secret-0123456789" })).status).toBe(401);
+  const called = await cron({ authorization: "Bearer cron-secret-0123456789" });
+  expect(await called.json()).toMatchObject({ checked: 1, paid: 1 });
+  expect(await (await get(`/orders/${id}`)).json()).toMatchObject({ status: "paid" });
+});
+
+test("the first live order gets ROBOKASSA_FIRST_INV_ID", async () => {
+  vi.stubEnv("ROBOKASSA_FIRST_INV_ID", "50000");
+  onTestFinished(() => void vi.stubEnv("ROBOKASSA_FIRST_INV_ID", ""));
+  const placed = await post("/orders", JSON.stringify({ total: "1000.00", description: "Қалам" }));
+  expect(await placed.json()).toMatchObject({ robokassaInvId: "50000" });
 });
 
 test("notifications that are older than 90 days leave the log by themselves", async () => {

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { type Job, systemClock } from "@orderbridge/core";
 import { dailyPrune } from "./redis.ts";
 import {
+  type commonVariables,
   flag,
   oneOf,
   optional,
@@ -29,6 +30,13 @@ const certificates: Reader<string> = (value) => {
   throw new VariableProblem("is neither PEM text nor a file that holds it");
 };
 
+/** Stays text: the numbers go up to 2^63 - 1. */
+const firstInvId: Reader<string> = (value) => {
+  const given = text("a number above every InvId in the cabinet, or leave it out for a new shop")(value);
+  if (!/^[1-9]\d{0,17}$/.test(given)) throw new VariableProblem("must be 1 to 18 digits, the first of them not 0");
+  return given;
+};
+
 /** The variables of a Robokassa shop. */
 export const robokassaVariables = {
   ROBOKASSA_LOGIN: text("the shop identifier from the cabinet"),
@@ -40,6 +48,7 @@ export const robokassaVariables = {
   ROBOKASSA_TEST: flag(),
   ROBOKASSA_ALGORITHM: withDefault(oneOf(...algorithms), "md5"),
   ROBOKASSA_COUNTRY: withDefault(oneOf("ru", "kz"), "ru"),
+  ROBOKASSA_FIRST_INV_ID: withDefault(firstInvId, "1"),
   ROBOKASSA_RESULT2_CERTS: optional(certificates),
   ROBOKASSA_API_URL: optional(origin("the address of a fake or proxy, e.g. http://127.0.0.1:4100")),
 };
@@ -94,6 +103,32 @@ export function robokassaOptions(values: RobokassaValues) {
   };
 }
 
-/** Drops notifications older than 90 days from the log, as `robokassa prune` does. */
-export const robokassaPrune = (callbacks: { readonly prune: (before: Date) => Promise<number> }): Job =>
-  dailyPrune("robokassa", () => callbacks.prune(new Date(systemClock.now().getTime() - 90 * 86_400_000)));
+interface Prunable {
+  prune(before: Date): Promise<number>;
+}
+
+/** Drops notifications older than 90 days from the log and erases older orders, as `robokassa prune` does. */
+export const robokassaPrune = ({
+  callbacks,
+  orders,
+}: {
+  readonly callbacks: Prunable;
+  readonly orders: Prunable;
+}): Job =>
+  dailyPrune("robokassa", async () => {
+    const before = new Date(systemClock.now().getTime() - 90 * 86_400_000);
+    await callbacks.prune(before);
+    await orders.prune(before);
+  });
+
+/** Common variables that are set but that a Robokassa shop has no use for, with the reason. */
+export function robokassaUnused(
+  values: Pick<Values<ReturnType<typeof commonVariables>>, "REDIS_URL" | "ENCRYPTION_KEYS" | "TRUSTED_PROXIES">,
+): readonly string[] {
+  const reasons: readonly (readonly [string, boolean, string])[] = [
+    ["REDIS_URL", values.REDIS_URL !== undefined, "needs none: the database shares out its work"],
+    ["ENCRYPTION_KEYS", values.ENCRYPTION_KEYS !== undefined, "stores no secrets"],
+    ["TRUSTED_PROXIES", values.TRUSTED_PROXIES.length > 0, "asks nobody's address: the signature decides"],
+  ];
+  return reasons.flatMap(([name, isSet, why]) => (isSet ? [`${name} is set, but this server ${why}`] : []));
+}

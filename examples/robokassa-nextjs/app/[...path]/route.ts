@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { ConfigError, createJobEngine, type FetchHandler } from "@orderbridge/core";
 import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { verifySharedSecret } from "@orderbridge/core/signature";
 import {
   commonVariables,
   createJsonLogger,
@@ -27,29 +28,39 @@ export const dynamic = "force-dynamic";
 
 async function openShop() {
   const read = variables.readVariables({
-    ...commonVariables({ port: 3002, database: "sqlite:./robokassa.db" }),
+    ...commonVariables({ port: 3005, database: "sqlite:./robokassa.db" }),
     ...robokassaVariables,
+    CRON_SECRET: variables.optional(variables.secret("a secret; make one with: openssl rand -hex 24", 16)),
   });
   const problems = read.ok ? robokassaProblems(read.values) : read.problems;
   if (!read.ok || problems.length > 0) throw new ConfigError(problems.join("; "));
   const logger = createJsonLogger(read.values.LOG_LEVEL);
   const { db, dialect, close } = await openDatabase(read.values.DATABASE_URL);
-  const storage = createRobokassaStorage({ db, dialect });
+  const storage = createRobokassaStorage({ db, dialect, firstLiveInvId: read.values.ROBOKASSA_FIRST_INV_ID });
   const core = createKyselyStorage({ db, dialect }); // leases: only one of several processes prunes
   await storage.migrate();
   await core.migrate();
   const robokassa = createRobokassa({ ...robokassaOptions(read.values), logger });
   const certificates = read.values.ROBOKASSA_RESULT2_CERTS;
-  // Finds payments whose notification was lost and drops old notifications from the log, while this process lives.
+  const parts = {
+    robokassa,
+    storage,
+    logger,
+    // Runs inside the transaction that books the payment, whoever books it: write your own tables through it.
+    onPaid: async ({ id, test }: Order) => logger.info("order paid", { id, test }),
+  };
+  // Finds payments whose notification was lost and drops what is old, while this process lives.
   const stopping = new AbortController();
-  const reconciler = createReconciler({ robokassa, storage, logger });
-  const engine = createJobEngine({ jobs: [robokassaPrune(storage.callbacks)], leases: core.leases, logger });
+  const reconciler = createReconciler(parts);
+  const engine = createJobEngine({ jobs: [robokassaPrune(storage)], leases: core.leases, logger });
   const working = Promise.all([reconciler, engine].map((each) => each.run(stopping.signal)));
   return {
     robokassa,
     storage,
-    result: createResultHandler({ robokassa, storage, logger }),
-    result2: certificates && createResult2Handler({ robokassa, storage, logger, certificates }),
+    reconciler,
+    cronSecret: read.values.CRON_SECRET,
+    result: createResultHandler(parts),
+    result2: certificates && createResult2Handler({ ...parts, certificates }),
     async close() {
       stopping.abort();
       await working;
@@ -85,7 +96,7 @@ const show = ({ id, status, total, invId, paidAt, test }: Order) => ({
 });
 
 async function route(request: Request): Promise<Response> {
-  const { robokassa, storage, result, result2 } = await shop();
+  const { robokassa, storage, result, result2, reconciler, cronSecret } = await shop();
   const { pathname, search } = new URL(request.url);
   if (pathname === "/robokassa/result") return result(request);
   if (pathname === "/robokassa/result2" && result2) return result2(request);
@@ -110,6 +121,12 @@ async function route(request: Request): Promise<Response> {
     return new Response(`Thank you. Order ${order.id} is ${order.status}.`);
   }
   if (path === "GET /robokassa/fail") return new Response("The payment was not made. You can go back and try again.");
+  // For hosting that freezes processes between requests: a schedule calls it every minute or two.
+  if (path === "GET /cron" && cronSecret) {
+    const given = request.headers.get("authorization")?.replace(/^Bearer /, "");
+    if (!verifySharedSecret(given, [cronSecret]).ok) return Response.json({ detail: "Wrong secret" }, { status: 401 });
+    return Response.json(await reconciler.runOnce());
+  }
   if (path === "GET /healthz") {
     await storage.ping();
     return Response.json({ status: "ok" });
