@@ -100,7 +100,7 @@ export interface CaptureOrderOptions {
 
 /**
  * Takes held money, or a part of it. The sum is stored before Robokassa is asked, so that the notification of a part
- * books the order; it can be captured once.
+ * books the order; it can be captured once, and of two calls at one moment one is refused.
  *
  * @throws {InputError} when the order is not held, or for less than `amount`; {@link ApiError} when Robokassa says no.
  */
@@ -110,15 +110,17 @@ export async function captureOrder({ robokassa, storage, invId, amount, receipt 
   const outSum = fromMinor(toMinor(checkAmount("amount", amount ?? order.total)));
   if (toMinor(outSum) > toMinor(order.total))
     throw new InputError("amount", `is more than the order's total ${order.total}`);
-  if (!(await storage.orders.keepCapture(invId, outSum))) {
-    throw new InputError("invId", "is the number of an order that is not held");
+  if (!(await storage.orders.keepCapture(invId, outSum, order.captured))) {
+    const now = await storage.orders.getByInvId(invId);
+    const problem = now?.status === "held" ? "is being captured by another call" : "is not held";
+    throw new InputError("invId", `is the number of an order that ${problem}`);
   }
   try {
     await robokassa.holds.capture({ invId, outSum, ...(receipt ? { receipt } : {}) });
   } catch (error) {
     // Nothing was taken now; an earlier call whose reply was lost may have taken what it asked for.
     const tookNothing = SdkError.isInstance(error) && (error.outcome === "refused" || error.outcome === "not-executed");
-    if (tookNothing) await storage.orders.keepCapture(invId, payable(order));
+    if (tookNothing) await storage.orders.keepCapture(invId, payable(order), outSum);
     throw error;
   }
 }

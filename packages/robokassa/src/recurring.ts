@@ -70,12 +70,13 @@ export function createRecurring(shop: Shop): Recurring {
           form,
         });
         if (new RegExp(`^OK\\+?${number}$`).test(text.trim())) return;
-        const isPage = /^\s*</.test(text);
-        throw new ApiError(`robokassa: Recurring ${isPage ? "answered a page" : "was refused"}`, {
+        // The documents give no form of a refusal; this one is believed. Whatever else came, the charge may have run.
+        const isRefusal = /^\s*ERROR\b/i.test(text);
+        throw new ApiError(`robokassa: Recurring ${isRefusal ? "was refused" : "answered something else"}`, {
           vendor: "robokassa",
           status,
-          vendorCode: isPage ? undefined : text.slice(0, 100),
-          outcome: isPage ? "unknown" : "refused",
+          vendorCode: /^\s*</.test(text) ? undefined : text.slice(0, 100),
+          outcome: isRefusal ? "refused" : "unknown",
         });
       } catch (error) {
         const isUnclear = SdkError.isInstance(error) && (error.outcome === "unknown" || error.outcome === "executed");

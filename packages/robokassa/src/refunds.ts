@@ -90,7 +90,7 @@ export function createRefunds(shop: Shop): Refunds {
 export interface RefundOrderOptions {
   readonly robokassa: Pick<Robokassa, "refunds" | "operationState">;
   readonly storage: Pick<RobokassaStorage, "orders" | "refunds">;
-  /** Chosen by the shop: the same id is refunded once, however often it is asked for. */
+  /** Chosen by the shop: the same id is refunded once, however often it is called. */
   readonly id: string;
   readonly invId: string;
   /** Decimal text. @defaultValue what is left of the payment */
@@ -102,7 +102,8 @@ export interface RefundOrderOptions {
 /**
  * Refunds an order, or a part of it. The refund is stored before Robokassa is asked, so that the sum of all never
  * exceeds the payment; after a lost reply it stays `asking` and is not asked for again: look into the cabinet, then
- * `storage.refunds.settle`.
+ * `storage.refunds.settle`. One that was refused, or could not be sent, is asked for anew when it is called again with
+ * its id: nothing happened. One that Robokassa canceled later is not; give it another id.
  *
  * @throws {InputError} when there is nothing to refund, or less than `amount`, or `id` names another order's refund; {@link ApiError} when Robokassa says no.
  */
@@ -117,10 +118,11 @@ export async function refundOrder({
   if (typeof id !== "string" || id === "" || id.length > 191)
     throw new InputError("id", "must have 1 to 191 characters");
   const known = await storage.refunds.get(id);
-  if (known) return ofOrder(known, invId);
+  if (known && known.state !== "refused") return ofOrder(known, invId);
   const order = await storage.orders.getByInvId(invId);
   if (!order) throw new InputError("invId", "is the number of no order");
   const left = fromMinor(toMinor(payable(order)) - toMinor(order.refunded));
+  if (toMinor(left) === 0n) throw new InputError("invId", "is of a payment that is refunded already or about to be");
   const sum = amount === undefined ? left : fromMinor(toMinor(checkAmount("amount", amount)));
   const opKey = order.opKey ?? (await findOpKey(robokassa, order));
 

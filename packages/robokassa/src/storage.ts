@@ -78,7 +78,8 @@ export interface Refund {
 export interface RefundStore {
   /**
    * Keeps a refund as `asking`. `exceeds` when it is more than what is left of the payment, `not_paid` when there is
-   * none; `known` with the stored one for a known id, whatever its amount.
+   * none; `known` with the stored one for a known id, whatever its amount. A refused one of the same order is begun
+   * anew, with this amount: nothing happened. Of several callers one begins it.
    */
   begin(refund: {
     readonly id: string;
@@ -145,9 +146,9 @@ export interface OrderStore<Transaction> {
   }): Promise<BookingResult>;
   /**
    * Keeps how much of a `held` order is about to be captured, before Robokassa is asked. `false`, changing nothing, when
-   * the order is not held or `amount` is more than its total.
+   * the order is not held, `amount` is more than its total, or `captured` of the order is not `was` any more.
    */
-  keepCapture(invId: string, amount: string): Promise<boolean>;
+  keepCapture(invId: string, amount: string, was: Order["captured"]): Promise<boolean>;
   /** Moves a `held` order back to `new`: the reserved money went back to the buyer. */
   bookRelease(invId: string): Promise<BookingResult>;
   /** `new` and `held` live orders whose next state query is due: those asked about least often first, then the longest due. */

@@ -80,6 +80,25 @@ test("the same id is refunded once, however often it is asked for", async () => 
   expect(fake.refunds).toHaveLength(1);
 });
 
+test("a refund that was refused is asked for anew under its id, by one of several callers", async () => {
+  const { refund, fake, order } = await shop();
+  fake.configure({ password3: "changed" });
+  await expect(refund("r-1", "400.00")).rejects.toMatchObject({ outcome: "refused" });
+  fake.configure({ password3: "three" });
+  const again = await Promise.all([refund("r-1", "400.00"), refund("r-1", "400.00")]);
+  expect(again.map(({ state }) => state).sort()).toEqual(["asking", "processing"]);
+  expect(fake.refunds.map(({ amount }) => Number(amount))).toEqual([400]);
+  expect(await order()).toMatchObject({ refunded: "400.00" });
+  expect(await refund("r-1", "400.00")).toMatchObject({ state: "processing", requestId: fake.refunds[0]?.requestId });
+});
+
+test("says that nothing is left, and keeps no refund of nothing", async () => {
+  const { refund, storage } = await shop();
+  await refund("r-1");
+  await expect(refund("r-2")).rejects.toThrow("invId is of a payment that is refunded already or about to be");
+  expect(await storage.refunds.get("r-2")).toBeUndefined();
+});
+
 test("refuses more than is left before Robokassa is asked", async () => {
   const { refund, fake } = await shop();
   await refund("r-1", "999.99");
@@ -173,6 +192,39 @@ test("keeps the sum of a capture whose reply was lost, when a second one is refu
   await expect(capture("600.00", "unknown")).rejects.toThrow(ApiError);
   await expect(capture("500.00", "refused")).rejects.toThrow(ApiError);
   expect((await order())?.captured).toBe("600.00");
+});
+
+test("of two captures at one moment one is refused, and the payment is booked with the sum of the other", async () => {
+  const { robokassa, storage, fake, order } = await shop({ hold: true });
+  const captures = ["400.00", "300.00"].map((amount) => captureOrder({ robokassa, storage, invId: "1", amount }));
+  const [first, second] = await Promise.allSettled(captures);
+  expect([first?.status, second?.status]).toEqual(["fulfilled", "rejected"]);
+  await expect(captures[1]).rejects.toThrow("is being captured by another call");
+  await fake.idle();
+  expect(await order()).toMatchObject({ status: "paid", captured: "400.00" });
+  expect(fake.journal.count("Payment/Confirm")).toBe(1);
+});
+
+test("a capture that is refused does not take the sum of a later one away", async () => {
+  const { robokassa, storage, order } = await shop({ hold: true });
+  let refuse = (): void => undefined;
+  const slow = new Promise<void>((_resolve, reject) => {
+    refuse = () =>
+      reject(new ApiError("refused", { vendor: "robokassa", status: 200, vendorCode: "false", outcome: "refused" }));
+  });
+  const capture = (amount: string, answer: Promise<void>) =>
+    captureOrder({
+      robokassa: { holds: { ...robokassa.holds, capture: () => answer } },
+      storage,
+      invId: "1",
+      amount,
+    });
+  const first = capture("400.00", slow);
+  await expect.poll(async () => (await order())?.captured).toBe("400.00");
+  await capture("300.00", Promise.resolve());
+  refuse();
+  await expect(first).rejects.toThrow("refused");
+  expect((await order())?.captured).toBe("300.00");
 });
 
 test("releases a hold, whose sum is sent but not hashed", async () => {

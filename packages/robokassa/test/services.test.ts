@@ -108,6 +108,29 @@ describe("recurring charges", () => {
     expect(fake.operations).toHaveLength(2);
   });
 
+  test.each(["", "OK", "OK: 2", '{"ok":true}', "<html>"])(
+    "is looked up, not told as refused, when it ran and the answer is %j",
+    async (answer) => {
+      const { fake } = await withParent();
+      const cut: typeof fetch = async (input, init) => {
+        const response = await fetchFrom(fake.handle)(input, init);
+        return String(input).includes("/Merchant/Recurring") ? new Response(answer) : response;
+      };
+      const robokassa = createRobokassa({ ...demoShop, fetch: cut });
+      await robokassa.recurring.charge({ invId: "2", previousInvId: "1", outSum: "500.00", description: "B" });
+      expect([fake.journal.count("/Merchant/Recurring"), fake.journal.count("OpStateExt")]).toEqual([1, 1]);
+      // Nothing is found under this number: nobody knows whether it was charged.
+      const failed = createRobokassa({
+        ...demoShop,
+        fetch: async (input, init) =>
+          String(input).includes("Recurring") ? new Response(answer) : fetchFrom(fake.handle)(input, init),
+      });
+      await expect(
+        failed.recurring.charge({ invId: "3", previousInvId: "1", outSum: "500.00", description: "B" }),
+      ).rejects.toMatchObject({ outcome: "unknown" });
+    },
+  );
+
   test("says no to a payment that was not recurring, and to its own number", async () => {
     const { robokassa, fake } = shop();
     await fake.pay({ invId: "1", outSum: "500.00" });

@@ -242,11 +242,12 @@ export function createRobokassaStorage({
             .executeTakeFirst();
           return afterUpdate(trx, invId, updated);
         }),
-      keepCapture: (invId, amount) =>
+      keepCapture: (invId, amount, was) =>
         inTransaction(async (trx) => {
           await lockOrder(trx, invId);
           const order = await find(trx, "inv_id", invId);
-          if (order?.status !== "held" || toMinor(amount) > toMinor(order.total)) return false;
+          if (order?.status !== "held" || order.captured !== was || toMinor(amount) > toMinor(order.total))
+            return false;
           await trx.updateTable("robokassa_orders").set({ captured: amount }).where("inv_id", "=", invId).execute();
           return true;
         }),
@@ -317,22 +318,26 @@ export function createRobokassaStorage({
         inTransaction(async (trx) => {
           await lockOrder(trx, invId);
           const known = await findRefund(trx, id);
-          if (known) return { state: "known", refund: known };
+          const isRetry = known?.state === "refused" && known.invId === invId;
+          if (known && !isRetry) return { state: "known", refund: known };
           const order = await find(trx, "inv_id", invId);
           if (!order) return { state: "unknown" };
           if (order.status !== "paid") return { state: "not_paid" };
           if (toMinor(amount) > toMinor(payable(order)) - toMinor(order.refunded)) return { state: "exceeds" };
-          const inserted = await insertIfAbsent(trx, dialect, "robokassa_refunds", {
+          const row = {
             id,
             inv_id: invId,
             amount_minor: Number(toMinor(amount)),
             state: "asking",
             request_id: null,
             created_at: clock.now().getTime(),
-          });
-          if (inserted) await countRefunds(trx, order);
+          };
+          // The lock on the order keeps others from the refused row.
+          if (isRetry) await trx.updateTable("robokassa_refunds").set(row).where("id", "=", id).execute();
+          const begun = isRetry || (await insertIfAbsent(trx, dialect, "robokassa_refunds", row));
+          if (begun) await countRefunds(trx, order);
           const refund = (await findRefund(trx, id)) as Refund;
-          return { state: inserted ? "begun" : "known", refund };
+          return { state: begun ? "begun" : "known", refund };
         }),
       settle: (id, { state, requestId }) =>
         inTransaction(async (trx) => {

@@ -121,10 +121,11 @@ export function createRobokassaMemoryStorage({
           notifiedAt.set(invId, sentAt);
           return { state: "booked", order: save({ ...order, status: "held", opKey }) };
         }),
-      keepCapture: (invId, amount) =>
+      keepCapture: (invId, amount, was) =>
         inTurn(async () => {
           const order = byInvId(invId);
-          if (order?.status !== "held" || toMinor(amount) > toMinor(order.total)) return false;
+          if (order?.status !== "held" || order.captured !== was || toMinor(amount) > toMinor(order.total))
+            return false;
           save({ ...order, captured: amount });
           return true;
         }),
@@ -173,7 +174,8 @@ export function createRobokassaMemoryStorage({
       begin: ({ id, invId, amount }) =>
         inTurn(async () => {
           const known = refunds.get(id);
-          if (known) return { state: "known", refund: known };
+          const isRetry = known?.state === "refused" && known.invId === invId;
+          if (known && !isRetry) return { state: "known", refund: known };
           const order = byInvId(invId);
           if (!order) return { state: "unknown" };
           if (order.status !== "paid") return { state: "not_paid" };

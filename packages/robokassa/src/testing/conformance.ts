@@ -206,20 +206,34 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     name: "keeps how much of a hold is captured, and refunds no more than that",
     async run({ storage: { orders, refunds } }) {
       await orders.create(order);
-      equal(await orders.keepCapture("1", "600.00"), false);
+      equal(await orders.keepCapture("1", "600.00", undefined), false);
       await orders.bookHold({ invId: "1", opKey: "KEY-1", sentAt: paidAt });
-      equal(await orders.keepCapture("1", "1000.01"), false);
+      equal(await orders.keepCapture("1", "1000.01", undefined), false);
       equal((await orders.get("order-1"))?.captured, undefined);
-      equal(await orders.keepCapture("1", "600.00"), true);
+      equal(await orders.keepCapture("1", "600.00", undefined), true);
+      equal(await orders.keepCapture("1", "500.00", undefined), false);
       equal((await orders.get("order-1"))?.captured, "600.00");
       await orders.bookPayment({ invId: "1", source: "result", paidAt });
-      equal(await orders.keepCapture("1", "500.00"), false);
+      equal(await orders.keepCapture("1", "500.00", "600.00"), false);
       equal((await refunds.begin({ id: "much", invId: "1", amount: "600.01" })).state, "exceeds");
       equal((await refunds.begin({ id: "all", invId: "1", amount: "600.00" })).state, "begun");
       await refunds.settle("all", { state: "finished" });
       const stored = await orders.get("order-1");
       deepEqual([stored?.status, stored?.captured, stored?.total], ["refunded", "600.00", "1000.00"]);
-      equal(await orders.keepCapture("9", "1.00"), false);
+      equal(await orders.keepCapture("9", "1.00", undefined), false);
+    },
+  },
+  {
+    name: "lets one of many simultaneous captures keep its sum",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.bookHold({ invId: "1", opKey: "KEY-1", sentAt: paidAt });
+      const sums = Array.from({ length: 10 }, (_, index) => `${index + 1}00.00`);
+      const kept = await Promise.all(sums.map((sum) => orders.keepCapture("1", sum, undefined)));
+      deepEqual(
+        sums.filter((_, index) => kept[index]),
+        [(await orders.get("order-1"))?.captured],
+      );
     },
   },
   {
@@ -227,7 +241,7 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     async run({ storage: { orders } }) {
       await orders.create(order);
       await orders.bookHold({ invId: "1", opKey: "KEY-1", sentAt: paidAt });
-      await orders.keepCapture("1", "600.00");
+      await orders.keepCapture("1", "600.00", undefined);
       await orders.bookRelease("1");
       equal((await orders.get("order-1"))?.captured, undefined);
     },
@@ -350,6 +364,27 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
       deepEqual([refunded?.status, refunded?.refunded, refunded?.paidAt], ["refunded", "1000.00", paidAt]);
       equal(await refunds.settle("nobody", { state: "finished" }), undefined);
       equal(await refunds.get("nobody"), undefined);
+    },
+  },
+  {
+    name: "begins a refused refund anew with its new amount, once, and no other one",
+    async run({ storage: { orders, refunds } }) {
+      await orders.create(order);
+      await orders.create({ ...order, id: "order-2" });
+      for (const invId of ["1", "2"]) await orders.bookPayment({ invId, source: "result", paidAt });
+      await refunds.begin({ id: "r-1", invId: "1", amount: "600.00" });
+      await refunds.settle("r-1", { state: "refused" });
+      equal((await refunds.begin({ id: "r-1", invId: "2", amount: "1.00" })).state, "known");
+      equal((await refunds.begin({ id: "r-1", invId: "1", amount: "1000.01" })).state, "exceeds");
+      const begun = await Promise.all(
+        Array.from({ length: 5 }, () => refunds.begin({ id: "r-1", invId: "1", amount: "700.00" })),
+      );
+      deepEqual(begun.map(({ state }) => state).sort(), ["begun", "known", "known", "known", "known"]);
+      const again = await refunds.get("r-1");
+      deepEqual([again?.state, again?.amount], ["asking", "700.00"]);
+      equal((await orders.get("order-1"))?.refunded, "700.00");
+      await refunds.settle("r-1", { state: "canceled" });
+      equal((await refunds.begin({ id: "r-1", invId: "1", amount: "700.00" })).state, "known");
     },
   },
   {
