@@ -1,7 +1,7 @@
 import { bookMoney, endPayment, failAttempt, rememberState } from "./decisions.ts";
 import type { Engine } from "./engine.ts";
 import { type Payment, sums } from "./payment.ts";
-import type { PaymentProvider, ProviderContext } from "./provider.ts";
+import type { PaymentProvider, ProviderContext, ReportedMoney } from "./provider.ts";
 
 /** What a provider may do with payments: those of its own name only. */
 export function createProviderContext(
@@ -13,6 +13,19 @@ export function createProviderContext(
     const payment = await findPayment(id);
     return payment?.provider === provider.name ? payment : undefined;
   };
+  const mayBook = (payment: Payment, money: ReportedMoney): boolean => {
+    if (money.amountMinor <= 0n) throw new RangeError("booked money must be more than zero");
+    if (payment.currency === money.currency) return true;
+    logger.error("money in another currency was not booked", { payment: payment.id, provider: provider.name });
+    return false;
+  };
+  const booked = (payment: Payment): void => {
+    const { late } = payment;
+    if (late || sums(payment).overpaidMinor > 0n) {
+      logger.warn("money arrived late or beyond the amount", { payment: payment.id, late });
+    }
+    wake();
+  };
   return {
     find: own,
     findByAccount: (account) => storage.findByAccount(provider.name, account),
@@ -21,29 +34,26 @@ export function createProviderContext(
     async book(id, money) {
       const payment = await own(id);
       if (!payment) return { state: "not_found" };
-      if (payment.currency !== money.currency) {
-        logger.error("money in another currency was not booked", { payment: id, provider: provider.name });
-        return { state: "wrong_currency", payment };
-      }
-      if (money.amountMinor <= 0n) throw new RangeError("booked money must be more than zero");
+      if (!mayBook(payment, money)) return { state: "wrong_currency", payment };
       const result = await storage.change(id, (current) => bookMoney(current, money, clock.now()));
       if (result.state === "not_found") return result;
       if (result.state !== "changed") return { state: "duplicate", payment: result.payment };
-      const { overpaidMinor } = sums(result.payment);
-      if (result.payment.late || overpaidMinor > 0n) {
-        logger.warn("money arrived late or beyond the amount", { payment: id, late: result.payment.late });
-      }
-      wake();
+      booked(result.payment);
       return { state: "booked", payment: result.payment };
     },
-    async remember(payment, state) {
-      if (!(await own(payment.id))) return undefined;
+    async remember(payment, { money, ...state }) {
+      const stored = await own(payment.id);
+      if (!stored || (money && !mayBook(stored, money))) return undefined;
       // First, so that a process that ends in between leaves a question too many, not one too few.
       if (state.askAgainMs !== undefined) await storage.scheduleCheck(payment.id, { delayMs: state.askAgainMs });
-      const result = await storage.change(payment.id, (current) =>
-        current.session === payment.session ? rememberState(current, state, clock.now()) : undefined,
-      );
-      return result.state === "changed" ? result.payment : undefined;
+      const result = await storage.change(payment.id, (current) => {
+        if (current.session !== payment.session) return undefined;
+        const change = rememberState(current, state, clock.now());
+        return money ? bookMoney(change.payment, money, clock.now()) : change;
+      });
+      if (result.state !== "changed") return undefined;
+      if (money) booked(result.payment);
+      return result.payment;
     },
     async cancelled(id) {
       if (!(await own(id))) return;

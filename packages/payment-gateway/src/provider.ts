@@ -53,6 +53,11 @@ export interface RememberedState {
   readonly processing?: boolean;
   /** Why a person must look at it; `null` takes it back. Left out: as before. */
   readonly attention?: string | null;
+  /**
+   * Money that this tells of: booked in the same transaction, so that a session never says `paid` of money that is not
+   * here. Of money that was booked before nothing is stored, `remember` then resolves to `undefined`.
+   */
+  readonly money?: ReportedMoney;
 }
 
 /** When the engine asks again. */

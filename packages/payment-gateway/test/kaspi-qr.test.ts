@@ -1,9 +1,12 @@
+import type { Clock } from "@orderbridge/core";
+import type { FakeClock } from "@orderbridge/core/testing";
 import { afterEach, describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
+import { bookMoney } from "../src/decisions.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createKaspiQrProvider, kaspiQrCodes } from "../src/providers/kaspi-qr.ts";
 import { shopSecret } from "./gateway-harness.ts";
-import { openQr, pressButton, type QrWorld } from "./provider-worlds.ts";
+import { openQr, pressButton, type QrWorld, steadyClock } from "./provider-worlds.ts";
 
 let qr: QrWorld;
 let opened: QrWorld | undefined;
@@ -35,6 +38,11 @@ const get = async (id: string) => {
 };
 const press = (id: string, fields: Readonly<Record<string, string>> = { action: "pay" }) =>
   pressButton(qr.world, "kaspi-qr", id, fields);
+/** Money that came by another way. */
+const bookByHand = (id: string, amountMinor: bigint) =>
+  qr.world.storage.change(id, (payment) =>
+    bookMoney(payment, { transactionId: `by-hand-${id}`, amountMinor, currency: "KZT" }, qr.world.clock.now()),
+  );
 const attempts = async (id: string) => qr.provider.attempts?.(await get(id)) ?? [];
 const statusCalls = () => qr.fake.journal.count("/payment/status/");
 const events = () =>
@@ -235,32 +243,132 @@ describe("a QR or link", () => {
     });
   });
 
-  test("a process that ends between hearing of the money and booking it loses nothing", async () => {
+  describe("a process that ends between hearing of the money and booking it", () => {
     let ends = true;
-    const { fake, pass, remote } = await start({
-      storageFor: async (clock) => {
-        const storage = createPaymentGatewayMemoryStorage({ clock });
-        const change: typeof storage.change = (id, decide, key) =>
-          storage.change(
-            id,
-            (payment) => {
-              const decision = decide(payment);
-              if (decision?.booking && ends) throw new Error("the process ends here");
-              return decision;
-            },
-            key,
-          );
-        return { ...storage, change };
-      },
+    const openKilled = async () => {
+      ends = true;
+      const world = await start({
+        storageFor: async (clock) => {
+          const storage = createPaymentGatewayMemoryStorage({ clock });
+          const change: typeof storage.change = (id, decide, key) =>
+            storage.change(
+              id,
+              (payment) => {
+                const decision = decide(payment);
+                if (decision?.booking && ends) throw new Error("the process ends here");
+                return decision;
+              },
+              key,
+            );
+          return { ...storage, change };
+        },
+      });
+      const { id } = await create();
+      await press(id);
+      world.fake.pay(world.remote({ id }).id);
+      await world.pass(5_000);
+      expect((await get(id)).paidMinor).toBe(0n);
+      return { ...world, id };
+    };
+
+    test("loses nothing", async () => {
+      const { id, pass } = await openKilled();
+      ends = false;
+      await pass(120_000, 5_000);
+      expect(await get(id)).toMatchObject({ status: "paid", paidMinor: 1_598_055n });
     });
-    const { id } = await create();
-    await press(id);
-    fake.pay(remote({ id }).id);
-    await pass(5_000);
-    expect((await get(id)).paidMinor).toBe(0n);
-    ends = false;
-    await pass(120_000, 5_000);
-    expect(await get(id)).toMatchObject({ status: "paid", paidMinor: 1_598_055n });
+
+    test("loses nothing although the payer presses the button meanwhile: there is no second QR", async () => {
+      const { id, pass, fake } = await openKilled();
+      await press(id);
+      ends = false;
+      await pass(120_000, 5_000);
+      expect(await get(id)).toMatchObject({ status: "paid", paidMinor: 1_598_055n });
+      expect(fake.payments).toHaveLength(1);
+    });
+
+    test("cannot be cancelled: money wins", async () => {
+      const { id, world, pass } = await openKilled();
+      ends = false;
+      world.clock.advance(5_000);
+      await expect(world.gateway.payments.cancel("shop", id)).rejects.toThrow();
+      await pass(5_000);
+      expect(events()).toEqual([{ event: "paid", late: false }]);
+    });
+  });
+
+  test("only a payment that may be paid shows a button, and a press on an old page begins nothing", async () => {
+    const { fake, provider, world, pass } = await start({ options: { remoteInvoices: true } });
+    const buttons = async (id: string) => {
+      const step = provider.payerStep(await get(id));
+      return step.kind === "actions" ? step.actions.map(({ action }) => action) : step.kind;
+    };
+    const [paid, cancelled, expired, part] = [await create(), await create(), await create(), await create()];
+    expect(await buttons(paid.id)).toEqual(["pay", "invoice"]);
+    await qr.context.pay(paid);
+    await world.gateway.payments.cancel("shop", cancelled.id);
+    await bookByHand(part.id, 100n);
+    await pass(3_900_000, 60_000);
+    expect((await get(expired.id)).status).toBe("expired");
+    const begun = fake.payments.length;
+    for (const { id } of [paid, cancelled, expired]) {
+      expect(await buttons(id)).toEqual([]);
+      expect(await (await world.gateway.handle(new Request(`https://pay.example/pay/${id}`))).text()).not.toContain(
+        "<form",
+      );
+      await press(id);
+    }
+    expect(fake.payments).toHaveLength(begun);
+    expect(await buttons(part.id)).toEqual(["pay", "invoice"]);
+  });
+
+  describe("clocks", () => {
+    const steady = async (clock: FakeClock) => createPaymentGatewayMemoryStorage({ clock: steadyClock(clock) });
+
+    test.each([300_000, 86_400_000, -3_600_000])(
+      "one that is set by %i ms ends no QR that lives, and its money is told within 5 s",
+      async (jump) => {
+        const { fake, pass, remote, world } = await start({ storageFor: steady });
+        await pass(200_000, 10_000);
+        const { id } = await create(50_000n, 7_200_000);
+        await press(id);
+        await pass(5_000);
+        world.clock.jump(jump);
+        await world.gateway.work();
+        await pass(170_000, 5_000);
+        expect([(await get(id)).status, await attempts(id)]).toMatchObject(["processing", [{ state: "open" }]]);
+        fake.pay(remote({ id }).id);
+        await pass(5_000, 1_000);
+        expect((await get(id)).status).toBe("paid");
+        expect(fake.violations).toEqual([]);
+      },
+    );
+
+    test.each([300_000, -300_000])(
+      "a second machine whose clock differs by %i ms ends no QR that lives, and one that is dead ends all the same",
+      async (skew) => {
+        const { fake, remote, world, options } = await start({ storageFor: steady });
+        const skewed: Clock = { ...world.clock, now: () => new Date(world.clock.now().getTime() + skew) };
+        const other = world.another({
+          clock: skewed,
+          providers: [createKaspiQrProvider({ ...options, clock: skewed })],
+        });
+        const both = async (ms: number) => {
+          for (let passed = 0; passed < ms; passed += 5_000) {
+            world.clock.advance(5_000);
+            await [world.gateway, other][(passed / 5_000) % 2]?.work();
+          }
+        };
+        const [late, unseen] = [await create(), await create()];
+        await press(late.id);
+        await press(unseen.id);
+        await both(230_000);
+        expect([(await get(late.id)).status, (await get(unseen.id)).status]).toEqual(["processing", "processing"]);
+        fake.pay(remote(late).id);
+        await both(60_000);
+        expect([(await get(late.id)).status, (await get(unseen.id)).status]).toEqual(["paid", "pending"]);
+      },
+    );
   });
 
   test("a transaction that another payment has is no money of this one", async () => {
@@ -371,6 +479,31 @@ describe("a remote invoice", () => {
     const { fake } = await openInvoices();
     const answer = await invoice((await create()).id, phone);
     expect([answer.headers.get("location")?.endsWith("?problem=phone"), fake.payments]).toEqual([true, []]);
+  });
+
+  test("for the rest of a payment whose life is over lives a day, and is then asked about once more", async () => {
+    const { fake, pass } = await openInvoices();
+    const rest = async () => {
+      const { id } = await create(50_000n);
+      await bookByHand(id, 20_000n);
+      return id;
+    };
+    const [paid, left] = [await rest(), await rest()];
+    await pass(7_200_000, 600_000);
+    await invoice(paid);
+    await invoice(left);
+    await pass(80_000_000, 600_000);
+    await press(paid, { action: "check" });
+    expect(fake.payments.map(({ status }) => status)).toEqual(["RemotePaymentCreated", "RemotePaymentCreated"]);
+    expect(statusCalls()).toBe(1);
+    fake.pay(fake.payments[0]?.id ?? "");
+    await pass(10_000);
+    await press(paid, { action: "check" });
+    await pass(6_000_000, 600_000);
+    expect([(await get(paid)).paidMinor, (await get(left)).paidMinor]).toEqual([50_000n, 20_000n]);
+    expect(fake.payments[1]?.status).toBe("RemotePaymentExpired");
+    expect((await attempts(left))[0]?.state).toBe("failed");
+    expect(fake.violations).toEqual([]);
   });
 
   test("is never asked about by a timer; the payer's button asks, at most every ten seconds", async () => {

@@ -29,9 +29,9 @@ let worlds = 0n;
 const firstId = (): bigint => 9_007_199_254_740_993n + 1_000_000n * ++worlds;
 
 /** The clock of a world that is opened later. */
-function lateClock(): { readonly clock: Clock; bind(world: World): void } {
-  let world: World | undefined;
-  const now = () => (world as World).clock;
+function lateClock(): { readonly clock: Clock; bind(world: { readonly clock: Clock }): void } {
+  let world: { readonly clock: Clock } | undefined;
+  const now = () => (world as { readonly clock: Clock }).clock;
   return {
     clock: {
       now: () => now().now(),
@@ -42,6 +42,12 @@ function lateClock(): { readonly clock: Clock; bind(world: World): void } {
       world = bound;
     },
   };
+}
+
+/** The clock of somebody whose wall clock nobody sets: a vendor, or a database server. */
+export function steadyClock({ now, monotonicMs, sleep }: Clock): Clock {
+  const base = now().getTime() - monotonicMs();
+  return { now: () => new Date(base + monotonicMs()), monotonicMs, sleep };
 }
 
 /** A button of the pay page. */
@@ -57,6 +63,7 @@ export interface QrWorld {
   readonly world: World;
   readonly fake: FakeKaspiQr;
   readonly provider: PaymentProvider;
+  readonly options: KaspiQrOptions;
   readonly context: ProviderCaseContext;
   /** The newest attempt of a payment at Kaspi. */
   remote(payment: Pick<Payment, "id">): FakeKaspiQr["payments"][number];
@@ -81,18 +88,19 @@ export async function openQr({
   readonly storageFor?: StorageFor;
 } = {}): Promise<QrWorld> {
   const late = lateClock();
+  const kaspi = lateClock();
   const certificate = "x-test-certificate";
   const fake = createFakeKaspiQr({
     scheme,
     readings,
     seconds,
-    clock: late.clock,
+    clock: kaspi.clock,
     apiKey: "test_0123456789",
     firstId: firstId(),
     hasCertificate: (request) => request.headers.get(certificate) === "shown",
   });
   const plain = fetchFrom(fake.handle);
-  const provider = createKaspiQrProvider({
+  const all: KaspiQrOptions = {
     scheme,
     origin: "https://kaspi.test:8545",
     deviceId: "till-1",
@@ -108,9 +116,11 @@ export async function openQr({
       return plain(input, { ...init, headers });
     },
     ...options,
-  });
+  };
+  const provider = createKaspiQrProvider(all);
   const world = await createWorld(storageFor, { providers: [provider], ...more });
   late.bind(world);
+  kaspi.bind({ clock: steadyClock(world.clock) });
   const { gateway, clock } = world;
   const press = (payment: Pick<Payment, "id">) => pressButton(world, "kaspi-qr", payment.id, { action: "pay" });
   const attemptsOf = (payment: Pick<Payment, "id">) =>
@@ -130,6 +140,7 @@ export async function openQr({
     world,
     fake,
     provider,
+    options: all,
     remote,
     pass,
     context: {

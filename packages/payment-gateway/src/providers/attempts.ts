@@ -1,7 +1,7 @@
 import { type Clock, SdkError, systemClock } from "@orderbridge/core";
 import { randomId } from "../ids.ts";
 import { type Payment, sums } from "../payment.ts";
-import type { PaymentProvider, ProviderAttempt, ProviderContext, ProviderState } from "../provider.ts";
+import type { PaymentProvider, ProviderAttempt, ProviderContext, ProviderState, ReportedMoney } from "../provider.ts";
 
 /** One try of a payer at a provider: a QR, an invoice, a run of a terminal. */
 export interface Attempt {
@@ -11,8 +11,17 @@ export interface Attempt {
   /** Minor units. */
   readonly amountMinor: string;
   readonly state: ProviderAttempt["state"];
-  /** The provider is not asked before this instant. */
+  /** The provider is not asked before this instant, */
   readonly askAt: number;
+  /** which lies so long after that one at which it was set. */
+  readonly pauseMs?: number;
+  /** When it was asked last. */
+  readonly askedAt?: number;
+  /**
+   * How long it has lived for certain. Of the time between two questions no more counts than twice the interval, so a
+   * clock that was set, or that of another machine, makes it live longer and never shorter.
+   */
+  readonly livedMs?: number;
   /** Only a person's wish, and the end of the payment, lead to a question. */
   readonly onDemand?: boolean;
   readonly reason?: string;
@@ -105,6 +114,7 @@ const maxAttempts = 50;
 const idFacts: readonly string[] = ["id", "process", "transaction", "refundId", "method"];
 /** Pause between questions that nobody wanted, on attempts that are asked on demand only. */
 const undemandedMs = 3_600_000;
+const dayMs = 24 * 3_600_000;
 
 /** Attempts that are written down before the provider hears of them, so that no two are open and none is forgotten. */
 export function createAttempts(driver: AttemptDriver): Attempts {
@@ -117,10 +127,11 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     attempt: Attempt,
     found: Finding,
   ): Promise<ProviderState> {
-    const finding = found.state === "paid" ? await checkOwner(payment, context, found) : found;
+    const { finding, isBooked } =
+      found.state === "paid" ? await checkOwner(payment, context, found) : { finding: found, isBooked: false };
     const next = after(attempt, finding, nowMs());
-    const isSame = JSON.stringify({ ...next, askAt: 0 }) === JSON.stringify({ ...attempt, askAt: 0 });
-    if (!isSame && !(await store(payment, context, attempt, next, finding))) {
+    const isSame = timeless(next) === timeless(attempt);
+    if (!isSame && !(await store(payment, context, attempt, next, finding, isBooked))) {
       return { state: "unknown", askAgainMs: 1_000 }; // what was found will be found again
     }
     return say(next, payment, finding);
@@ -136,6 +147,7 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     attempt: Attempt,
     next: Attempt,
     finding: Finding,
+    isBooked: boolean,
   ): Promise<boolean> {
     const before = JSON.stringify(attempt);
     let current: Payment | undefined = payment;
@@ -144,9 +156,12 @@ export function createAttempts(driver: AttemptDriver): Attempts {
       if (!session.attempts.some((one) => JSON.stringify(one) === before)) return false;
       const stored = await context.remember(current, {
         session: writeSession(withAttempt(session, next)),
-        ...(next.state === "paid" ? {} : { processing: isOpen(next) }),
         ...attentionOf(current, attempt, finding),
-        ...(finding.state === "open" && finding.onDemand ? {} : { askAgainMs: Math.max(0, next.askAt - nowMs()) }),
+        ...(next.state === "paid"
+          ? isBooked
+            ? {}
+            : { money: moneyOf(next, current) }
+          : { processing: isOpen(next), ...lookAgain(next, current) }),
       });
       if (stored) return true;
       current = await context.find(payment.id);
@@ -159,36 +174,36 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     payment: Payment,
     context: ProviderContext,
     finding: Extract<Finding, { readonly state: "paid" }>,
-  ): Promise<Finding> {
+  ): Promise<{ readonly finding: Finding; readonly isBooked: boolean }> {
     const booked = await context.findBooking(finding.transactionId);
-    if (!booked || booked.paymentId === payment.id) return finding;
+    if (!booked || booked.paymentId === payment.id) return { finding, isBooked: booked !== undefined };
     const attention = `transaction ${finding.transactionId} was booked for the payment ${booked.paymentId}`;
-    return { state: "unknown", askAgainMs: undemandedMs, attention };
+    return { finding: { state: "unknown", askAgainMs: undemandedMs, attention }, isBooked: false };
+  }
+
+  /** What is asked on demand only is asked by itself when its time is over; the end of the payment asks anyway. */
+  function lookAgain(attempt: Attempt, payment: Payment): { readonly askAgainMs?: number } {
+    const endsAt = endOf(payment, attempt);
+    if (!attempt.onDemand || attempt.state !== "open" || nowMs() >= endsAt) {
+      return { askAgainMs: Math.max(0, attempt.askAt - nowMs()) };
+    }
+    return endsAt === payment.expiresAt.getTime() ? {} : { askAgainMs: endsAt - nowMs() };
   }
 
   function say(attempt: Attempt, payment: Payment, finding?: Finding): ProviderState {
-    const pauseMs = Math.max(0, attempt.askAt - nowMs());
-    const again = attempt.onDemand && nowMs() < payment.expiresAt.getTime() ? {} : { askAgainMs: pauseMs };
     switch (attempt.state) {
       case "paid":
-        return {
-          state: "paid",
-          money: {
-            transactionId: attempt.transactionId ?? attempt.id,
-            amountMinor: BigInt(attempt.paidMinor ?? attempt.amountMinor),
-            currency: payment.currency,
-          },
-        };
+        return { state: "paid", money: moneyOf(attempt, payment) };
       case "failed":
         return finding?.state === "cancelled" ? { state: "cancelled" } : { state: "ended" };
       case "unknown":
         return {
           state: "unknown",
-          askAgainMs: pauseMs,
+          askAgainMs: Math.max(0, attempt.askAt - nowMs()),
           ...(attempt.reason === undefined ? {} : { reason: attempt.reason }),
         };
       default:
-        return { state: "processing", ...again };
+        return { state: "processing", ...lookAgain(attempt, payment) };
     }
   }
 
@@ -201,20 +216,21 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     const attempt = session.attempts.at(-1);
     if (!attempt) return { state: "waiting" };
     if (attempt.state === "failed") return { state: "ended" };
-    if (attempt.state === "paid") {
-      // A process may have ended between writing this down and booking it.
-      const booked = await context.findBooking(attempt.transactionId ?? attempt.id);
-      return booked ? { state: "waiting" } : say(attempt, payment);
-    }
-    const isEnd = nowMs() >= payment.expiresAt.getTime();
+    if (attempt.state === "paid") return { state: "waiting" }; // its money was booked in the same transaction
+    const isEnd = nowMs() >= endOf(payment, attempt);
     const cancel = why === "cancel" && attempt.state !== "starting" ? driver.cancel?.(attempt) : undefined;
-    if (!cancel && (attempt.askAt > nowMs() || (attempt.onDemand && why !== "wanted" && !isEnd))) {
+    if (!cancel && (!isDue(attempt, nowMs()) || (attempt.onDemand && why !== "wanted" && !isEnd))) {
       return say(attempt, payment);
     }
     if (attempt.state === "starting") return conclude(payment, context, attempt, driver.lost(attempt));
     const pauseMs = attempt.onDemand && why === "due" ? undemandedMs : driver.intervalMs(attempt);
     // Written down first: whoever comes meanwhile, from this process or another, does not ask as well.
-    const asked = { ...attempt, askAt: nowMs() + pauseMs };
+    const asked = {
+      ...attempt,
+      ...askIn(pauseMs, nowMs()),
+      askedAt: nowMs(),
+      livedMs: livedMs(attempt, driver.intervalMs(attempt), nowMs()),
+    };
     const claimed = await context.remember(payment, { session: writeSession(withAttempt(session, asked)) });
     if (!claimed) return { state: "unknown", askAgainMs: 1_000 };
     let finding: Finding;
@@ -230,18 +246,14 @@ export function createAttempts(driver: AttemptDriver): Attempts {
   return {
     async begin(payment, context, form) {
       const session = readSession(payment);
-      const last = session.attempts.at(-1);
-      const isWaiting =
-        payment.status === "pending" || payment.status === "processing" || payment.status === "partially_paid";
-      if (!isWaiting || (last && isOpen(last)) || session.attempts.length >= maxAttempts) return "busy";
-      if (nowMs() >= payment.expiresAt.getTime() && payment.status !== "partially_paid") return "busy";
+      if (!mayBegin(payment, nowMs())) return "busy";
       const { remainingMinor } = sums(payment);
       const attempt: Attempt = {
         id: randomId("att_"),
         startedAt: nowMs(),
         amountMinor: String(remainingMinor),
         state: "starting",
-        askAt: nowMs() + beginMs,
+        ...askIn(beginMs, nowMs()),
         facts: driver.plan?.(form) ?? {},
       };
       const begun = await context.remember(payment, {
@@ -302,6 +314,39 @@ function attentionOf(payment: Payment, before: Attempt, finding: Finding): { rea
 
 const isOpen = ({ state }: Attempt): boolean => state !== "paid" && state !== "failed";
 
+/** Whether the payer may begin: the payment waits for money, and nothing is open. */
+export function mayBegin(payment: Payment, nowMs: number): boolean {
+  const { attempts } = readSession(payment);
+  const last = attempts.at(-1);
+  if ((last && isOpen(last)) || attempts.length >= maxAttempts) return false;
+  if (payment.status === "partially_paid") return true;
+  return (payment.status === "pending" || payment.status === "processing") && nowMs < payment.expiresAt.getTime();
+}
+
+/** When an attempt that waits for the payer is over. One that pays the rest of a payment may begin after its life. */
+export const endOf = (payment: Payment, attempt: Attempt): number =>
+  payment.status === "partially_paid"
+    ? Math.max(payment.expiresAt.getTime(), attempt.startedAt + dayMs)
+    : payment.expiresAt.getTime();
+
+/** An instant that lies further ahead than it was ever set was written before the clock was set back, or by another clock. */
+const isDue = ({ askAt, pauseMs, state }: Attempt, nowMs: number): boolean =>
+  askAt <= nowMs || (state !== "starting" && pauseMs !== undefined && askAt - nowMs > pauseMs);
+
+const askIn = (pauseMs: number, nowMs: number) => ({ askAt: nowMs + pauseMs, pauseMs });
+
+const livedMs = ({ askedAt, startedAt, livedMs: before = 0 }: Attempt, intervalMs: number, nowMs: number): number =>
+  before + Math.min(Math.max(0, nowMs - (askedAt ?? startedAt)), 2 * intervalMs);
+
+/** An attempt without the times of its questions. */
+const timeless = (attempt: Attempt): string => JSON.stringify({ ...attempt, askAt: 0, pauseMs: 0 });
+
+const moneyOf = (attempt: Attempt, { currency }: Payment): ReportedMoney => ({
+  transactionId: attempt.transactionId ?? attempt.id,
+  amountMinor: BigInt(attempt.paidMinor ?? attempt.amountMinor),
+  currency,
+});
+
 /** The attempt that the payer is at, if there is one. */
 export function openAttempt(payment: Payment): Attempt | undefined {
   const attempt = readSession(payment).attempts.at(-1);
@@ -319,7 +364,7 @@ function after(attempt: Attempt, finding: Finding, nowMs: number): Attempt {
         ...rest,
         state: "open",
         facts,
-        askAt: nowMs + finding.askAgainMs,
+        ...askIn(finding.askAgainMs, nowMs),
         ...(finding.onDemand ? { onDemand: true } : {}),
       };
     case "paid":
@@ -335,7 +380,7 @@ function after(attempt: Attempt, finding: Finding, nowMs: number): Attempt {
         ...rest,
         state: finding.attention === undefined ? attempt.state : "unknown",
         facts,
-        askAt: nowMs + finding.askAgainMs,
+        ...askIn(finding.askAgainMs, nowMs),
         ...(reason === undefined ? {} : { reason }),
       };
     default:

@@ -2,7 +2,7 @@ import { type Clock, ConfigError, type Logger, SdkError, systemClock } from "@or
 import { formatAmount, parseAmount } from "../money.ts";
 import type { Payment } from "../payment.ts";
 import type { PayerAction, PaymentProvider, ProviderContext, ProviderState } from "../provider.ts";
-import { type Attempt, createAttempts, type Finding, openAttempt } from "./attempts.ts";
+import { type Attempt, createAttempts, endOf, type Finding, mayBegin, openAttempt } from "./attempts.ts";
 import { createKaspiQrApi, type Data, objectOf, optionalText, shapeError, textOf } from "./kaspi-qr-api.ts";
 import { createKaspiQrRefunds } from "./kaspi-qr-refunds.ts";
 
@@ -43,7 +43,9 @@ const dayMs = 24 * hourMs;
 
 /**
  * Kaspi QR, payment link and remote invoice ("Public QR API" v01). Nothing is created before the payer presses a button,
- * because a QR lives for minutes. It is polled by the interval of its own answer until its status is final; a remote
+ * because a QR lives for minutes. It is polled by the interval of its own answer until its status is final, or until it
+ * was seen waiting for longer than it lives: between two questions no more than twice the interval counts, so a worker that
+ * runs rarely keeps a dead QR longer, and a clock that is set, or differs from another machine's, ends none that lives. A remote
  * invoice is asked about when the payer presses "check", and once, when the payment ends. A status that this version does
  * not know stays open and asks for a person. Refunds: r3 by themselves, r2 once the buyer has scanned a refund QR, r1 not.
  *
@@ -105,14 +107,14 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
         // As a picture the token stands under another host than as a link.
         scan: token === undefined ? url : `https://qr.kaspi.kz/${token}`,
         intervalMs: String(intervalMs),
-        lastMoment: String(scannedBy + confirmationMs),
+        lifeMs: String(scannedBy + confirmationMs - nowMs()),
         confirmationMs: String(confirmationMs),
       },
     };
   }
 
   async function look(payment: Payment, attempt: Attempt): Promise<Finding> {
-    if (attempt.facts.kind === "invoice" && nowMs() >= payment.expiresAt.getTime()) {
+    if (attempt.facts.kind === "invoice" && nowMs() >= endOf(payment, attempt)) {
       // The payment ends: an invoice would live on for a day.
       const finding = await cancelInvoice(attempt);
       return finding.state === "cancelled" ? { state: "failed", reason: finding.reason } : finding;
@@ -179,6 +181,7 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
         return { kind: "notice", notice: "invoice", actions: [{ action: "check", withAmount: false }] };
       }
       if (attempt) return { kind: "notice", notice: "unknown", actions: [] };
+      if (!mayBegin(payment, nowMs())) return { kind: "actions", actions: [] };
       const pay: readonly PayerAction[] = [{ action: "pay", withAmount: false }];
       return {
         kind: "actions",
@@ -233,17 +236,18 @@ const lostInvoice: Finding = {
   attention: "kaspi-qr: whether the invoice reached the payer is not known: look into the cabinet",
 };
 
-/** What a status means. `QrTokenCreated` and `Wait` are over only when this very question was asked after the last moment. */
+/** What a status means. `QrTokenCreated` and `Wait` are over only when this very question was asked after its whole life. */
 function judge(attempt: Attempt, data: Data, nowMs: number): Finding {
   const status = optionalText(data, "Status") ?? "";
   const askAgainMs = intervalOf(attempt);
-  const lastMoment = Number(attempt.facts.lastMoment ?? Number.POSITIVE_INFINITY);
+  const lifeMs = Number(attempt.facts.lifeMs ?? Number.POSITIVE_INFINITY);
+  const livedMs = attempt.livedMs ?? 0;
   switch (status) {
     case "QrTokenCreated":
-      if (nowMs > lastMoment) return { state: "failed", reason: "not scanned in time" };
+      if (livedMs > lifeMs) return { state: "failed", reason: "not scanned in time" };
       return { state: "open", askAgainMs };
     case "Wait": {
-      if (nowMs > lastMoment + Number(attempt.facts.confirmationMs ?? 0)) {
+      if (livedMs > lifeMs + Number(attempt.facts.confirmationMs ?? 0)) {
         return { state: "failed", reason: "not confirmed in time" };
       }
       return { state: "open", askAgainMs };
@@ -276,7 +280,7 @@ function judge(attempt: Attempt, data: Data, nowMs: number): Finding {
     default:
       return {
         state: "unknown",
-        askAgainMs: attempt.onDemand ? hourMs : Math.max(askAgainMs, nowMs > lastMoment ? 60_000 : 0),
+        askAgainMs: attempt.onDemand ? hourMs : Math.max(askAgainMs, livedMs > lifeMs ? 60_000 : 0),
         attention: `kaspi-qr: the status ${JSON.stringify(status.slice(0, 60))} is not known to this version`,
       };
   }

@@ -23,6 +23,7 @@ import {
   type Attempt,
   createAttempts,
   type Finding,
+  mayBegin,
   openAttempt,
   type RefundEntry,
   readSession,
@@ -178,7 +179,9 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
 
     payerStep(payment: Payment) {
       const attempt = openAttempt(payment);
-      if (!attempt) return { kind: "actions", actions: [{ action: "pay", withAmount: false }] };
+      if (!attempt) {
+        return { kind: "actions", actions: mayBegin(payment, nowMs()) ? [{ action: "pay", withAmount: false }] : [] };
+      }
       return { kind: "notice", notice: attempt.state === "unknown" ? "unknown" : "terminal", actions: [] };
     },
 
