@@ -242,7 +242,7 @@ export function createProductSync(options: ProductSyncOptions): ProductSync {
       }
       if ("version" in answer) {
         const after = await store(id, (now) => {
-          if (!now || (now.siteVersion !== undefined && now.siteVersion >= answer.version)) return undefined;
+          if (!now || (now.siteVersion !== undefined && now.siteVersion > answer.version)) return undefined;
           const changed = !sameValues(now, sent);
           return { product: { ...now, siteVersion: answer.version, pending: changed, sent: undefined } };
         });

@@ -133,6 +133,20 @@ test("a first price is not lost when the site was renamed meanwhile and speaks o
   });
 });
 
+test("a change that is taken back before its push is settled by the site's unchanged version", async () => {
+  const { site, products, worker } = await setUp();
+  await products.update(String(id), { priceMinor: 600_000n });
+  await products.update(String(id), { priceMinor: 450_000n });
+  await worker.drain();
+  expect(site.journal.count("PUT ")).toBe(1);
+  expect(await products.get(String(id))).toMatchObject({ siteVersion: 1, pending: false, sent: undefined });
+
+  await products.update(String(id), { priceMinor: 700_000n });
+  await worker.drain();
+  expect(site.product(id)?.price).toBe("7000.00");
+  expect(await products.get(String(id))).toMatchObject({ siteVersion: 2, pending: false });
+});
+
 test("a push whose reply was lost is not taken for a change of the site", async () => {
   const { site, products, worker } = await setUp({ backendUrl: undefined as never, known: false });
   await products.update(String(id), { priceMinor: 500_000n });

@@ -163,12 +163,12 @@ export function createFakeBitrixSite(options: FakeBitrixSiteOptions): FakeBitrix
     if (based === undefined ? withoutBase === "refuse" : Number(based) !== product.version) {
       return Response.json({ current: productBody(product) }, { status: 409 });
     }
-    const next = saveProduct(product, {
-      ...(name === undefined ? {} : { name }),
-      ...(price === undefined ? {} : { price }),
-      ...(currency === undefined ? {} : { currency }),
-      ...(enabled === undefined ? {} : { enabled }),
-    });
+    const wanted = Object.entries({ name, price, currency, enabled }).filter(
+      ([field, value]) => value !== undefined && value !== product[field as keyof FakeSiteProduct],
+    );
+    // As the drop-in does: what is so already is not saved again, so it makes no version and no event.
+    if (wanted.length === 0) return Response.json({ version: product.version });
+    const next = saveProduct(product, Object.fromEntries(wanted));
     if (backendUrl !== undefined) void deliver("product", productBody(next));
     return Response.json({ version: next.version });
   }
