@@ -104,11 +104,9 @@ export function createDealSide(options: DealSideOptions): DealSide {
       // The link travels with the first write: a restored or emptied database finds the pair again by it.
       const fields = { stageId: code, categoryId, [linkField]: peerId };
       const deal = await bitrix.deals.update(id, fields, signal ? { signal } : {});
-      if (deal.stageId === seen.code) {
-        throw new Error(`bitrix: deal ${id} stayed at ${seen.code} although ${code} was accepted; check its funnel`);
-      }
-      // What a robot made of it is not ours: it will be seen as a move of the deal.
-      return { ...(await toState(deal)), code };
+      const state = await toState(deal);
+      // What a robot made of it is not ours: it will be seen as a move of the deal. One that put it back has refused it.
+      return state.code === seen.code ? state : { ...state, code };
     },
     async peerOf(id) {
       return readLink((await bitrix.deals.get(id))?.fields[linkField]);

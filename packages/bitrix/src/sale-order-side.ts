@@ -93,11 +93,9 @@ export function createSaleOrderSide(options: SaleOrderSideOptions): SaleOrderSid
           ? { canceled: "Y", ...("code" in own ? { statusId: own.code } : {}) }
           : { statusId: code, ...(order.canceled ? { canceled: "N" } : {}) };
       const state = toState(await bitrix.orders.update(id, fields, signal ? { signal } : {}));
-      if (state.code === seen.code) {
-        throw new Error(`bitrix: order ${id} stayed at ${seen.code} although ${code} was accepted`);
-      }
-      // What a handler of the store made of it is not ours: it will be seen as a move of the order.
-      return { ...state, code };
+      // What a handler of the store made of it is not ours: it will be seen as a move of the order. One that put it back
+      // has refused it.
+      return state.code === seen.code ? state : { ...state, code };
     },
     async peerOf(id) {
       for await (const deal of bitrix.deals.list({ filter: { [`=${linkField}`]: id } })) {

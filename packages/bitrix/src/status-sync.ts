@@ -30,7 +30,10 @@ export interface SyncSide {
   read(id: string): Promise<SideState | undefined>;
   /** The code that a change leads to, which may be the present one; `undefined` when the status has no mapping here. */
   target(change: SideChange, seen: SideState): Promise<string | undefined>;
-  /** Moves the entity on and gives it as it was left. `changed`, writing nothing, when it is no longer as seen. */
+  /**
+   * Moves the entity on and gives it with the code that was written, or with the one that was seen when the system put it
+   * back at once. `changed`, writing nothing, when it is no longer as seen.
+   */
   write(id: string, change: SideWrite): Promise<SideState | "changed">;
   /** The other side's entity, as this side knows it; `undefined` when it knows none. */
   peerOf(id: string): Promise<string | undefined>;
@@ -170,8 +173,13 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
           changedMeanwhile = true;
           break;
         }
-        logger.info(`bitrix: sync ${name}: moved`, { side: system.name, id, from: seen.code, to: result.code, paid });
         written.push(side);
+        // The pair stands apart then, until either side moves: written again, it would be put back again without end.
+        if (code !== seen.code && result.code === seen.code) {
+          notes.push(`${system.name} accepted ${code} and put it back to ${seen.code}`);
+        } else {
+          logger.info(`bitrix: sync ${name}: moved`, { side: system.name, id, from: seen.code, to: result.code, paid });
+        }
         states[side] = result;
       }
       if (changedMeanwhile) continue;
