@@ -42,8 +42,12 @@ export interface BitrixConnection {
   readonly tokens: TokenKeeper;
   /** Exchanges the `code` of the consent, which lives for 30 seconds, and stores the pair. */
   connect(code: string): Promise<void>;
-  /** Stores the pair that the portal posted to the application, when there is none yet. Resolves to whether it was stored. */
-  importPair(pair: TokenPair): Promise<boolean>;
+  /**
+   * Stores the pair that the portal posted to the application, when there is none that still works. `replace`: also then,
+   * for `ONAPPINSTALL`, whose pair is the newest one; only for a post whose sender was verified. Resolves to whether it was
+   * stored.
+   */
+  importPair(pair: TokenPair, options?: { readonly replace?: boolean }): Promise<boolean>;
 }
 
 const tokenSchema = v.object({
@@ -126,6 +130,10 @@ export function createBitrixConnection(options: BitrixConnectionOptions): Bitrix
         throw new InputError("code", "was exchanged, but another consent came first, whose tokens are kept");
       }
     },
-    importPair: async (pair) => (await storage.tokens.save(key, pair, undefined)) !== undefined,
+    async importPair(pair, { replace = false } = {}) {
+      const stored = await storage.tokens.get(key);
+      if (stored?.state === "active" && !replace) return false;
+      return (await storage.tokens.save(key, pair, stored?.version)) !== undefined;
+    },
   };
 }

@@ -117,6 +117,33 @@ test("tokens of another portal are refused, and a pair from elsewhere never repl
   expect((await oauth.tokens.current()).accessToken).toBe("access");
 });
 
+test("an application that was installed anew goes on with the pair that its installer was given", async () => {
+  const { fake, oauth, bitrix } = setUp();
+  const installed = async () => {
+    const { clientId: client_id, clientSecret: client_secret } = application;
+    const body = new URLSearchParams({
+      grant_type: "authorization_code",
+      client_id,
+      client_secret,
+      code: fake.consent(),
+    });
+    const answer = await fake.handle(new Request("https://oauth.bitrix.info/oauth/token/", { method: "POST", body }));
+    const { access_token: accessToken, refresh_token: refreshToken } = await answer.json();
+    return { accessToken, refreshToken };
+  };
+  await oauth.importPair(await installed());
+  fake.revokeTokens();
+  await expect(bitrix.call("profile")).rejects.toThrow(NeedsReauthError);
+  expect(await oauth.importPair(await installed())).toBe(true);
+  expect(await bitrix.call("profile")).toMatchObject({ ADMIN: true });
+
+  fake.revokeTokens(); // nobody has called since, so the stored pair looks alive
+  const newest = await installed();
+  expect(await oauth.importPair(newest)).toBe(false);
+  expect(await oauth.importPair(newest, { replace: true })).toBe(true);
+  expect(await bitrix.call("profile")).toMatchObject({ ADMIN: true });
+});
+
 test("a code works once and for 30 seconds", async () => {
   const { clock, fake, oauth } = setUp();
   const code = fake.consent();
