@@ -128,8 +128,8 @@ test("an application that was installed anew goes on with the pair that its inst
       code: fake.consent(),
     });
     const answer = await fake.handle(new Request("https://oauth.bitrix.info/oauth/token/", { method: "POST", body }));
-    const { access_token: accessToken, refresh_token: refreshToken } = await answer.json();
-    return { accessToken, refreshToken };
+    const { access_token, refresh_token } = (await answer.json()) as { access_token: string; refresh_token: string };
+    return { accessToken: access_token, refreshToken: refresh_token };
   };
   await oauth.importPair(await installed());
   fake.revokeTokens();
