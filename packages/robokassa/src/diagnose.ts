@@ -8,7 +8,7 @@ import { type ProbeProblem, probeResultUrl } from "./probe.ts";
 import { certificateWarnings, readCertificates } from "./result2.ts";
 import type { Robokassa } from "./robokassa.ts";
 import { signatureBase } from "./signature.ts";
-import { type CallbackEntry, type Order, payable, type RobokassaStorage } from "./storage.ts";
+import { type CallbackEntry, isUnproven, type Order, payable, type RobokassaStorage } from "./storage.ts";
 
 export interface DiagnoseOptions {
   readonly robokassa: Robokassa;
@@ -111,7 +111,7 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
   amount_differs: {
     exitCode: 1,
     cause: "The payment's sum is not the order's total.",
-    next: "Find out who changed the price after the link was made; then refund the payment or correct the order's total, and send the notification again from the cabinet.",
+    next: "Find out who changed the price after the link was made, or captured another part of the hold in the cabinet; then give the payment back in the cabinet, or by robokassa.refunds.create with the opKey that robokassa.operationState gives, and sell it anew.",
   },
   currency_differs: {
     exitCode: 1,
@@ -229,7 +229,7 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
   cancelled: {
     exitCode: 1,
     cause: "Robokassa cancelled the payment; no money came.",
-    next: "Place a new order if the buyer still wants it.",
+    next: "Send the buyer the link again, or place a new order, if the buyer still wants it.",
   },
   held: {
     exitCode: 2,
@@ -315,7 +315,7 @@ export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
   const { robokassa, storage, callback, clock = systemClock } = options;
   const order = (await storage.orders.get(options.order)) ?? (await storage.orders.getByInvId(options.order));
   const invId = order?.invId ?? (/^[1-9]\d{0,18}$/.test(options.order) ? options.order : undefined);
-  const log = invId === undefined ? [] : await storage.callbacks.list({ invId, limit: 20 });
+  const log = invId === undefined ? [] : await storage.callbacks.list({ invId, limit: 1000 });
   const strays = order ? await listStrays(storage, order) : [];
   const refused = log.find(({ status }) => status !== 200);
 
@@ -365,6 +365,13 @@ export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
   const code = refused && explainEntry(robokassa, { entry: refused, order });
   const isWeak = code === "signature_unknown" || code === "notification_malformed";
   if (code && !isWeak) return conclude(code);
+  // Anybody can send a wrong signature under any number; what Robokassa signed before it still stands.
+  const signed = log.find((entry) => entry.status !== 200 && !isUnproven(entry));
+  const signedCode = signed && explainEntry(robokassa, { entry: signed, order });
+  if (signed && signedCode) {
+    if (log.indexOf(signed) >= 5) evidence.push(describeEntry(signed));
+    return conclude(signedCode);
+  }
   const moved = order && strays.find((entry) => isMoved(robokassa, { entry, order }));
   if (moved) {
     evidence.push(`under InvId ${moved.invId}: ${describeEntry(moved)}`);

@@ -19,7 +19,7 @@ export type {
   Verification,
 } from "./notification.ts";
 export type { OperationState } from "./operation-state.ts";
-export { type PlaceOrderOptions, placeOrder } from "./place-order.ts";
+export { type PlaceOrderOptions, placeOrder, placeOrderForm } from "./place-order.ts";
 export type { Country, Receipt, ReceiptItem } from "./receipt.ts";
 export {
   type CheckOutcome,

@@ -113,6 +113,7 @@ const createdSchema = v.object({
   encodedId: text,
 });
 const listSchema = v.object({
+  total: text,
   invoiceInformationList: v.array(
     v.object({
       id: v.pipe(v.union([v.string(), v.number()]), v.transform(String)),
@@ -214,15 +215,20 @@ export function createInvoices(shop: Shop): Invoices {
         throw new InputError("pageSize", "must be a whole number from 1 to 1000");
       }
       const members = filterJson(filter);
-      for (let page = 1; ; page++) {
+      // The service may give shorter pages than asked for, and new invoices move others to the next page.
+      const seen = new Set<string>();
+      for (let page = 1, received = 0; ; page++) {
         const json = `{${login},"CurrentPage":${page},"PageSize":${pageSize},${members}}`;
-        const { invoiceInformationList: invoices } = await send("GetInvoiceInformationList", {
+        const { invoiceInformationList: invoices, total } = await send("GetInvoiceInformationList", {
           json,
           password1: shop.live.password1,
           schema: listSchema,
           safe: true,
         });
+        const known = seen.size;
         for (const invoice of invoices) {
+          if (seen.has(invoice.id)) continue;
+          seen.add(invoice.id);
           yield {
             id: invoice.id,
             invId: invoice.invId ?? undefined,
@@ -235,7 +241,9 @@ export function createInvoices(shop: Shop): Invoices {
             modifiedAt: invoice.modified ?? undefined,
           };
         }
-        if (invoices.length < pageSize) return;
+        received += invoices.length;
+        const isLast = /^\d+$/.test(total ?? "") ? received >= Number(total) : seen.size === known;
+        if (isLast || invoices.length === 0) return;
       }
     },
   };

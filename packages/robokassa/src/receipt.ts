@@ -4,7 +4,7 @@ import type { Shop } from "./shop.ts";
 
 export type Country = "ru" | "kz";
 
-const taxes: Readonly<Record<Country, readonly string[]>> = {
+export const taxes: Readonly<Record<Country, readonly string[]>> = {
   // vat22 and vat122 since 2026; the 20 % codes remain for earlier sales.
   ru: [..."none vat0 vat5 vat7 vat10 vat20 vat22".split(" "), ..."vat105 vat107 vat110 vat120 vat122".split(" ")],
   // 16 % since 2026; vat12 remains for earlier sales.
@@ -176,7 +176,8 @@ function itemJson(
   oneOf("tax", item.tax, taxes[country]);
   if (country === "kz") {
     for (const name of Object.keys(receiptNames) as (keyof ReceiptItem)[]) {
-      const exists = ["name", "quantity", "sum", "tax"].includes(name);
+      // The rule is about receipts; invoices and refunds have the price of a piece, and refuse sum below.
+      const exists = ["name", "quantity", "sum", "tax"].includes(name) || (name === "cost" && names !== receiptNames);
       if (!exists && item[name] !== undefined) refuse(name, "does not exist in Kazakhstan; leave it out");
     }
   }

@@ -8,7 +8,7 @@ import {
   systemClock,
 } from "@orderbridge/core";
 import { type Booking, bookHold, bookPayment, type OnPaid } from "./booking.ts";
-import { certificateWarnings, type Refusal2, readCertificates } from "./result2.ts";
+import { certificateWarnings, type Notification2, type Refusal2, readCertificates } from "./result2.ts";
 import type { Robokassa } from "./robokassa.ts";
 import { createSourceCheck, type SourceAddressOptions } from "./source-address.ts";
 import type { RobokassaStorage } from "./storage.ts";
@@ -101,6 +101,20 @@ export function createResult2Handler<Transaction>(options: Result2HandlerOptions
   const isAllowed = createSourceCheck(options);
   const currentCertificates = keepCertificates(options.certificates, { clock, logger });
 
+  async function book(notification: Notification2): Promise<Verdict> {
+    const { state, invId, opKey, incSum, sentAt } = notification;
+    const isHold = state === "HOLD";
+    const booking = isHold
+      ? await bookHold({ storage, clock, logger }, notification)
+      : await bookPayment(
+          { storage, onPaid, clock, logger },
+          { invId, opKey, paidSum: incSum, happenedAt: sentAt, test: false, source: "result2" },
+        );
+    if (booking.state === "refused") return booking.reason;
+    if (booking.state === "repeated") return "repeated";
+    return isHold ? "held" : "paid";
+  }
+
   return defineHandler(
     async (request, body) => {
       if (!isAllowed(request)) {
@@ -110,31 +124,27 @@ export function createResult2Handler<Transaction>(options: Result2HandlerOptions
       const certificates = await currentCertificates();
       const verification = robokassa.verifyResult2(body, { certificates, now: clock.now() });
       const notification = verification.ok ? verification.notification : undefined;
+      const record = (verdict: Verdict | "error", status: number): Promise<void> =>
+        storage.callbacks.record({
+          source: "result2",
+          at: clock.now(),
+          invId: notification?.invId,
+          outSum: undefined,
+          signature: undefined,
+          shpNames: [],
+          verdict,
+          fit: undefined,
+          status,
+        });
       let verdict: Verdict;
-      if (!verification.ok) verdict = verification.reason;
-      else if (verification.notification.state === "HOLD") {
-        const booking = await bookHold({ storage, clock, logger }, verification.notification);
-        verdict = booking.state === "refused" ? booking.reason : booking.state === "booked" ? "held" : "repeated";
-      } else {
-        const { invId, opKey, incSum, sentAt } = verification.notification;
-        const booking = await bookPayment(
-          { storage, onPaid, clock, logger },
-          { invId, opKey, paidSum: incSum, happenedAt: sentAt, test: false, source: "result2" },
-        );
-        verdict = booking.state === "refused" ? booking.reason : booking.state === "booked" ? "paid" : "repeated";
+      try {
+        verdict = verification.ok ? await book(verification.notification) : verification.reason;
+      } catch (error) {
+        await record("error", 500).catch(() => undefined); // the first error is the one to tell
+        throw error;
       }
       const status = statusOf(verdict);
-      await storage.callbacks.record({
-        source: "result2",
-        at: clock.now(),
-        invId: notification?.invId,
-        outSum: undefined,
-        signature: undefined,
-        shpNames: [],
-        verdict,
-        fit: undefined,
-        status,
-      });
+      await record(verdict, status);
       if (status !== 200) {
         logger.warn(`robokassa: result2 refused: ${verdict}`, { invId: notification?.invId });
         return new Response(null, { status });

@@ -1,9 +1,9 @@
 import { parseJson } from "@orderbridge/core";
 import * as v from "valibot";
 import { checkAmount, toMinor } from "./amount.ts";
-import { checkObject, InputError } from "./errors.ts";
+import { checkObject, checkText, InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
-import { type ReceiptItem, receiptJson } from "./receipt.ts";
+import { type ReceiptItem, receiptJson, taxes } from "./receipt.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
 import { sign } from "./signature.ts";
@@ -19,8 +19,9 @@ export interface SecondReceiptRequest {
   readonly url: string;
   readonly total: string;
   readonly items: readonly ReceiptItem[];
+  /** At least one of them; a phone is 5 to 15 digits. */
   readonly client: { readonly email?: string; readonly phone?: string };
-  /** Sums of tax by kind, decimal text. */
+  /** Sums of tax by kind, decimal text; kinds as in a receipt's `tax`. */
   readonly vats: readonly { readonly type: string; readonly sum: string }[];
 }
 
@@ -107,6 +108,12 @@ export function createSecondReceipt(shop: Shop): SecondReceipt {
       const sum = checkAmount("total", total);
       checkUrl("url", url);
       checkObject("client", buyer);
+      const { email, phone } = buyer;
+      if (email === undefined && phone === undefined) throw new InputError("client", "needs an email or a phone");
+      if (email !== undefined) checkText("client.email", email, 254);
+      if (phone !== undefined && !(typeof phone === "string" && /^\+?\d{5,15}$/.test(phone))) {
+        throw new InputError("client.phone", "must be 5 to 15 digits as text");
+      }
       if (!Array.isArray(vats)) throw new InputError("vats", "must be a list of sums by kind of tax");
       if (!Array.isArray(items)) throw new InputError("items", "must hold 1 to 100 lines");
       const full = items.map((item: ReceiptItem | undefined, index) => {
@@ -115,19 +122,23 @@ export function createSecondReceipt(shop: Shop): SecondReceipt {
         }
         return { ...(item as ReceiptItem), paymentMethod: "full_payment" };
       });
-      const taxes = (vats as SecondReceiptRequest["vats"]).map(({ type, sum: tax }, index) => {
+      const sums = (vats as SecondReceiptRequest["vats"]).map((vat, index) => {
+        checkObject(`vats[${index}]`, vat);
+        const { type, sum: tax } = vat;
+        if (!taxes.ru.includes(type)) {
+          throw new InputError(`vats[${index}].type`, `must be one of ${taxes.ru.join(", ")}`);
+        }
         if (typeof tax !== "string" || !/^\d{1,13}(\.\d{1,2})?$/.test(tax) || toMinor(tax) > toMinor(sum)) {
           throw new InputError(`vats[${index}].sum`, "must be decimal text, at most the total");
         }
         return `{"type":${JSON.stringify(type)},"sum":${tax}}`;
       });
-      const { email, phone } = buyer;
       const json = [
         `{"merchantId":${JSON.stringify(shop.login)},"id":${number},"originId":${origin},"operation":"sell"`,
         `"url":${JSON.stringify(url)},"total":${sum}`,
         receiptJson({ sno, items: full }, sum, "ru").slice(1, -1),
         `"client":${JSON.stringify({ email, phone })}`,
-        `"payments":[{"type":2,"sum":${sum}}],"vats":[${taxes.join(",")}]}`,
+        `"payments":[{"type":2,"sum":${sum}}],"vats":[${sums.join(",")}]}`,
       ].join(",");
       return send("Attach", json);
     },

@@ -194,7 +194,7 @@ export function paymentUrl(shop: Shop, request: PaymentRequest): string {
     const field = request.receipt === undefined ? "shp" : "receipt";
     throw new InputError(
       field,
-      `makes the link longer than ${maxLinkLength} characters; use paymentForm, which is posted`,
+      `makes the link longer than ${maxLinkLength} characters; use paymentForm, which is posted; placeOrderForm gives one`,
     );
   }
   return url;

@@ -189,12 +189,15 @@ export interface CallbackEntry {
   readonly status: number;
 }
 
-/** Whether an entry's request was accepted; only others are limited in number. */
-export const isAccepted = ({ status }: CallbackEntry): boolean => status === 200;
+/** Whether anybody can have sent it: no signature fitted, or it could not be read. Only such entries are limited in number. */
+export const isUnproven = ({ status }: CallbackEntry): boolean => status === 400;
 
 /** What reached us and what we answered: the first thing to look at when an order is not paid. */
 export interface CallbackLog {
-  /** Refused entries beyond the newest `maxRefusedCallbacks` are dropped: strangers can send any number. */
+  /**
+   * Entries with status 400, of which no signature fitted, are dropped beyond the newest `maxRefusedCallbacks`: strangers
+   * can send any number. What Robokassa signed stays until it is pruned, whatever we answered.
+   */
   record(entry: CallbackEntry): Promise<void>;
   /** Newest first. */
   list(filter: { readonly invId?: string; readonly limit: number }): Promise<readonly CallbackEntry[]>;
@@ -221,7 +224,7 @@ export interface InvIdRanges {
 }
 
 export interface CallbackLogOptions {
-  /** Refused requests that the log keeps. @defaultValue 500 */
+  /** Requests answered 400, without a signature that fits, that the log keeps. @defaultValue 500 */
   readonly maxRefusedCallbacks?: number;
 }
 

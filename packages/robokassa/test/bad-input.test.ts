@@ -142,6 +142,16 @@ test("no request whatever makes anything but an InputError, and nothing is store
 });
 
 describe("services name the wrong field before anything is sent", () => {
+  const second = {
+    id: "2",
+    originId: "1",
+    sno: "osn",
+    url: "https://shop.example/",
+    total: "10.00",
+    items: [{ name: "Қалам", quantity: "1", sum: "10.00", tax: "none" }],
+    client: { email: "buyer@example.com" },
+    vats: [{ type: "none", sum: "0.00" }],
+  };
   const calls: readonly (readonly [string, () => unknown])[] = [
     ["invId", () => robokassa.operationState("0")],
     ["outSum", () => robokassa.holds.capture({ invId: "1", outSum: "1e3" })],
@@ -158,6 +168,12 @@ describe("services name the wrong field before anything is sent", () => {
     ],
     ["description", () => robokassa.invoices.create({ invId: "2", outSum: "1.00", description: "a\u0000" })],
     ["originId", () => robokassa.secondReceipt.attach({ id: "2", originId: "" } as never)],
+    ["vats[0].type", () => robokassa.secondReceipt.attach({ ...second, vats: [{ sum: "0.00" }] } as never)],
+    ["vats[0].type", () => robokassa.secondReceipt.attach({ ...second, vats: [{ type: "vat12", sum: "0.00" }] })],
+    ["vats[0]", () => robokassa.secondReceipt.attach({ ...second, vats: [null] } as never)],
+    ["client", () => robokassa.secondReceipt.attach({ ...second, client: {} })],
+    ["client.email", () => robokassa.secondReceipt.attach({ ...second, client: { email: 5 } } as never)],
+    ["client.phone", () => robokassa.secondReceipt.attach({ ...second, client: { phone: "8 (701)" } })],
   ];
   test.each(calls)("%s", async (field, call) => {
     await expect((async () => call())()).rejects.toMatchObject({ name: "InputError", field });

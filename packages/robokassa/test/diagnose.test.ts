@@ -127,6 +127,51 @@ describe("names the cause of a notification that was", () => {
   });
 });
 
+test.each([
+  ["no signature", 500, ""],
+  ["a wrong signature for the order's own number", 30, `OutSum=1000.00&InvId=146&SignatureValue=${"0".repeat(32)}`],
+])("strangers who send %s do not hide that booking failed", { timeout: 20_000 }, async (_case, times, body) => {
+  const { pay, diagnose, handler } = await shop({ fails: true });
+  await pay();
+  for (let index = 0; index < times; index++) {
+    await handler(new Request("https://shop.example/result", { method: "POST", body }));
+  }
+  const { code, evidence } = await diagnose();
+  expect(code).toBe("answer_failed");
+  expect(evidence.join("\n")).toContain("result: error, answered 500");
+});
+
+test("tells that a ResultUrl2 message came and booking it failed", async () => {
+  const { storage, robokassa, clock, diagnose } = await shop();
+  const fake = createFakeRobokassa({
+    ...demoShop,
+    clock,
+    retryDelaysMs: [],
+    deliver: (request) => result2(request),
+  });
+  const result2 = createResult2Handler({
+    robokassa,
+    storage,
+    clock,
+    certificates: fake.certificate,
+    logger: silentLogger,
+    onPaid: async () => {
+      throw new Error("the warehouse is closed");
+    },
+  });
+  const url = robokassa.paymentUrl({
+    invId: "146",
+    outSum: "1000.00",
+    description: "Қалам",
+    resultUrl2: "https://shop.example/result2",
+  });
+  expect((await fake.pay({ url })).delivery2?.status).toBe(500);
+  expect(await storage.callbacks.list({ invId: "146", limit: 9 })).toMatchObject([
+    { source: "result2", verdict: "error", status: 500 },
+  ]);
+  expect((await diagnose()).code).toBe("answer_failed");
+});
+
 test("sees that a test payment was made for a live order", async () => {
   const { fake, diagnose } = await shop();
   await fake.pay({ invId: "146", outSum: "1000.00", test: true });

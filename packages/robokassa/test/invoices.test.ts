@@ -230,6 +230,40 @@ test("a fake on a port keeps its buyers: the link opens there, and is paid by it
 describe("the list of invoices", () => {
   const filter = { from: new Date("2026-11-01T00:00:00.000Z"), to: new Date("2026-11-02T00:00:00.000Z") };
 
+  /** A service with invoices 1 to `count` that gives at most 100 of them a page, the newest first. */
+  function cappedService({ count = 250, tellsTotal = true, grows = 0 } = {}) {
+    let calls = 0;
+    const robokassa = createRobokassa({
+      ...demoShop,
+      fetch: async (_input, init) => {
+        const [, payload = ""] = String(init?.body).split(".");
+        const { CurrentPage, PageSize } = JSON.parse(Buffer.from(payload, "base64url").toString());
+        const size = Math.min(PageSize, 100);
+        const total = count + grows * calls++;
+        const ids = Array.from({ length: total }, (_, index) => String(total - index));
+        const page = ids.slice((CurrentPage - 1) * size, CurrentPage * size);
+        const invoiceInformationList = page.map((id) => ({ id }));
+        return Response.json({ isSuccess: true, invoiceInformationList, ...(tellsTotal ? { total } : {}) });
+      },
+    });
+    return { robokassa, calls: () => calls };
+  }
+
+  test.each([
+    ["that tells the total", { tellsTotal: true }, 3],
+    ["that does not", { tellsTotal: false }, 4],
+    ["while new ones come", { grows: 30 }, 4],
+  ])(
+    "is complete and without doubles from a service with shorter pages than asked for, %s",
+    async (_case, how, calls) => {
+      const service = cappedService(how);
+      const ids = (await collect(service.robokassa.invoices.list({ ...filter, pageSize: 500 }))).map(({ id }) => id);
+      const expected = Array.from({ length: 250 }, (_, index) => String(250 - index));
+      expect(ids.filter((id) => Number(id) <= 250)).toEqual(expected);
+      expect([new Set(ids).size, service.calls()]).toEqual([ids.length, calls]);
+    },
+  );
+
   test("goes over all pages and loses no digit", async () => {
     const { robokassa, fake } = shop();
     for (const invId of ["1", "2", "3", "4", "9223372036854775807"]) {

@@ -1,7 +1,9 @@
 import { inspect } from "node:util";
 import { ConfigError } from "@orderbridge/core";
 import { describe, expect, test } from "vitest";
-import { createRobokassa, InputError, type PaymentRequest } from "../src/index.ts";
+import { createRobokassa, InputError, type PaymentRequest, placeOrder, placeOrderForm } from "../src/index.ts";
+import { createRobokassaMemoryStorage } from "../src/memory/index.ts";
+import { createFakeRobokassa } from "../src/testing/index.ts";
 import { availableDigests, foreignDigests } from "./foreign.ts";
 import { demoShop } from "./shop-fixture.ts";
 
@@ -194,6 +196,56 @@ test("keeps Kazakhstan's receipts to the fields that exist there", () => {
   expect(() => kz.paymentUrl({ ...request, receipt: { items: [{ ...line, paymentObject: "commodity" }] } })).toThrow(
     "receipt.items[0].paymentObject",
   );
+});
+
+test("invoices and refunds take lines with the price of a piece in Kazakhstan too, and no Russian fields", async () => {
+  const sent: string[] = [];
+  const kz = createRobokassa({
+    ...demoShop,
+    password3: "live-three",
+    country: "kz",
+    fetch: async (input, init) => {
+      const [, payload = ""] = JSON.parse(String(init?.body)).split(".");
+      sent.push(Buffer.from(payload, "base64url").toString());
+      const refunded = { success: true, requestId: "request-1" };
+      return Response.json(String(input).includes("Refund") ? refunded : { isSuccess: true, url: "u", id: "1" });
+    },
+  });
+  const line = { name: "Алма", quantity: "2", cost: "500.00", tax: "vat16" };
+  await kz.invoices.create({ ...request, items: [line] });
+  await kz.refunds.create({ opKey: "KEY", amount: "1000.00", items: [line] });
+  const items = '"InvoiceItems":[{"Name":"Алма","Quantity":2,"Cost":500.00,"Tax":"vat16"}]';
+  for (const json of sent) expect(json).toContain(items);
+  const refuse = (change: object) => kz.invoices.create({ ...request, items: [{ ...line, ...change }] });
+  await expect(refuse({ paymentMethod: "full_payment" })).rejects.toThrow("items[0].paymentMethod");
+  await expect(refuse({ cost: undefined, sum: "1000.00" })).rejects.toThrow("give the price of a piece as cost");
+});
+
+test("a basket that no link holds is placed with a form, posted and paid", async () => {
+  const fake = createFakeRobokassa(demoShop);
+  const storage = createRobokassaMemoryStorage();
+  const name = "Футболка хлопковая белая, размер L";
+  const line = { name, quantity: "1", sum: "100.00", tax: "none", paymentMethod: "full_payment" };
+  const order = {
+    robokassa,
+    storage,
+    id: "basket",
+    total: "1000.00",
+    description: "Футболки",
+    receipt: { sno: "usn_income", items: Array.from({ length: 10 }, () => line) },
+  };
+  await expect(placeOrder(order)).rejects.toThrow("placeOrderForm gives one");
+  expect(await storage.orders.get("basket")).toBeUndefined();
+  const { order: placed, paymentForm } = await placeOrderForm(order);
+  const link = "demo-shop:1000.00:1:";
+  expect((await storage.orders.get("basket"))?.link?.startsWith(link)).toBe(true);
+  const body = new URLSearchParams(paymentForm.fields.map(([field, value]): [string, string] => [field, value]));
+  const page = await (await fake.handle(new Request(paymentForm.action, { method: "POST", body }))).text();
+  const action = /action="([^"]+)"/.exec(page)?.[1];
+  await fake.handle(
+    new Request(`https://auth.robokassa.ru${action}`, { method: "POST", body: new URLSearchParams({ action: "pay" }) }),
+  );
+  expect(fake.operations).toMatchObject([{ invId: placed.invId, state: 100, outSum: "1000.00" }]);
 });
 
 describe("a client is not made with", () => {

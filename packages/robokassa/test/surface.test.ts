@@ -15,6 +15,7 @@ test("exports exactly these names", () => {
     "createRobokassa",
     "diagnose",
     "placeOrder",
+    "placeOrderForm",
     "readCertificates",
     "refreshRefunds",
     "refundOrder",

@@ -229,7 +229,7 @@ describe("hosts of each country", () => {
           url: "https://shop.example",
           total: "1.00",
           items: [item],
-          client: {},
+          client: { email: "buyer@example.com" },
           vats: [],
         }),
       () => robokassa.secondReceipt.status("2"),

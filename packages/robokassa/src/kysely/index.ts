@@ -11,8 +11,8 @@ import {
   countedRefunds,
   firstCheckDelayMs,
   type InvIdRanges,
-  isAccepted,
   isSameOrder,
+  isUnproven,
   nextInvId,
   type Order,
   type OrderStatus,
@@ -379,7 +379,7 @@ export function createRobokassaStorage({
           const number = ((await lockSequence(trx, "callbacks")) ?? 0n) + 1n;
           await setSequence(trx, "callbacks", number);
           let refusedNumber: bigint | undefined;
-          if (!isAccepted(entry)) {
+          if (isUnproven(entry)) {
             refusedNumber = ((await lockSequence(trx, "refused_callbacks")) ?? 0n) + 1n;
             await setSequence(trx, "refused_callbacks", refusedNumber);
             await trx

@@ -7,8 +7,8 @@ import {
   countedRefunds,
   firstCheckDelayMs,
   type InvIdRanges,
-  isAccepted,
   isSameOrder,
+  isUnproven,
   nextInvId,
   type Order,
   payable,
@@ -216,9 +216,9 @@ export function createRobokassaMemoryStorage({
     callbacks: {
       async record(entry) {
         callbacks.push(entry);
-        if (isAccepted(entry)) return;
-        let surplus = callbacks.filter((other) => !isAccepted(other)).length - maxRefusedCallbacks;
-        if (surplus > 0) callbacks = callbacks.filter((other) => isAccepted(other) || surplus-- <= 0);
+        if (!isUnproven(entry)) return;
+        let surplus = callbacks.filter(isUnproven).length - maxRefusedCallbacks;
+        if (surplus > 0) callbacks = callbacks.filter((other) => !isUnproven(other) || surplus-- <= 0);
       },
       async list({ invId, limit }) {
         const matching = invId === undefined ? callbacks : callbacks.filter((entry) => entry.invId === invId);

@@ -440,17 +440,20 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     },
   },
   {
-    name: "drops the oldest refused callbacks beyond the limit and keeps the accepted ones",
+    name: "drops the oldest callbacks without a fitting signature beyond the limit and keeps the signed ones",
     async run({ storage: { callbacks } }) {
       await callbacks.record(callback);
+      const failed = { ...callback, invId: "147", verdict: "error", status: 500 };
+      await callbacks.record(failed);
       const refused = { ...callback, invId: undefined, outSum: undefined, signature: undefined, status: 400 };
       for (let index = 0; index <= maxRefusedCallbacks; index++) {
         await callbacks.record({ ...refused, verdict: `refused-${index}` });
       }
       const all = await callbacks.list({ limit: maxRefusedCallbacks + 10 });
-      equal(all.length, maxRefusedCallbacks + 1);
+      equal(all.length, maxRefusedCallbacks + 2);
+      deepEqual(await callbacks.list({ invId: "147", limit: 1 }), [failed]);
       equal(all[0]?.verdict, `refused-${maxRefusedCallbacks}`);
-      equal(all.at(-2)?.verdict, "refused-1");
+      equal(all.at(-3)?.verdict, "refused-1");
       deepEqual(all.at(-1), callback);
     },
   },
