@@ -1,20 +1,18 @@
 import { beginAttempt, endPayment, failAttempt } from "./decisions.ts";
-import { type Engine, forEachLimited } from "./engine.ts";
+import { createDueWork, type DueWork } from "./due-work.ts";
+import type { Engine } from "./engine.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider, ProviderContext, ProviderState } from "./provider.ts";
 import type { DueCheck, PaymentChange } from "./storage.ts";
 
-/** Payments that one process takes in one go; few, so that others get the rest when it ends. */
-const batch = 32;
-/** Questions that one provider gets at the same time. */
-const askedAtOnce = 8;
 /** After an answer that says nothing, and no wish of the provider's. */
 const unknownPauseMs = 30_000;
 /** A correction of the wall clock by more than this holds the expiry up, as a start does. */
 const clockJumpMs = 5_000;
 
 /**
- * Looks at payments when their time has come: asks the provider, and ends those that nobody paid.
+ * Looks at payments when their time has come: asks the provider, and ends those that nobody paid. Each provider's on
+ * their own, and those of the providers of this process only: one that it does not know may be known to others.
  *
  * Before a payment expires its provider is asked once more. While the provider does not know, or says that the payer is
  * at it, nothing expires.
@@ -30,12 +28,8 @@ export function createChecks({
   readonly expiryHoldMs: number;
   /** How long nobody else takes a payment that is being asked about. */
   readonly claimMs: number;
-}): {
-  /** Looks at everything that is due. */
-  checkDue(): Promise<void>;
-} {
+}): readonly DueWork[] {
   const { storage, clock, logger, providers, wake } = engine;
-  const busy = new Set<string>();
   const offset = (): number => clock.now().getTime() - clock.monotonicMs();
   let holdEndsMs = clock.monotonicMs() + expiryHoldMs;
   let lastOffset = offset();
@@ -50,9 +44,9 @@ export function createChecks({
     return Math.max(0, holdEndsMs - clock.monotonicMs());
   }
 
-  async function ask(provider: PaymentProvider | undefined, payment: Payment): Promise<ProviderState | undefined> {
+  async function ask(provider: PaymentProvider, payment: Payment): Promise<ProviderState | undefined> {
     try {
-      return await provider?.state?.(payment, contextOf(provider));
+      return await provider.state?.(payment, contextOf(provider));
     } catch (error) {
       logger.warn("the provider did not tell the state of a payment", {
         payment: payment.id,
@@ -68,17 +62,16 @@ export function createChecks({
     if (result.state === "changed") wake();
   }
 
-  async function check({ payment, isOver, claim }: DueCheck): Promise<void> {
+  async function check(provider: PaymentProvider, { payment, isOver, claim }: DueCheck): Promise<void> {
     const { id } = payment;
     const later = (delayMs: number | undefined) =>
       storage.scheduleCheck(id, delayMs === undefined ? { claim } : { delayMs, claim });
     const hold = isOver ? holdMs() : 0;
-    const provider = providers.get(payment.provider);
-    if (hold > 0 && !provider?.state) return later(hold);
+    if (hold > 0 && !provider.state) return later(hold);
 
     const remote = await ask(provider, payment);
     if (remote?.state === "paid") {
-      await contextOf(provider as PaymentProvider).book(id, remote.money);
+      await contextOf(provider).book(id, remote.money);
       return later(undefined);
     }
     if (remote?.state === "cancelled") {
@@ -99,26 +92,13 @@ export function createChecks({
     return later(remote?.askAgainMs);
   }
 
-  async function checkBatch(): Promise<number> {
-    // A provider that answers slowly is left alone until it is done; the others go on meanwhile.
-    const due = await storage.claimChecks({ limit: batch, ttlMs: claimMs, exceptProviders: [...busy] });
-    const byProvider = Map.groupBy(due, ({ payment }) => payment.provider);
-    await Promise.all(
-      [...byProvider].map(async ([name, checks]) => {
-        busy.add(name);
-        try {
-          await forEachLimited(engine, "checking a payment", checks, askedAtOnce, check);
-        } finally {
-          busy.delete(name);
-        }
-      }),
-    );
-    return due.length;
-  }
-
-  return {
-    async checkDue() {
-      while ((await checkBatch()) === batch);
-    },
-  };
+  return [...providers.values()].map((provider) =>
+    createDueWork<DueCheck>(engine, {
+      name: `gateway checks ${provider.name}`,
+      claim: (limit) => storage.claimChecks({ provider: provider.name, limit, ttlMs: claimMs }),
+      claimMs,
+      work: (due) => check(provider, due),
+      giveBack: ({ payment, claim }) => storage.scheduleCheck(payment.id, { delayMs: 0, claim }),
+    }),
+  );
 }

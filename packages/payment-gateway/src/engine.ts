@@ -53,24 +53,3 @@ export function resourceOf(key: UsedKey): string {
   if (key.state === "running") throw new Refusal("in_flight", "a request with this Idempotency-Key is at work; wait");
   return key.resourceId;
 }
-
-/** Runs at most `limit` at the same time. One that fails is logged and does not hold up the others. */
-export async function forEachLimited<Item>(
-  { logger }: Pick<Engine, "logger">,
-  what: string,
-  items: readonly Item[],
-  limit: number,
-  job: (item: Item) => Promise<unknown>,
-): Promise<void> {
-  const waiting = [...items];
-  const worker = async (): Promise<void> => {
-    for (let item = waiting.shift(); item !== undefined; item = waiting.shift()) {
-      try {
-        await job(item);
-      } catch (error) {
-        logger.error(`${what} failed and will be repeated`, { error });
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, worker));
-}

@@ -76,6 +76,11 @@ export interface PaymentGatewayOptions {
    * that were being asked about wait so long. @defaultValue 20_000
    */
   readonly checkClaimMs?: number;
+  /**
+   * What a provider has not answered in so long, in milliseconds, counts as not known, and its late answer is dropped; less
+   * than 60_000. @defaultValue 30_000
+   */
+  readonly providerTimeoutMs?: number;
   /** Switches `/admin` on. */
   readonly admin?: AdminOptions;
   readonly clock?: Clock;
@@ -153,6 +158,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     pollIntervalMs = 500,
     expiryHoldMs = 120_000,
     checkClaimMs = 20_000,
+    providerTimeoutMs = 30_000,
     clock = systemClock,
     random = Math.random,
   } = options;
@@ -160,13 +166,21 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   if (!URL.canParse(publicUrl))
     throw new ConfigError("publicUrl must be an absolute address, e.g. https://pay.example");
   if (!(pollIntervalMs > 0)) throw new ConfigError("pollIntervalMs must be positive");
+  if (!(providerTimeoutMs > 0 && providerTimeoutMs < 60_000)) {
+    throw new ConfigError("providerTimeoutMs must be positive and less than 60000");
+  }
   if (!(concurrency >= 1)) throw new ConfigError("concurrency must be at least 1");
   if (!(concurrencyPerReceiver >= 1)) throw new ConfigError("concurrencyPerReceiver must be at least 1");
   if (retryDelaysMs.some((delayMs) => !(delayMs >= 0))) throw new ConfigError("retryDelaysMs must not be negative");
   const breaker = { ...defaultBreaker, ...options.breaker };
   if (!(breaker.failures >= 1)) throw new ConfigError("breaker: failures must be at least 1");
   const logger = redactingLogger(options.logger ?? console);
-  const watched = watchProviders(readProviders(options.providers), { storage, clock, logger });
+  const watched = watchProviders(readProviders(options.providers), {
+    storage,
+    clock,
+    logger,
+    timeoutMs: providerTimeoutMs,
+  });
   const { providers } = watched;
   const payUrl = (id: string): string => `${publicUrl}/pay/${id}`;
 
@@ -196,8 +210,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       seedHeaders,
       random,
     }),
-    checks: createChecks({ engine, contextOf, expiryHoldMs, claimMs: checkClaimMs }),
-    refunds,
+    dueWork: [...createChecks({ engine, contextOf, expiryHoldMs, claimMs: checkClaimMs }), ...refunds.due],
     pollIntervalMs,
     cleanUp:
       options.cleanUp === false

@@ -47,7 +47,8 @@ export interface WatchedProviders {
 /**
  * The same providers, watched: calls that throw, and states that are unknown for a reason, are counted in the storage. A
  * call that goes well writes nothing; one that fails does not wait for it. While one write is under way failures are
- * gathered, so a storm of them costs one write at a time.
+ * gathered, so a storm of them costs one write at a time. A call that does not end in time throws; what becomes of it later
+ * is dropped.
  */
 export function watchProviders(
   providers: ReadonlyMap<string, PaymentProvider>,
@@ -55,10 +56,12 @@ export function watchProviders(
     storage,
     clock,
     logger,
+    timeoutMs,
   }: {
     readonly storage: Pick<GatewayStorage, "recordProviderErrors">;
-    readonly clock: Pick<Clock, "now">;
+    readonly clock: Pick<Clock, "now" | "sleep">;
     readonly logger: Pick<Logger, "warn">;
+    readonly timeoutMs: number;
   },
 ): WatchedProviders {
   let gathered = new Map<string, ProviderErrors>();
@@ -94,6 +97,19 @@ export function watchProviders(
     return writing;
   }
 
+  async function inTime<T>(work: Promise<T>): Promise<T> {
+    const ended = new AbortController();
+    const tooLate = clock.sleep(timeoutMs, ended.signal).then(() => {
+      throw new Error(`no answer in ${timeoutMs / 1000} s`);
+    });
+    try {
+      return await Promise.race([work, tooLate]);
+    } finally {
+      tooLate.catch(() => undefined);
+      ended.abort();
+    }
+  }
+
   function watch(provider: PaymentProvider): PaymentProvider {
     const record = (call: string, message: string): void => {
       const at = clock.now();
@@ -105,9 +121,9 @@ export function watchProviders(
       });
       void flush();
     };
-    const told = async <T>(call: string, work: Promise<T>): Promise<T> => {
+    const told = async <T>(call: string, work: () => Promise<T>): Promise<T> => {
       try {
-        const result = await work;
+        const result = await inTime(work());
         const reason = reasonOf(result);
         if (reason !== undefined) record(call, reason);
         return result;
@@ -119,10 +135,10 @@ export function watchProviders(
     // Methods that the provider inherits stay, and those that it lacks stay absent.
     const watched: { -readonly [Name in keyof PaymentProvider]: PaymentProvider[Name] } = Object.create(provider);
     const { start, state, cancel, refund } = provider;
-    if (start) watched.start = (payment, context) => told("start", start.call(provider, payment, context));
-    if (state) watched.state = (payment, context) => told("state", state.call(provider, payment, context));
-    if (cancel) watched.cancel = (payment, context) => told("cancel", cancel.call(provider, payment, context));
-    if (refund) watched.refund = (request) => told("refund", refund.call(provider, request));
+    if (start) watched.start = (payment, context) => told("start", () => start.call(provider, payment, context));
+    if (state) watched.state = (payment, context) => told("state", () => state.call(provider, payment, context));
+    if (cancel) watched.cancel = (payment, context) => told("cancel", () => cancel.call(provider, payment, context));
+    if (refund) watched.refund = (request) => told("refund", () => refund.call(provider, request));
     return watched;
   }
 

@@ -1,14 +1,12 @@
 import { refundableMinor, reserveRefund, settleRefund } from "./decisions.ts";
-import { type Engine, forEachLimited, type RequestKey, resourceOf, toStorageKey } from "./engine.ts";
+import { createDueWork, type DueWork } from "./due-work.ts";
+import { type Engine, type RequestKey, resourceOf, toStorageKey } from "./engine.ts";
 import { randomId } from "./ids.ts";
 import { formatAmount } from "./money.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider, ProviderContext } from "./provider.ts";
 import { Refusal } from "./refusal.ts";
 import { type Refund, refundPatienceMs } from "./storage.ts";
-
-/** Refunds that one process asks about at the same time. */
-const askedAtOnce = 8;
 
 export interface RefundRequest {
   readonly merchant: string;
@@ -29,8 +27,8 @@ export function createRefunds(
 ): {
   refund(request: RefundRequest): Promise<RefundResult>;
   settleByHand(merchant: string, id: string, refundId: string, outcome: "succeeded" | "failed"): Promise<RefundResult>;
-  /** Asks about refunds whose outcome has been open for a while. Resolves to how many there were. */
-  settleDue(): Promise<number>;
+  /** Asks about refunds whose outcome has been open for a while, each provider's on their own. */
+  readonly due: readonly DueWork[];
 } {
   const { storage, clock, logger, providers, wake, ownPayment } = engine;
 
@@ -108,10 +106,15 @@ export function createRefunds(
       return { payment: await ownPayment(merchant, id), refund };
     },
 
-    async settleDue() {
-      const due = await storage.claimRefunds({ limit: 100, ttlMs: refundPatienceMs });
-      await forEachLimited(engine, "settling a refund", due, askedAtOnce, settle);
-      return due.length;
-    },
+    due: [...providers.values()]
+      .filter(({ refund }) => refund)
+      .map(({ name: provider }) =>
+        createDueWork<Refund>(engine, {
+          name: `gateway refunds ${provider}`,
+          claim: (limit) => storage.claimRefunds({ provider, limit, ttlMs: refundPatienceMs }),
+          claimMs: refundPatienceMs,
+          work: settle,
+        }),
+      ),
   };
 }

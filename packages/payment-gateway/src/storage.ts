@@ -348,14 +348,13 @@ export interface GatewayStorage {
   /** Gives the work of a key back: the next caller takes it over at once. */
   releaseKey(merchant: string, key: string): Promise<void>;
   /**
-   * Claims payments that are due for a check, the oldest first: those whose life has ended, and those that a provider
-   * wanted to be asked about. Nobody else gets them for `ttlMs`; then they are handed out again.
+   * Claims payments of one provider that are due for a check, the oldest first: those whose life has ended, and those that
+   * the provider wanted to be asked about. Nobody else gets them for `ttlMs`; then they are handed out again.
    */
   claimChecks(options: {
+    readonly provider: string;
     readonly limit: number;
     readonly ttlMs: number;
-    /** Providers whose payments are left alone. */
-    readonly exceptProviders?: readonly string[];
   }): Promise<readonly DueCheck[]>;
   /**
    * The next check comes after `delayMs`, also of a payment that has ended, and in any case when it expires; left out, only
@@ -366,10 +365,14 @@ export interface GatewayStorage {
   /** Keeps what a request for a refund is answered, unless an answer is kept, and resolves to the one that is kept. */
   keepRefundAnswer(id: string, answer: string): Promise<string>;
   /**
-   * Claims open refunds whose outcome is to be asked for, the oldest first. Nobody else gets them for `ttlMs` or a quarter
-   * of their age, whichever is longer; then, unless they were settled, they are handed out again.
+   * Claims open refunds of one provider whose outcome is to be asked for, the oldest first. Nobody else gets them for
+   * `ttlMs` or a quarter of their age, whichever is longer; then, unless they were settled, they are handed out again.
    */
-  claimRefunds(options: { readonly limit: number; readonly ttlMs: number }): Promise<readonly Refund[]>;
+  claimRefunds(options: {
+    readonly provider: string;
+    readonly limit: number;
+    readonly ttlMs: number;
+  }): Promise<readonly Refund[]>;
 
   /**
    * Events of a merchant after a position, in the order of positions. Positions are given after commit, so a reader

@@ -1,9 +1,8 @@
 import type { Job, JobEngine } from "@orderbridge/core";
-import type { createChecks } from "./checks.ts";
 import type { Deliverer } from "./delivery.ts";
+import type { DueWork } from "./due-work.ts";
 import type { Engine } from "./engine.ts";
 import type { CleanUpRule } from "./gateway.ts";
-import type { createRefunds } from "./refunds.ts";
 
 const dayMs = 86_400_000;
 /** Rows of each kind in one go of the clean-up. */
@@ -20,16 +19,15 @@ export interface WorkLoop {
 export function createWorkLoop({
   engine,
   deliverer,
-  checks,
-  refunds,
+  dueWork,
   pollIntervalMs,
   cleanUp,
   jobs: shareJobs,
 }: {
   readonly engine: Engine;
   readonly deliverer: Deliverer;
-  readonly checks: ReturnType<typeof createChecks>;
-  readonly refunds: Pick<ReturnType<typeof createRefunds>, "settleDue">;
+  /** Each keeps its own pace, so that a slow provider holds up no other. */
+  readonly dueWork: readonly DueWork[];
   readonly pollIntervalMs: number;
   readonly cleanUp: CleanUpRule | undefined;
   readonly jobs: ((jobs: readonly Job[]) => Pick<JobEngine, "run">) | undefined;
@@ -48,8 +46,7 @@ export function createWorkLoop({
 
   /** Each keeps its own pace, and may run in several processes: claims in the storage keep them apart. */
   const jobs: readonly Job[] = [
-    { name: "gateway checks", everyMs: pollIntervalMs, run: () => checks.checkDue() },
-    { name: "gateway refunds", everyMs: pollIntervalMs, run: async () => void (await refunds.settleDue()) },
+    ...dueWork.map(({ name, start }): Job => ({ name, everyMs: pollIntervalMs, run: ({ signal }) => start(signal) })),
     { name: "gateway clean-up", everyMs: dayMs, run: ({ signal }) => runCleanUp(signal) },
   ];
 
@@ -120,8 +117,12 @@ export function createWorkLoop({
   return {
     wake: () => wake(),
     async work() {
-      await attempt("checks", checks.checkDue);
-      await attempt("refunds", refunds.settleDue);
+      await Promise.all(
+        dueWork.map(async ({ name, start, ended }) => {
+          await attempt(name, start);
+          await ended();
+        }),
+      );
       if (clock.monotonicMs() >= nextCleanUpMs) {
         nextCleanUpMs = clock.monotonicMs() + dayMs;
         await attempt("clean-up", () => runCleanUp());
@@ -136,6 +137,7 @@ export function createWorkLoop({
       const stopHints = storage.hints?.listen(() => wake());
       const chores = shareJobs ? [shareJobs(jobs).run(signal)] : jobs.map((job) => repeat(job, signal));
       await Promise.all([deliverUntil(signal), ...chores]);
+      await Promise.all(dueWork.map(({ ended }) => ended()));
       await stopHints?.();
     },
   };

@@ -132,6 +132,7 @@ describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
       const { promise: resumed, resolve: resume } = Promise.withResolvers<void>();
       const provider = createBankProvider(banking.url);
       const first = start({
+        clock: { ...clock, sleep: () => new Promise(() => undefined) }, // nor does its own deadline wake it
         providers: [
           {
             ...provider,
@@ -160,6 +161,35 @@ describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
       await second.work();
       expect([told(ids[0]), told(ids[1])]).toEqual([["paid"], ["expired"]]);
       expect((await storage.historyOf(ids[0])).bookings).toHaveLength(1);
+    });
+
+    test("a process without the provider of a payment or refund leaves them to those that have it", async () => {
+      const able = start({
+        providers: [{ ...createBankProvider(banking.url, { askAfterMs: 5_000 }), refund: async () => "pending" }],
+      });
+      const [paid, unpaid] = [await create(able), await create(able)];
+      const lacking = start({ providers: [{ ...createBankProvider(banking.url), name: "another" }] });
+      bank.transfers.set(paid, { transactionId: "t1", amountMinor: 10_000n });
+      clock.advance(5_000);
+      await lacking.work();
+      await expect(lacking.payments.cancel("shop", paid)).rejects.toMatchObject({ code: "conflict" });
+      await able.work();
+      expect(told(paid)).toEqual(["paid"]);
+      await able.payments.refund({ merchant: "shop", id: paid });
+      clock.advance(3_600_000);
+      await lacking.work();
+      expect((await storage.getPayment(unpaid))?.status).toBe("pending");
+      await start().work(); // its bank says at once how the refund ended
+      expect([told(paid), told(unpaid)]).toEqual([["paid", "refunded"], ["expired"]]);
+    });
+
+    test("money whose report was lost is found when the payment is cancelled", async () => {
+      const gateway = start();
+      const id = await create(gateway);
+      bank.transfers.set(id, { transactionId: "t1", amountMinor: 10_000n });
+      await expect(gateway.payments.cancel("shop", id)).rejects.toMatchObject({ code: "conflict" });
+      await gateway.work();
+      expect(told(id)).toEqual(["paid"]);
     });
 
     test("a correction of the wall clock lets nothing expire for a while, and no webhook say another time than it was sent at", async () => {

@@ -131,9 +131,11 @@ describe.each(testDatabases())("an upgrade on $name", ({ name, skipped, open }) 
           );
         }
         const storage = createPaymentGatewayStorage(database);
-        const checks = await storage.claimChecks({ limit: 10, ttlMs: 1_000 });
+        const checks = await storage.claimChecks({ provider: "bank", limit: 10, ttlMs: 1_000 });
         expect(checks.map(({ payment, isOver }) => [payment.id, isOver])).toEqual([["over", true]]);
-        expect((await storage.claimRefunds({ limit: 10, ttlMs: 1_000 })).map(({ id }) => id)).toEqual(["re_1"]);
+        expect((await storage.claimRefunds({ provider: "bank", limit: 10, ttlMs: 1_000 })).map(({ id }) => id)).toEqual(
+          ["re_1"],
+        );
         const prompt = await storage.claimDeliveries({ limit: 10, ttlMs: 60_000, lane: "prompt" });
         const late = await storage.claimDeliveries({ limit: 10, ttlMs: 60_000, lane: "late" });
         expect([prompt, late].map((lane) => lane.map(({ eventId, merchant }) => [eventId, merchant]))).toEqual([

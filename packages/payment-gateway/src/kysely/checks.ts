@@ -30,10 +30,16 @@ export function createChecks(
   }
 
   return {
-    async claimChecks({ limit, ttlMs, exceptProviders = [] }) {
-      let due = db.selectFrom("gateway_payment").select("id").where("check_at", "<=", now());
-      if (exceptProviders.length > 0) due = due.where("provider", "not in", [...exceptProviders]);
-      const ids = (await due.orderBy("check_at").limit(limit).execute()).map(({ id }) => text(id));
+    async claimChecks({ provider, limit, ttlMs }) {
+      const due = await db
+        .selectFrom("gateway_payment")
+        .select("id")
+        .where("check_at", "<=", now())
+        .where("provider", "=", provider)
+        .orderBy("check_at")
+        .limit(limit)
+        .execute();
+      const ids = due.map(({ id }) => text(id));
       if (ids.length === 0) return [];
       const claimed = await claim("gateway_payment", ids, later(ttlMs));
       const rows = await db
@@ -67,13 +73,15 @@ export function createChecks(
       await update.execute();
     },
 
-    async claimRefunds({ limit, ttlMs }) {
+    async claimRefunds({ provider, limit, ttlMs }) {
       const due = await db
-        .selectFrom("gateway_refund")
-        .select("id")
-        .where("check_at", "<=", now())
-        .where("status", "=", "pending")
-        .orderBy("check_at")
+        .selectFrom("gateway_refund as r")
+        .innerJoin("gateway_payment as p", "p.id", "r.payment_id")
+        .select("r.id")
+        .where("r.check_at", "<=", now())
+        .where("r.status", "=", "pending")
+        .where("p.provider", "=", provider)
+        .orderBy("r.check_at")
         .limit(limit)
         .execute();
       if (due.length === 0) return [];

@@ -360,12 +360,12 @@ export function createPaymentGatewayMemoryStorage({
       const row = keys.get(rowKey(merchant, key));
       if (row && row.workEndsAt !== 0) row.workEndsAt = Math.min(row.workEndsAt, now());
     },
-    async claimChecks({ limit, ttlMs, exceptProviders = [] }) {
+    async claimChecks({ provider, limit, ttlMs }) {
       return [...checks]
         .filter(([, { at }]) => at <= now())
         .sort(([, left], [, right]) => left.at - right.at)
         .map(([id]) => payments.get(id) as Payment)
-        .filter(({ provider }) => !exceptProviders.includes(provider))
+        .filter((payment) => payment.provider === provider)
         .slice(0, limit)
         .map((payment) => {
           const claim = crypto.randomUUID();
@@ -399,8 +399,9 @@ export function createPaymentGatewayMemoryStorage({
       if (refunds.has(id)) refundAnswers.set(id, kept);
       return kept;
     },
-    async claimRefunds({ limit, ttlMs }) {
+    async claimRefunds({ provider, limit, ttlMs }) {
       const due = [...refunds.values()]
+        .filter(({ paymentId }) => payments.get(paymentId)?.provider === provider)
         .filter(({ id, status }) => status === "pending" && (refundChecks.get(id) ?? 0) <= now())
         .sort((left, right) => (refundChecks.get(left.id) ?? 0) - (refundChecks.get(right.id) ?? 0))
         .slice(0, limit);
