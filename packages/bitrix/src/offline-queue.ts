@@ -43,7 +43,11 @@ const portionSchema = v.object({
   events: v.array(rowSchema),
 });
 const bindingsSchema = v.array(
-  v.object({ event: v.string(), offline: v.fallback(v.union([v.number(), v.string(), v.boolean()]), 0) }),
+  v.object({
+    event: v.string(),
+    offline: v.fallback(v.union([v.number(), v.string(), v.boolean()]), 0),
+    connector_id: v.fallback(v.nullish(v.string()), undefined),
+  }),
 );
 const dataSchema = v.object({
   FIELDS: v.object({ ID: v.pipe(v.union([v.number(), v.string()]), v.transform(String)) }),
@@ -166,10 +170,19 @@ export function createOfflineQueue(options: OfflineQueueOptions): OfflineQueue {
   return {
     drain,
     async bind() {
-      const bound = read(bindingsSchema, await bitrix.call("event.get"), "event.get")
-        .filter(({ offline }) => Number(offline) === 1)
-        .map(({ event }) => event.toUpperCase());
-      const missing = Object.keys(topics).filter((event) => !bound.includes(event));
+      const bound = read(bindingsSchema, await bitrix.call("event.get"), "event.get").filter(
+        ({ event, offline }) => Number(offline) === 1 && event.toUpperCase() in topics,
+      );
+      // The portal keeps a queue for each connector, and only ours is read.
+      const isOwn = ({ connector_id: id }: (typeof bound)[number]) => id == null || id === (connector ?? "");
+      const others = new Set(bound.filter((one) => !isOwn(one)).map(({ connector_id: id }) => id));
+      if (others.size > 0) {
+        logger.warn("bitrix: offline events are bound with another connector too; nobody reads what it queues", {
+          connectors: [...others],
+        });
+      }
+      const ownEvents = new Set(bound.filter(isOwn).map(({ event }) => event.toUpperCase()));
+      const missing = Object.keys(topics).filter((event) => !ownEvents.has(event));
       for (const event of missing) {
         await bitrix.call("event.bind", { event, event_type: "offline", ...withConnector });
       }

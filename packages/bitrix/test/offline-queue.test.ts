@@ -50,6 +50,23 @@ test("binds what is missing, once, and makes changed deals due, funnel moves inc
   expect(portal.offline).toEqual([]);
 });
 
+test.each([
+  ["set", undefined, "shop"],
+  ["taken away", "shop", undefined],
+])("a connector that is %s later is bound anew, and the other queue is told of", async (_case, before, after) => {
+  const warnings: unknown[] = [];
+  const logger = { ...silentLogger, warn: (...line: unknown[]) => void warnings.push(line) };
+  const options = (connector: string | undefined) => (connector === undefined ? {} : { connector });
+  const { portal, bitrix, storage, queue } = await setUp({}, options(before), options(before));
+  await queue.bind();
+  const next = createOfflineQueue({ bitrix, storage, logger, ...options(after) });
+  expect(await next.bind()).toContain("ONCRMDEALUPDATE");
+  expect(await next.bind()).toEqual([]);
+  expect(warnings[0]).toMatchObject([expect.stringContaining("another connector"), { connectors: [before ?? ""] }]);
+  portal.addDeal({});
+  expect(await next.drain()).toBe(1);
+});
+
 test("a hundred changes of a deal are one row of the queue", async () => {
   const { portal, queue } = await setUp();
   await queue.bind();
