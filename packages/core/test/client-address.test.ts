@@ -1,16 +1,17 @@
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
-import { expect, test } from "vitest";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer, request as httpRequest } from "node:http";
+import { type AddressInfo, connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, test, vi } from "vitest";
 import { defineHandler } from "../src/index.ts";
-import { createAddressList, createClientAddress, toNodeListener } from "../src/node/index.ts";
+import { createAddressList, createClientAddress, toNodeListener, withRemoteAddress } from "../src/node/index.ts";
 
 const request = (remote: string | undefined, forwarded?: string): Request =>
-  new Request("http://localhost/", {
-    headers: {
-      ...(remote === undefined ? {} : { "x-orderbridge-remote-address": remote }),
-      ...(forwarded === undefined ? {} : { "x-forwarded-for": forwarded }),
-    },
-  });
+  withRemoteAddress(
+    new Request("http://localhost/", { headers: forwarded === undefined ? {} : { "x-forwarded-for": forwarded } }),
+    remote,
+  );
 
 test.each([
   ["the socket's address without a proxy", [], "203.0.113.7", "1.2.3.4", "203.0.113.7"],
@@ -42,6 +43,74 @@ test("the adapter overwrites an address that the client made up", async () => {
       headers: { "x-orderbridge-remote-address": "6.6.6.6", "x-forwarded-for": "6.6.6.6" },
     });
     expect(await answer.text()).toBe("127.0.0.1");
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
+/** What a client could send in place of the adapter's note. */
+const forged = { "x-orderbridge-remote-address": "194.187.247.152", "x-forwarded-for": "194.187.247.152" };
+
+test("believes no address that stands in a request which a platform hands over itself", () => {
+  const clientAddress = createClientAddress({ trustedProxies: ["194.187.247.152"] });
+  const bare = new Request("http://localhost/", { headers: forged });
+  expect(clientAddress(bare)).toBeUndefined();
+  expect(clientAddress(withRemoteAddress(bare, undefined))).toBeUndefined();
+  expect(clientAddress(withRemoteAddress(bare, "203.0.113.7"))).toBe("203.0.113.7");
+});
+
+test("an address survives the copies that frameworks make, keeps the body, and is known to another copy of the package", async () => {
+  const noted = withRemoteAddress(new Request("http://localhost/", { method: "POST", body: "x" }), "203.0.113.7");
+  const copy = new Request(noted);
+  expect(createClientAddress({ trustedProxies: [] })(copy)).toBe("203.0.113.7");
+  expect(await copy.text()).toBe("x");
+  vi.resetModules();
+  const other = await import("../src/node/index.ts");
+  expect(other.createClientAddress).not.toBe(createClientAddress);
+  expect(other.createClientAddress({ trustedProxies: [] })(request("203.0.113.7"))).toBe("203.0.113.7");
+});
+
+test("over a Unix socket nobody has an address, whatever the client wrote", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "orderbridge-socket-"));
+  const clientAddress = createClientAddress({ trustedProxies: [] });
+  const server = createServer(toNodeListener(async (incoming) => new Response(clientAddress(incoming) ?? "none")));
+  const socketPath = join(folder, "http.sock");
+  await new Promise<void>((resolve) => server.listen(socketPath, resolve));
+  try {
+    const text = await new Promise<string>((resolve, reject) => {
+      httpRequest({ socketPath, headers: forged }, (response) => {
+        response.setEncoding("utf8").once("data", resolve);
+      })
+        .on("error", reject)
+        .end();
+    });
+    expect(text).toBe("none");
+  } finally {
+    server.closeAllConnections();
+    server.close();
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("a connection that was reset before the listener ran has no address, whatever the client wrote", async () => {
+  const clientAddress = createClientAddress({ trustedProxies: [] });
+  const seen = Promise.withResolvers<string | undefined>();
+  const listener = toNodeListener(async (incoming) => {
+    seen.resolve(clientAddress(incoming));
+    return new Response();
+  });
+  const server = createServer(async (incoming, outgoing) => {
+    await new Promise((resolve) => incoming.socket.once("close", resolve)); // a slow middleware
+    await listener(incoming, outgoing);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  try {
+    const client = connect((server.address() as AddressInfo).port, "127.0.0.1");
+    const head = Object.entries({ host: "localhost", ...forged }).map(([name, value]) => `${name}: ${value}\r\n`);
+    server.once("request", () => client.resetAndDestroy());
+    client.write(`GET / HTTP/1.1\r\n${head.join("")}\r\n`);
+    expect(await seen.promise).toBeUndefined();
   } finally {
     server.closeAllConnections();
     server.close();

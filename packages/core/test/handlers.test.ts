@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { createServer, request as httpRequest } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, connect } from "node:net";
 import { gzipSync } from "node:zlib";
 import "reflect-metadata";
 import { Module } from "@nestjs/common";
@@ -205,8 +205,10 @@ describe.each(platforms)("on %s", (_name, start) => {
     expect(errors).toEqual([new Error("secret detail")]);
   });
 
-  test("answers an error to a request target that is no address", async () => {
-    expect([400, 404, 500]).toContain(await requestTarget(served.url, "//"));
+  test("takes no part of a request target for a host", async () => {
+    // Express and Koa mount by path and know none of these; the others have their own rules for the first two.
+    const statuses = await Promise.all(["//hook/x", "//u:p@h/x", "//"].map((path) => requestTarget(served.url, path)));
+    for (const status of statuses) expect([202, 404]).toContain(status);
   });
 });
 
@@ -234,6 +236,73 @@ function requestTarget(url: string, path: string): Promise<number | undefined> {
       .end();
   });
 }
+
+test.each([
+  ["//x/admin?a=1", 200, "//x/admin?a=1"],
+  ["//", 200, "//"],
+  ["//u:p@h/x", 200, "//u:p@h/x"],
+  ["/\\\\x/admin", 200, "///x/admin"],
+  ["http://x/admin?a=1", 200, "/admin?a=1"],
+  ["http://x//y/admin", 200, "//y/admin"],
+  ["http://[/admin", 400, ""],
+])("the path of a request target %s is what a proxy sees", async (target, status, expected) => {
+  const where: FetchHandler = async ({ url }) => {
+    const { host, pathname, search } = new URL(url);
+    return new Response(`${host} ${pathname}${search}`);
+  };
+  const served = await serve(createServer(toNodeListener(where, { logger: silent })));
+  const { hostname, port } = new URL(served.url);
+  const answer = await new Promise<string>((resolve, reject) => {
+    const socket = connect(Number(port), hostname);
+    let text = "";
+    socket.setEncoding("utf8").on("data", (piece) => {
+      text += piece;
+    });
+    socket.on("close", () => resolve(text)).on("error", reject);
+    socket.write(`GET ${target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`);
+  });
+  expect(answer).toContain(`HTTP/1.1 ${status} `);
+  if (status === 200) expect(answer).toContain(`localhost ${expected}`);
+  await served.close();
+});
+
+test("a long answer to a slow client leaves no listeners behind", async () => {
+  let pieces = 0;
+  let most = 0;
+  const long = new ReadableStream({
+    pull(controller) {
+      if (++pieces > 40) controller.close();
+      else controller.enqueue(new Uint8Array(1_000_000));
+    },
+  });
+  const listener = toNodeListener(async () => new Response(long));
+  const served = await serve(
+    createServer(async (incoming, outgoing) => {
+      outgoing.on("drain", () => {
+        most = Math.max(most, outgoing.listenerCount("close"));
+      });
+      await listener(incoming, outgoing);
+    }),
+  );
+  expect((await (await fetch(served.url)).arrayBuffer()).byteLength).toBe(40_000_000);
+  expect(most).toBeGreaterThan(0);
+  expect(most).toBeLessThan(5);
+  await served.close();
+});
+
+test("a log line of the adapter holds no credentials", async () => {
+  const messages: unknown[] = [];
+  const listener = toNodeListener(
+    async () => {
+      throw new Error("no answer from https://u:pa55@host/");
+    },
+    { logger: { error: (_text, fields) => messages.push(fields) } },
+  );
+  const served = await serve(createServer(listener));
+  expect((await fetch(served.url)).status).toBe(500);
+  expect(messages).toEqual([{ error: "no answer from https://[redacted]@host/" }]);
+  await served.close();
+});
 
 test("a body that Express has already parsed is told, with what to do", async () => {
   const messages: unknown[] = [];

@@ -1,7 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type FetchHandler, silentLogger } from "@orderbridge/core";
-import { remoteAddressHeader } from "@orderbridge/core/node";
+import { withRemoteAddress } from "@orderbridge/core/node";
 import { listen } from "@orderbridge/core/testing";
 import { chromium } from "playwright-core";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -33,8 +33,7 @@ interface Page {
 async function call(path: string, init: RequestInit = {}, address = "203.0.113.7"): Promise<Page> {
   const request = new Request(`https://pay.example${path}`, init);
   if (cookie !== "" && !request.headers.has("cookie")) request.headers.set("cookie", cookie);
-  request.headers.set(remoteAddressHeader, address);
-  const response = await world.gateway.handle(request);
+  const response = await world.gateway.handle(withRemoteAddress(request, address));
   return { status: response.status, headers: response.headers, html: await response.text() };
 }
 const open = (path: string) => call(path);
@@ -350,10 +349,13 @@ describe("providers with attempts", () => {
     try {
       const at = (path: string, fields?: Readonly<Record<string, string>>, headers: Record<string, string> = {}) =>
         till.gateway.handle(
-          new Request(`https://pay.example${path}`, {
-            headers: { ...headers, [remoteAddressHeader]: "203.0.113.7" },
-            ...(fields ? { method: "POST", body: new URLSearchParams(fields) } : {}),
-          }),
+          withRemoteAddress(
+            new Request(`https://pay.example${path}`, {
+              headers,
+              ...(fields ? { method: "POST", body: new URLSearchParams(fields) } : {}),
+            }),
+            "203.0.113.7",
+          ),
         );
       const { payment } = await till.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
       fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: ({ url }) => url.includes("/v2/payment") });

@@ -1,11 +1,11 @@
 import type { Clock } from "@orderbridge/core";
-import { createClientAddress, remoteAddressHeader } from "@orderbridge/core/node";
+import { createClientAddress, withRemoteAddress } from "@orderbridge/core/node";
 import { type FakeClock, fetchFrom } from "@orderbridge/core/testing";
-import { createRobokassa } from "@orderbridge/robokassa";
+import { createRobokassa, type OperationState } from "@orderbridge/robokassa";
 import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type TestDatabase, testDatabases } from "../../core/test/databases.ts";
-import type { PaymentProvider } from "../src/index.ts";
+import type { Payment, PaymentProvider } from "../src/index.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createKaspiBillerProvider } from "../src/providers/kaspi-biller.ts";
@@ -54,9 +54,11 @@ async function kaspiBiller(): Promise<ProviderCaseContext> {
   const { send, repeat } = sender();
   let txnId = 123_456_789_012_345_600n;
   const call = (account: string | undefined, address: string): Request =>
-    new Request(
-      `https://pay.example/providers/kaspi-biller?command=pay&txn_id=${++txnId}&account=${account}&sum=15980.00&txn_date=20261101050000`,
-      { headers: { [remoteAddressHeader]: address } },
+    withRemoteAddress(
+      new Request(
+        `https://pay.example/providers/kaspi-biller?command=pay&txn_id=${++txnId}&account=${account}&sum=15980.00&txn_date=20261101050000`,
+      ),
+      address,
     );
   return {
     gateway,
@@ -75,13 +77,20 @@ async function openRobokassa({
   method = "POST",
   test = false,
   refunds = false,
+  password2 = passwords.password2,
+  reading = (answer: OperationState) => answer,
 }: {
   method?: "POST" | "GET";
   test?: boolean;
   refunds?: boolean;
+  /** What the gateway believes it to be. */
+  password2?: string;
+  /** How an answer of OpStateExt is read. */
+  reading?: (answer: OperationState) => OperationState;
 } = {}) {
   const third = refunds ? { password3: "live-three" } : {};
   const shop = { login: "demo-shop", ...passwords, ...third, resultUrl, resultMethod: method };
+  const memory = { isLost: false };
   let last: Request | undefined;
   let lastAnswer = new Response();
   const deliver = async (request: Request): Promise<Response> => {
@@ -99,10 +108,20 @@ async function openRobokassa({
     login: "demo-shop",
     ...passwords,
     ...third,
+    password2,
     test,
-    fetch: fetchFrom(fake.handle),
+    // Robokassa answers by what it knows of another id, once it has forgotten this one.
+    fetch: fetchFrom((request) =>
+      fake.handle(memory.isLost && request.url.includes("/GetState?") ? new Request(`${request.url}-other`) : request),
+    ),
   });
-  const provider = createRobokassaProvider({ robokassa, currency: "RUB", firstInvId: 3_000_000_000n, refunds });
+  const provider = createRobokassaProvider({
+    robokassa: { ...robokassa, operationState: async (invId) => reading(await robokassa.operationState(invId)) },
+    currency: "RUB",
+    firstInvId: 3_000_000_000n,
+    refunds,
+    clock,
+  });
   const { gateway } = await open(provider);
   const context: ProviderCaseContext = {
     gateway,
@@ -143,7 +162,7 @@ async function openRobokassa({
       return world.gateway.handle(new Request(resultUrl, { method: "POST", body }));
     },
   };
-  return { ...context, fake };
+  return { ...context, fake, memory };
 }
 
 describe.each([
@@ -343,6 +362,213 @@ describe("robokassa", () => {
     fake.configure({ resultUrl });
     expect((await fake.redeliver(lost.payment.session ?? ""))?.accepted).toBe(true);
     expect((await world.gateway.payments.get("shop", lost.payment.id))?.paidMinor).toBe(50_000n);
+  });
+
+  const get = async (id: string) => {
+    const payment = await world.gateway.payments.get("shop", id);
+    if (!payment) throw new Error("there is no such payment");
+    return payment;
+  };
+  const urlOf = (provider: PaymentProvider, payment: Payment) => {
+    const step = provider.payerStep(payment);
+    return { url: step.kind === "link" ? step.url : "" };
+  };
+  const pass = async (ms: number, stepMs: number) => {
+    for (let passed = 0; passed < ms; passed += stepMs) {
+      world.clock.advance(stepMs);
+      await world.gateway.work();
+    }
+  };
+  const day = 86_400_000;
+
+  test.each([
+    [20, /20.*held/],
+    [50, /50.*20 minutes/],
+    [80, /80.*stopped/],
+  ] as const)(
+    "state %i calls a person, is asked ever more rarely, and money that comes after all takes the call back",
+    async (code, why) => {
+      const { fake, provider } = await openRobokassa();
+      const { payment } = await create();
+      fake.configure({ resultUrl: "" });
+      await fake.pay(urlOf(provider, payment));
+      fake.setState(payment.session ?? "", code);
+      await pass(2 * day, 600_000);
+      expect(await get(payment.id)).toMatchObject({ status: "pending", needsAttention: expect.stringMatching(why) });
+      expect(fake.journal.count("OpStateExt")).toBeLessThan(40);
+      fake.setState(payment.session ?? "", 100);
+      await pass(day, 600_000);
+      expect(await get(payment.id)).toMatchObject({ status: "paid", paidMinor: 50_000n });
+      expect((await get(payment.id)).needsAttention).toBeUndefined();
+    },
+  );
+
+  test("money on its way for less than 20 minutes calls nobody", async () => {
+    const { fake, provider } = await openRobokassa();
+    const { payment } = await create();
+    await pass(3_300_000, 300_000);
+    fake.configure({ resultUrl: "" });
+    await fake.pay(urlOf(provider, payment));
+    fake.setState(payment.session ?? "", 50);
+    await pass(600_000, 60_000);
+    expect(await get(payment.id)).toMatchObject({ status: "pending" });
+    expect((await get(payment.id)).needsAttention).toBeUndefined();
+  });
+
+  test("a test under the same number calls a person; the payment does not expire", async () => {
+    const { fake, provider } = await openRobokassa();
+    const { payment } = await create();
+    fake.configure({ resultUrl: "" });
+    await fake.pay(urlOf(provider, payment));
+    await fake.pay({ invId: payment.session ?? "", outSum: "1.00", test: true });
+    await pass(2 * day, 600_000);
+    expect(await get(payment.id)).toMatchObject({
+      status: "pending",
+      needsAttention: expect.stringMatching(/answers 4 for the number 3000000000.*test/),
+    });
+  });
+
+  test.each<readonly [string, Parameters<typeof openRobokassa>[0], boolean]>([
+    ["a wrong password 2", { password2: "wrong" }, true],
+    ["a shop that is not active", {}, false],
+  ])("%s is counted as an error with its reason, and asked about ever more rarely", async (_name, options, active) => {
+    const { fake } = await openRobokassa(options);
+    const { payment } = await create();
+    fake.configure({ active });
+    await pass(day, 300_000);
+    const [errors] = await world.storage.providerErrors(new Date(0));
+    expect([(await get(payment.id)).status, errors?.last.message]).toEqual([
+      "pending",
+      expect.stringMatching(/OpStateExt answers [12]: /),
+    ]);
+    expect(fake.journal.count("OpStateExt")).toBeLessThan(40);
+  });
+
+  test.each<readonly [string, (answer: OperationState) => OperationState]>([
+    ["with the Shp fields in the answer", (answer) => answer],
+    ["without them", (answer) => ("shp" in answer ? { ...answer, shp: {} } : answer)],
+  ])("a former payment of another system under the same number is no money of this one, %s", async (_name, reading) => {
+    const { fake } = await openRobokassa({ reading });
+    await fake.pay({ invId: "3000000000", outSum: "250.00", shp: { Shp_payment: "another-systems-id" } });
+    await pass(30 * day, day);
+    const { payment } = await create();
+    expect(payment.session).toBe("3000000000");
+    await pass(2 * day, 600_000);
+    expect(await get(payment.id)).toMatchObject({
+      status: "expired",
+      paidMinor: 0n,
+      needsAttention: expect.stringContaining("firstInvId"),
+    });
+  });
+
+  test("an operation that may be this payment's, in an answer without Shp fields, is for a person: neither booked nor expired", async () => {
+    const { fake, provider } = await openRobokassa({
+      reading: (answer) => ("shp" in answer ? { ...answer, shp: {} } : answer),
+    });
+    const { payment } = await create();
+    fake.configure({ resultUrl: "" });
+    await fake.pay(urlOf(provider, payment));
+    await pass(2 * day, 600_000);
+    expect(await get(payment.id)).toMatchObject({
+      status: "pending",
+      paidMinor: 0n,
+      needsAttention: expect.stringContaining("without Shp_payment"),
+    });
+    // Robokassa's own notification, signed with the field, settles it.
+    fake.configure({ resultUrl });
+    await fake.redeliver(payment.session ?? "");
+    expect(await get(payment.id)).toMatchObject({ status: "paid", paidMinor: 50_000n });
+    expect((await get(payment.id)).needsAttention).toBeUndefined();
+  });
+
+  test("a payment that was paid, though nobody told us, cannot be cancelled: it is booked", async () => {
+    const { fake, provider, gateway } = await openRobokassa();
+    const { payment } = await create();
+    fake.configure({ resultUrl: "" });
+    await fake.pay(urlOf(provider, payment));
+    await expect(gateway.payments.cancel("shop", payment.id)).rejects.toThrow("has money");
+    expect(await get(payment.id)).toMatchObject({ status: "paid", paidMinor: 50_000n, late: false });
+  });
+
+  test.each(["cancelled", "expired"] as const)(
+    "a buyer who is at his bank when the payment is %s, and whose notification is lost, is found within a day",
+    async (end) => {
+      const { fake, provider, gateway } = await openRobokassa();
+      const { payment } = await create();
+      fake.configure({ resultUrl: "" });
+      if (end === "expired") await pass(3_500_000, 500_000);
+      await fake.confirm(urlOf(provider, payment));
+      if (end === "cancelled") await gateway.payments.cancel("shop", payment.id);
+      await pass(2_400_000, 300_000);
+      // For an hour past its life the payment waits for the buyer.
+      expect((await get(payment.id)).status).toBe(end === "cancelled" ? "cancelled" : "processing");
+      await pass(5_400_000, 300_000);
+      expect((await get(payment.id)).status).toBe(end);
+      fake.setState(payment.session ?? "", 100);
+      await pass(day, 600_000);
+      expect(await get(payment.id)).toMatchObject({ status: "paid", late: true, paidMinor: 50_000n });
+    },
+  );
+
+  test("a link that nobody opened is asked about three times in all", async () => {
+    const { fake } = await openRobokassa();
+    const { payment } = await create();
+    await pass(10 * day, 600_000);
+    expect([(await get(payment.id)).status, fake.journal.count("OpStateExt")]).toEqual(["expired", 3]);
+  });
+
+  test.each<
+    readonly [
+      string,
+      Partial<Extract<OperationState, { found: true }>> | { found: false; reason: "ambiguous"; code: "4" },
+    ]
+  >([
+    ["two operations have its number", { found: false, reason: "ambiguous", code: "4" }],
+    ["its operation has no OpKey", { opKey: undefined }],
+    ["its number is another's", { shp: { Shp_payment: "another-systems-id" } }],
+  ])("a refund that cannot be asked for, because %s, calls a person, who ends it", async (_name, change) => {
+    let isTroubled = true;
+    const { fake, pay, gateway, settleRefunds } = await openRobokassa({
+      refunds: true,
+      reading: (answer) => (isTroubled ? ({ ...answer, ...change } as OperationState) : answer),
+    });
+    const { payment } = await create();
+    await pay(payment);
+    const refundOf = (amountMinor: bigint) =>
+      gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor });
+    const [given, kept, sent] = [await refundOf(10_000n), await refundOf(5_000n), await refundOf(7_000n)];
+    await settleRefunds?.();
+    expect(await get(payment.id)).toMatchObject({
+      refundingMinor: 22_000n,
+      needsAttention: expect.stringContaining("refund"),
+    });
+    await gateway.payments.settleRefund("shop", payment.id, given.refund.id, "succeeded");
+    await pass(600_000, 60_000);
+    await gateway.payments.settleRefund("shop", payment.id, kept.refund.id, "failed");
+    expect(await get(payment.id)).toMatchObject({ refundedMinor: 10_000n, refundingMinor: 7_000n });
+    expect(fake.refunds).toEqual([]);
+    // Once Robokassa tells its operation the third one goes out.
+    isTroubled = false;
+    for (let rounds = 0; rounds < 20; rounds++) await settleRefunds?.();
+    expect((await gateway.payments.get("shop", payment.id))?.refundedMinor).toBe(17_000n);
+    expect([fake.refunds.length, sent.refund.amountMinor, (await get(payment.id)).needsAttention]).toEqual([
+      1,
+      7_000n,
+      undefined,
+    ]);
+  });
+
+  test("a refund whose request Robokassa has forgotten calls a person, who ends it", async () => {
+    const { memory, pay, gateway } = await openRobokassa({ refunds: true });
+    const { payment } = await create();
+    await pay(payment);
+    const { refund } = await gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor: 20_000n });
+    memory.isLost = true;
+    await pass(day, 600_000);
+    const { needsAttention, refundingMinor } = await get(payment.id);
+    expect([refundingMinor, needsAttention]).toEqual([20_000n, expect.stringContaining("refund")]);
+    await gateway.payments.settleRefund("shop", payment.id, refund.id, "succeeded");
+    expect(await get(payment.id)).toMatchObject({ refundedMinor: 20_000n, refundingMinor: 0n });
   });
 
   test.each([

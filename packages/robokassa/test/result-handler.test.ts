@@ -1,4 +1,5 @@
 import { silentLogger } from "@orderbridge/core";
+import { withRemoteAddress } from "@orderbridge/core/node";
 import { createFakeClock } from "@orderbridge/core/testing";
 import { expect, test } from "vitest";
 import { createResultHandler, createRobokassa, type OnPaid, robokassaAddresses } from "../src/index.ts";

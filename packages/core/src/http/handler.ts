@@ -64,7 +64,7 @@ export function defineHandler(
       try {
         onError(error, request);
       } catch (reportError) {
-        logger.error("onError itself failed", { error: String(reportError) });
+        logger.error("onError itself failed", { error: redactText(String(reportError)) });
       }
       return new Response(null, { status: 500 });
     }

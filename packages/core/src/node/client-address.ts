@@ -1,11 +1,38 @@
 import { BlockList, isIP } from "node:net";
 import { ConfigError } from "../errors.ts";
 
+/** A header, because it survives the copies that frameworks make of a request. */
+const headerName = "x-orderbridge-remote-address";
+/** Under a global name, so that two copies of the package in one process believe each other. */
+const proofKey = Symbol.for("orderbridge.remote-address-proof");
+
+/** What no client can know: drawn once per process, in front of each address. */
+function proof(): string {
+  const globals = globalThis as { [proofKey]?: string };
+  globals[proofKey] ??= crypto.randomUUID();
+  return `${globals[proofKey]} `;
+}
+
 /**
- * The address of the socket's other end, set by `toNodeListener` on every request (a value that the client sent under
- * this name is overwritten). Behind a proxy it is the proxy's.
+ * Notes in `headers` who is at the other end of the connection; `undefined` when nobody knows. Whatever the client sent
+ * in its place is gone.
  */
-export const remoteAddressHeader = "x-orderbridge-remote-address";
+export function setRemoteAddress(headers: Headers, address: string | undefined): void {
+  if (address === undefined) headers.delete(headerName);
+  else headers.set(headerName, `${proof()}${address}`);
+}
+
+/**
+ * A copy of the request that says from which address its connection came, as `toNodeListener` does: for platforms that
+ * call a handler themselves and know the address (`server.requestIP` of Bun, `info.remoteAddr` of Deno), and for tests.
+ *
+ * @param address Without a port. Never text that the client sent: it is believed.
+ */
+export function withRemoteAddress(request: Request, address: string | undefined): Request {
+  const copy = new Request(request);
+  setRemoteAddress(copy.headers, address);
+  return copy;
+}
 
 export interface AddressList {
   /** An IPv4 address and its IPv6-mapped form are the same; anything that is not an address is not in the list. */
@@ -41,7 +68,8 @@ export function createAddressList(entries: readonly string[]): AddressList {
  * Tells a request's client address. `X-Forwarded-For` is believed only as far as it was written by trusted proxies:
  * it is read from its end, and the first address that is not a trusted proxy is the client's.
  *
- * Only for requests that came through `toNodeListener` or `toFastifyPlugin`; others have no address (`undefined`).
+ * Only for requests that came through `toNodeListener`, `toFastifyPlugin` or {@link withRemoteAddress}; others have no
+ * address (`undefined`), nor has what came over a Unix socket or a connection that was gone before the listener ran.
  */
 export function createClientAddress({
   trustedProxies,
@@ -50,7 +78,8 @@ export function createClientAddress({
 }): (request: Request) => string | undefined {
   const trusted = createAddressList(trustedProxies);
   return (request) => {
-    let address = request.headers.get(remoteAddressHeader) ?? undefined;
+    const noted = request.headers.get(headerName) ?? "";
+    let address = noted.startsWith(proof()) ? noted.slice(proof().length) : undefined;
     const forwarded = (request.headers.get("x-forwarded-for") ?? "").split(",").map((part) => bareAddress(part.trim()));
     while (address !== undefined && trusted.has(address) && forwarded.length > 0) {
       const previous = forwarded.pop() as string;

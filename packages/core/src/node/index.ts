@@ -1,9 +1,11 @@
+import { once } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { ConsumedBodyError, type FetchHandler } from "../http/handler.ts";
+import { redactText } from "../http/redact.ts";
 import type { Logger } from "../ports.ts";
-import { remoteAddressHeader } from "./client-address.ts";
+import { setRemoteAddress } from "./client-address.ts";
 
-export { type AddressList, createAddressList, createClientAddress, remoteAddressHeader } from "./client-address.ts";
+export { type AddressList, createAddressList, createClientAddress, withRemoteAddress } from "./client-address.ts";
 
 export interface NodeListenerOptions {
   /** @defaultValue console */
@@ -18,17 +20,22 @@ export function toNodeListener(
   handler: FetchHandler,
   { logger = console }: NodeListenerOptions = {},
 ): (request: IncomingMessage, response: ServerResponse) => Promise<void> {
-  return async (incoming, outgoing) => {
+  return async (incoming: IncomingMessage & { originalUrl?: string }, outgoing) => {
     const gone = new AbortController();
     outgoing.once("close", () => {
       if (!outgoing.writableFinished) gone.abort(new Error("the client went away"));
     });
     try {
-      const answer = await handler(toRequest(incoming, gone.signal));
-      await send(answer, outgoing, incoming.method === "HEAD");
+      const url = toUrl(incoming.originalUrl ?? incoming.url ?? "/");
+      if (!url) {
+        outgoing.writeHead(400).end();
+        return;
+      }
+      const answer = await handler(toRequest(incoming, url, gone.signal));
+      await send(answer, outgoing, { headOnly: incoming.method === "HEAD", gone: gone.signal });
     } catch (error) {
       logger.error("request failed before its handler", {
-        error: error instanceof Error ? error.message : String(error),
+        error: redactText(error instanceof Error ? error.message : String(error)),
       });
       if (!outgoing.headersSent) outgoing.writeHead(500).end();
       else outgoing.destroy();
@@ -36,15 +43,28 @@ export function toNodeListener(
   };
 }
 
-function toRequest(incoming: IncomingMessage & { originalUrl?: string }, signal: AbortSignal): Request {
+/**
+ * Path and query of a request target as a proxy before us has read them: `//x/admin` is a path, not the host `x`. Scheme
+ * and host are the client's claim, so they are left out. `undefined` for what is no target.
+ */
+function toUrl(target: string): URL | undefined {
+  const origin = "http://localhost";
+  if (target.startsWith("/")) return new URL(origin + target);
+  if (!URL.canParse(target, origin)) return undefined;
+  const { pathname, search } = new URL(target, origin);
+  const url = new URL(origin);
+  url.pathname = pathname;
+  url.search = search;
+  return url;
+}
+
+function toRequest(incoming: IncomingMessage, url: URL, signal: AbortSignal): Request {
   if (incoming.readableDidRead) throw new ConsumedBodyError();
-  // Scheme and host of a request are the client's claim; handlers use the path and the query only.
-  const url = new URL(incoming.originalUrl ?? incoming.url ?? "/", "http://localhost");
   const headers = new Headers();
   for (const [name, values] of Object.entries(incoming.headersDistinct)) {
     for (const value of values ?? []) headers.append(name, value);
   }
-  if (incoming.socket.remoteAddress) headers.set(remoteAddressHeader, incoming.socket.remoteAddress);
+  setRemoteAddress(headers, incoming.socket.remoteAddress);
   const method = incoming.method ?? "GET";
   const hasBody = method !== "GET" && method !== "HEAD";
   return new Request(url, {
@@ -77,7 +97,11 @@ function toBody(incoming: IncomingMessage): ReadableStream<Uint8Array> {
   );
 }
 
-async function send(answer: Response, outgoing: ServerResponse, headOnly: boolean): Promise<void> {
+async function send(
+  answer: Response,
+  outgoing: ServerResponse,
+  { headOnly, gone }: { readonly headOnly: boolean; readonly gone: AbortSignal },
+): Promise<void> {
   const headers: Record<string, string | string[]> = Object.fromEntries(answer.headers);
   const cookies = answer.headers.getSetCookie();
   if (cookies.length > 0) headers["set-cookie"] = cookies;
@@ -88,7 +112,7 @@ async function send(answer: Response, outgoing: ServerResponse, headOnly: boolea
   }
   for await (const chunk of answer.body) {
     if (outgoing.destroyed) return;
-    if (!outgoing.write(chunk)) await new Promise((resolve) => outgoing.once("drain", resolve).once("close", resolve));
+    if (!outgoing.write(chunk)) await once(outgoing, "drain", { signal: gone }).catch(() => undefined); // it is gone
   }
   outgoing.end();
 }

@@ -1,5 +1,5 @@
 import type { FetchHandler } from "@orderbridge/core";
-import { remoteAddressHeader } from "@orderbridge/core/node";
+import { withRemoteAddress } from "@orderbridge/core/node";
 
 export interface BillerReply {
   /** The bank's result number; `undefined` when the answer was none of the protocol: the bank calls again. */
@@ -50,7 +50,7 @@ export function createFakeKaspiBiller({
     for (let calls = 1; ; calls++) {
       const target = new URL(url);
       for (const [name, value] of Object.entries(parameters)) target.searchParams.set(name, value);
-      const response = await deliver(new Request(target, { headers: { [remoteAddressHeader]: address } }));
+      const response = await deliver(withRemoteAddress(new Request(target), address));
       text = await response.text();
       const reply = response.status === 200 ? readReply(text) : undefined;
       if (reply) return { ...reply, calls, text };
