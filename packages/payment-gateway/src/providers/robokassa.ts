@@ -1,8 +1,8 @@
-import { ConfigError, SdkError } from "@orderbridge/core";
-import type { Robokassa } from "@orderbridge/robokassa";
+import { type Clock, ConfigError, SdkError, systemClock } from "@orderbridge/core";
+import type { OperationState, Robokassa } from "@orderbridge/robokassa";
 import { type Currency, formatAmount, parseAmount } from "../money.ts";
 import type { Payment } from "../payment.ts";
-import type { PaymentProvider, ProviderContext, ReportedMoney } from "../provider.ts";
+import type { PaymentProvider, ProviderContext, ProviderState, ReportedMoney } from "../provider.ts";
 
 export interface RobokassaProviderOptions {
   /** `createRobokassa(…)` of `@orderbridge/robokassa`. */
@@ -12,27 +12,56 @@ export interface RobokassaProviderOptions {
   readonly refunds?: boolean;
   /** The currency of the shop's contract: `RUB`, or `KZT` for a shop in Kazakhstan. */
   readonly currency: Extract<Currency, "RUB" | "KZT">;
-  /** Lowest number that this gateway uses; another system on the same shop must stay below it. @defaultValue 1n */
+  /**
+   * Lowest number that this gateway uses. A number is good for one payment of the shop, whoever sent it: another system,
+   * a test gateway, and a gateway whose database was lost need ranges that do not meet. @defaultValue 1n
+   */
   readonly firstInvId?: bigint;
+  readonly clock?: Pick<Clock, "now">;
 }
 
 /** Robokassa compares names of these fields without regard to case and signs their values. */
 const paymentField = "Shp_payment";
+const paymentIdOf = (shp: Readonly<Record<string, string>>): string | undefined =>
+  Object.entries(shp).find(([name]) => name.toLowerCase() === paymentField.toLowerCase())?.[1];
+
+const minuteMs = 60_000;
+const hourMs = 60 * minuteMs;
+const dayMs = 24 * hourMs;
 
 /**
  * Robokassa: the pay page links to it, ResultURL is `<publicUrl>/providers/robokassa/result`. A signed field carries
- * our payment's id, so a notification finds its payment also when another InvId of the shop has the same number.
+ * our payment's id, so nothing that another system did under the same InvId is taken for this payment.
  *
- * Robokassa cannot cancel a link: a cancelled payment that is paid all the same is booked and told. It has no key that
+ * Robokassa cannot cancel a link: before a payment is cancelled or expires Robokassa is asked, an hour and a day later it is
+ * asked again, and money that came all the same is booked and told. A state that only support can tell (held, being
+ * credited for 20 minutes, stopped, two operations of one number) calls a person. It has no key that
  * would make a refund safe to repeat and no list of refunds, so one whose answer was lost is never asked for again: its sum
  * stays reserved and a person looks into the cabinet.
  *
  * @see docs.robokassa.ru, "Notifications" and "XML interfaces" (read 2025-11)
  */
 export function createRobokassaProvider(options: RobokassaProviderOptions): PaymentProvider {
-  const { robokassa, currency, firstInvId = 1n, refunds = false } = options;
+  const { robokassa, currency, firstInvId = 1n, refunds = false, clock = systemClock } = options;
   if (refunds && !robokassa.refunds) throw new ConfigError("refunds: robokassa has none");
   if (firstInvId < 1n) throw new ConfigError("firstInvId must be at least 1");
+
+  async function state(payment: Payment, context: ProviderContext): Promise<ProviderState> {
+    // Robokassa's books know no test payments, and none whose link was never opened.
+    const { invId } = readSession(payment);
+    if (payment.test || invId === "") return { state: "waiting" };
+    const nowMs = clock.now().getTime();
+    const remote = await robokassa.operationState(invId);
+    const { answer, attention } = judge(payment, remote, nowMs);
+    const isTold = payment.needsAttention?.startsWith(asked) ?? false;
+    if (attention === undefined ? isTold : payment.needsAttention !== attention) {
+      await context.remember(payment, { session: payment.session ?? "", attention: attention ?? null });
+    }
+    if (answer !== "paid") return answer;
+    const amountMinor = readAmount((remote.found && remote.outSum) || "");
+    if (amountMinor !== undefined) return { state: "paid", money: { transactionId: invId, amountMinor, currency } };
+    return { state: "unknown", askAgainMs: pauseMs(payment, nowMs), reason: "paid, but the sum cannot be read" };
+  }
 
   const provider: PaymentProvider = {
     name: "robokassa",
@@ -55,26 +84,13 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
       }),
     }),
 
-    async state(payment) {
-      // Robokassa's books know no test payments, and none whose link was never opened.
-      const { invId } = readSession(payment);
-      if (payment.test || invId === "") return { state: "waiting" };
-      const remote = await robokassa.operationState(invId);
-      if (!remote.found) return { state: remote.reason === "not_found" ? "waiting" : "unknown" };
-      switch (remote.state) {
-        case "started":
-          return { state: "waiting" };
-        case "cancelled":
-        case "returned":
-          return { state: "ended" };
-        case "paid": {
-          const amountMinor = readAmount(remote.outSum ?? "");
-          if (amountMinor === undefined) return { state: "unknown" };
-          return { state: "paid", money: { transactionId: invId, amountMinor, currency } };
-        }
-        default:
-          return { state: "unknown" }; // reserved, being credited, or stopped: money may still come
-      }
+    state,
+
+    /** A link lives on, and so may an operation at the bank: both are looked at later, and late money is told. */
+    async cancel(payment, context) {
+      const found = await state(payment, context);
+      if (payment.test || found.state === "paid" || found.state === "unknown") return found;
+      return { state: "waiting", askAgainMs: hourMs };
     },
 
     async callback({ request, path, body, context }) {
@@ -87,7 +103,7 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
       );
       if (!verification.ok) return new Response(null, { status: 400 });
       const { invId, outSum, outSumCurrency, test, shp } = verification.notification;
-      const id = Object.entries(shp).find(([name]) => name.toLowerCase() === paymentField.toLowerCase())?.[1];
+      const id = paymentIdOf(shp);
       const payment = id === undefined ? undefined : await context.find(id);
       if (!payment || readSession(payment).invId !== invId) return new Response(null, { status: 404 });
       const amountMinor = readAmount(outSum);
@@ -110,14 +126,100 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
     : provider;
 }
 
+/** Begins each call for a person that an answer of `OpStateExt` led to; a better answer takes it back. */
+const asked = "robokassa: OpStateExt answers ";
+
+/** A question without an end in sight is asked ever more rarely, at last once a day. */
+const pauseMs = ({ expiresAt }: Payment, nowMs: number): number =>
+  Math.min(dayMs, Math.max(30_000, (nowMs - expiresAt.getTime()) / 4));
+
+/** No money is in sight. Once the payment is over Robokassa is asked an hour and a day later, for a notification may get lost. */
+function noMoney(payment: Payment, nowMs: number): ProviderState {
+  const ageMs = nowMs - payment.expiresAt.getTime();
+  if (ageMs < 0) return { state: "waiting", ...(payment.status === "cancelled" ? { askAgainMs: hourMs - ageMs } : {}) };
+  if (ageMs < hourMs) return { state: "waiting", askAgainMs: hourMs };
+  return { state: "waiting", ...(ageMs < dayMs ? { askAgainMs: dayMs - ageMs + minuteMs } : {}) };
+}
+
+/**
+ * Whether an operation belongs to something else under the same number. Answers hold the Shp fields; should one come
+ * without, only an operation from before this payment is certainly another's.
+ */
+function isForeign(remote: OperationState & { readonly found: true }, payment: Payment): boolean {
+  const id = paymentIdOf(remote.shp);
+  if (id !== undefined) return id !== payment.id;
+  return remote.stateAt !== undefined && remote.stateAt.getTime() < payment.createdAt.getTime() - hourMs;
+}
+
+function judge(
+  payment: Payment,
+  remote: OperationState,
+  nowMs: number,
+): { readonly answer: ProviderState | "paid"; readonly attention?: string } {
+  const { invId } = readSession(payment);
+  const unknown = (reason?: string): ProviderState => ({
+    state: "unknown",
+    askAgainMs: pauseMs(payment, nowMs),
+    ...(reason === undefined ? {} : { reason }),
+  });
+  const person = (what: string, answer?: ProviderState) => {
+    const attention = `${asked}${remote.code} for the number ${invId}: ${what}`;
+    return { answer: answer ?? unknown(attention), attention };
+  };
+  if (!remote.found) {
+    switch (remote.reason) {
+      case "not_found":
+        return { answer: noMoney(payment, nowMs) };
+      case "ambiguous":
+        return person("two operations have it, one of them a test; look into the cabinet, and give tests a firstInvId");
+      case "bad_signature":
+        return { answer: unknown(`${asked}1: password 2 or the algorithm of signatures is wrong`) };
+      case "unknown_shop":
+        return { answer: unknown(`${asked}2: there is no such shop, or it is not active`) };
+      case "internal":
+        return { answer: unknown(`${asked}${remote.code}: an error of its own`) };
+    }
+  }
+  if (isForeign(remote, payment)) {
+    return person("something else was paid under it; raise firstInvId above all such numbers", noMoney(payment, nowMs));
+  }
+  switch (remote.state) {
+    case "started": {
+      // The buyer is at his bank; for an hour past the end of the payment this holds it open.
+      const isOpen = nowMs < payment.expiresAt.getTime() + hourMs;
+      const pause = Math.max(minuteMs, pauseMs(payment, nowMs));
+      return { answer: isOpen ? { state: "processing", askAgainMs: pause } : noMoney(payment, nowMs) };
+    }
+    case "cancelled":
+    case "returned": {
+      const answer = noMoney(payment, nowMs);
+      return { answer: { ...answer, state: "ended" } as ProviderState };
+    }
+    case "paid":
+      if (paymentIdOf(remote.shp) === payment.id) return { answer: "paid" };
+      return person(`paid, but without ${paymentField}, so it may be another's payment; look into the cabinet`);
+    case "crediting": {
+      const sinceMs = nowMs - (remote.stateAt ?? payment.expiresAt).getTime();
+      if (sinceMs < 20 * minuteMs) return { answer: unknown() };
+      return person("the money has been on its way for more than 20 minutes; ask Robokassa's support");
+    }
+    case "held":
+      return person("the money is held; capture or release it in the cabinet");
+    case "suspended":
+      return person("the operation was stopped for a technical or security reason; ask Robokassa's support");
+    case "unknown":
+      return person("this version does not know it; ask Robokassa's support");
+  }
+}
+
 const strangeMoney =
   "robokassa: live money came for a test payment, in another currency or of an unreadable sum: look into the cabinet";
 
 /**
- * What became of a refund: `asking` was sent or may have been, `settled` was found by a person; any other text is
- * Robokassa's id of the request.
+ * What became of a refund: `unsent` could not be sent yet, `asking` was sent or may have been, `settled` was found by a
+ * person; any other text is Robokassa's id of the request.
  */
-type RefundEntry = "asking" | "refused" | "settled" | (string & {});
+type RefundEntry = "unsent" | "asking" | "refused" | "settled" | (string & {});
 
 /** The number, and once there was a refund its state behind a space: `3000000000 {"re_…":"asking"}`. */
 function readSession({ session = "" }: Payment): {
@@ -137,7 +239,7 @@ function createRefund(
     const payment = (await context.find(asked.id)) ?? asked;
     const { invId, refunds } = readSession(payment);
     const known = refunds[key];
-    const write = (before: Payment, entry: RefundEntry, attention?: string) =>
+    const write = (before: Payment, entry: RefundEntry, attention?: string | null) =>
       writeRefund(before, context, key, entry, attention);
     if (known === "settled") return "succeeded";
     if (known === "refused" || payment.test) return "failed"; // Robokassa's books know no test payments
@@ -145,13 +247,23 @@ function createRefund(
       if (payment.needsAttention !== lostRefund) await write(payment, "asking", lostRefund);
       return "pending";
     }
-    if (known !== undefined) {
+    if (known !== undefined && known !== "unsent") {
       const state = await robokassa.refunds.state(known);
+      const attention = state === undefined ? forgottenRefund : null;
+      if (payment.needsAttention !== attention && (attention || payment.needsAttention === forgottenRefund)) {
+        await write(payment, known, attention);
+      }
       return state === "finished" ? "succeeded" : state === "canceled" ? "failed" : "pending";
     }
     const remote = await robokassa.operationState(invId);
-    if (!remote.found || !remote.opKey) return "pending"; // nothing was sent; asked again later
-    const written = await write(payment, "asking");
+    if (!remote.found || !remote.opKey || isForeign(remote, payment)) {
+      // Nothing was sent. It is tried again, and a person may end it.
+      const isOurs = remote.found && !isForeign(remote, payment);
+      const why = `${unsentRefund} ${isOurs ? "the operation has no OpKey" : `OpStateExt answers ${remote.code}`}`;
+      if (known === undefined || payment.needsAttention !== why) await write(payment, "unsent", why);
+      return "pending";
+    }
+    const written = await write(payment, "asking", payment.needsAttention?.startsWith(unsentRefund) ? null : undefined);
     if (!written) return "pending"; // somebody else is at it
     let entry: RefundEntry;
     try {
@@ -175,6 +287,8 @@ function createRefund(
 }
 
 const lostRefund = "robokassa: whether a refund was taken is not known: look into the cabinet";
+const forgottenRefund = "robokassa: the request of a refund is not known there any more: look into the cabinet";
+const unsentRefund = "robokassa: a refund cannot be asked for: refund in the cabinet, or give it up:";
 
 function writeRefund(
   payment: Payment,
@@ -191,17 +305,22 @@ function writeRefund(
 }
 
 const settleRefund: NonNullable<PaymentProvider["settleRefund"]> = async ({ payment, key, outcome, context }) => {
-  if (readSession(payment).refunds[key] !== "asking" || payment.needsAttention === undefined) return false;
+  const known = readSession(payment).refunds[key];
+  if (known === undefined || known === "settled" || known === "refused") return false;
+  if (payment.needsAttention === undefined) return false;
   const entry = outcome === "succeeded" ? "settled" : "refused";
-  const isAnswered = payment.needsAttention === lostRefund ? null : undefined;
+  const isAnswered = payment.needsAttention.includes("refund") ? null : undefined;
   return (await writeRefund(payment, context, key, entry, isAnswered)) !== undefined;
 };
 
 /** Whatever is not answered `OK<InvId>` is repeated by Robokassa. */
 async function bookAndAnswer(context: ProviderContext, payment: Payment, money: ReportedMoney): Promise<Response> {
-  const { state } = await context.book(payment.id, money);
-  if (state === "wrong_currency") return new Response(null, { status: 409 });
-  if (state === "not_found") return new Response(null, { status: 404 });
+  const result = await context.book(payment.id, money);
+  if (result.state === "wrong_currency") return new Response(null, { status: 409 });
+  if (result.state === "not_found") return new Response(null, { status: 404 });
+  if (result.payment.needsAttention?.startsWith(asked)) {
+    await context.remember(result.payment, { session: result.payment.session ?? "", attention: null });
+  }
   return new Response(`OK${money.transactionId}`, { headers: { "content-type": "text/plain; charset=utf-8" } });
 }
 

@@ -50,6 +50,11 @@ export function createSandboxProvider({ delayMs = 10_000, clock = systemClock }:
     name: "sandbox",
     state: attempts.state,
     attempts: attempts.attempts,
+    // Delayed money does not hold the end of the payment up.
+    async cancel(payment, context) {
+      const found = await attempts.cancel(payment, context);
+      return found.state === "processing" ? { ...found, state: "waiting" } : found;
+    },
     currencies: everyCurrency,
     test: true,
 
