@@ -10,7 +10,7 @@ import {
   robokassaVariables,
   start,
 } from "@orderbridge/example-support";
-import { closeShop, GET, POST } from "./app/[...path]/route.ts";
+import { GET, POST } from "./app/[...path]/route.ts";
 
 const variables = configure(
   { ...commonVariables({ port: 3005, database: "sqlite:./robokassa.db" }), ...robokassaVariables },
@@ -23,5 +23,5 @@ await start(async () => ({
   server: createServer(toNodeListener((request) => (request.method === "POST" ? POST : GET)(request), { logger })),
   port: variables.PORT,
   host: variables.HOST,
-  onStop: closeShop,
+  onStop: GET.closeShop,
 }));

@@ -6,7 +6,7 @@ import { listen } from "@orderbridge/core/testing";
 import { createRobokassaStorage } from "@orderbridge/robokassa/kysely";
 import { createFakeRobokassa } from "@orderbridge/robokassa/testing";
 import { afterAll, afterEach, beforeAll, expect, onTestFinished, test, vi } from "vitest";
-import { closeShop, GET, POST } from "../app/[...path]/route.ts";
+import { GET, POST } from "../app/[...path]/route.ts";
 
 const shop = {
   login: "demo-shop",
@@ -25,7 +25,7 @@ beforeAll(() => {
   vi.stubEnv("DATABASE_URL", "sqlite::memory:");
   vi.stubEnv("LOG_LEVEL", "error");
 });
-afterEach(closeShop);
+afterEach(GET.closeShop);
 afterAll(() => {
   vi.unstubAllEnvs();
 });

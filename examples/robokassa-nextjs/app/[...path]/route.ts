@@ -80,7 +80,7 @@ function shop(): ReturnType<typeof openShop> {
 }
 
 /** Ends the connections to the database; Next itself never calls it. */
-export async function closeShop(): Promise<void> {
+async function closeShop(): Promise<void> {
   const { close } = await shop();
   opened = undefined;
   await close();
@@ -145,4 +145,6 @@ const handle: FetchHandler = async (request) => {
   }
 };
 
-export { handle as GET, handle as POST };
+// Next takes no export of its own names from a route's file: what the tests call hangs on the handler.
+export const GET = Object.assign(handle, { closeShop });
+export { handle as POST };
