@@ -63,6 +63,40 @@ test("ends in circles, depths and long texts", () => {
   expect((redact("x".repeat(10_000)) as string).length).toBeLessThan(2100);
 });
 
+test.each(["?token", "&code", "a", "7", "7 ", "a.", "token='", "eyJ-", "/rest/1", "a@", "x://", "+7", " "])(
+  "takes no time over a megabyte of %j, in a text or in the message of an error",
+  (piece) => {
+    const text = piece.repeat(Math.ceil(1_000_000 / piece.length));
+    const startedAt = performance.now();
+    const shown = [
+      redactText(text),
+      (redact({ error: new Error(text) }) as { error: { message: string } }).error.message,
+    ];
+    expect(performance.now() - startedAt).toBeLessThan(100);
+    for (const one of shown) expect(one.length).toBeLessThan(20_000);
+  },
+);
+
+test.each([
+  (secret: string) => `https://merchant:${secret}@api.example/x`,
+  (secret: string) => `{"token":"${secret} ${secret}"}`,
+  (secret: string) => `password: '${secret} ${secret}'`,
+  (secret: string) => `Authorization: Basic ${secret}`,
+  (secret: string) => `https://shop.bitrix24.kz/rest/17/${secret}/profile`,
+  (secret: string) => `${secret}@example.kz`,
+  () => "+7 701 123 45 67",
+])("a cut through a secret shows no part of it (%#)", (put) => {
+  const secret = "qZ7wXv3KpLm9RtYb";
+  const planted = put(secret);
+  for (let at = 0; at <= planted.length; at++) {
+    for (const filler of ["и ", '","', "x"]) {
+      const before = filler.repeat(2000).slice(0, 2000 - at - 1);
+      const shown = redactText(`${before} ${planted} and more ${"y".repeat(100)}`).slice(1500);
+      expect([shown.includes("qZ7"), shown.includes("701")]).toEqual([false, false]);
+    }
+  }
+});
+
 test("shows an error by its name and its redacted message only", () => {
   const error = new Error("no answer from https://u:pa55@x/", { cause: new Error("token=abc") });
   expect(redact({ error })).toEqual({ error: { name: "Error", message: "no answer from https://[redacted]@x/" } });

@@ -2,14 +2,21 @@
 const secretNames =
   /pass(word|wd)?\d?$|secret|token|authorization|^auth$|api[-_]?key|signature|^crc$|cookie|credential|^code$|phone|e-?mail|^key$|private/i;
 
+/** Longer texts are cut: nobody reads on, and the time that the patterns take stays bounded whatever a stranger sends. */
+const maxLength = 2000;
+
+/** Every repetition that something must follow is bounded, else a hostile text takes quadratic time or worse. */
 const patterns: readonly (readonly [RegExp, string])[] = [
   // A Bitrix24 webhook address is the password itself.
   [/\/rest\/(\d+)\/[^/\s"']+/gi, "/rest/$1/[redacted]"],
-  [/\b([a-z][a-z0-9+.-]*:\/\/)[^\s/@"']+@/gi, "$1[redacted]@"],
-  [/([?&][^=&\s"']*(?:token|secret|pass|auth|key|sign|code|phone|mail)[^=&\s"']*=)[^&\s"']*/gi, "$1[redacted]"],
+  [/\b([a-z][a-z0-9+.-]{0,30}:\/\/)[^\s/@"']+@/gi, "$1[redacted]@"],
+  [
+    /([?&][^=&?\s"']{0,64}(?:token|secret|pass|auth|key|sign|code|phone|mail)[^=&?\s"']{0,64}=)[^&\s"']*/gi,
+    "$1[redacted]",
+  ],
   // token=…, "access_token": "…", Authorization: Basic …
   [
-    /((?:token|secret|passw(?:or)?d\d?|api[-_]?key|authorization|signature|cookie)["']?\s*[=:]\s*)(?:(?:Bearer|Basic|Digest)\s+)?("[^"]*"|'[^']*'|[^\s&"',;}\])]+)/gi,
+    /((?:token|secret|passw(?:or)?d\d?|api[-_]?key|authorization|signature|cookie)["']?\s*[=:]\s*)(?:(?:Bearer|Basic|Digest)\s+)?("[^"]*(?:"|$)|'[^']*(?:'|$)|[^\s&"',;}\])]+)/gi,
     "$1[redacted]",
   ],
   [/\bBearer\s+[\w.~+/=-]+/gi, "Bearer [redacted]"],
@@ -17,19 +24,27 @@ const patterns: readonly (readonly [RegExp, string])[] = [
   [/\beyJ[\w-]+\.[\w-]+\.[\w-]*/g, "[redacted]"],
   // Phones of Kazakhstan and Russia, with and without separators.
   [/(?<![\w.])(?:\+7|8|7)[\s(-]*\d{3}[\s)-]*\d{3}[\s-]*\d{2}[\s-]*\d{2}(?!\d)/g, "[phone]"],
-  [/[\w.+-]+@[\w-]+\.[\w.-]+/g, "[email]"],
+  [/[\w.+-]{1,64}@[\w-]+\.[\w.-]+/g, "[email]"],
 ];
 
-/** Text without tokens, credentials in addresses, phones and e-mails. */
+/** Text without tokens, credentials in addresses, phones and e-mails; at most its first 2000 characters. */
 export function redactText(text: string): string {
-  let redacted = text;
+  let redacted = text.length > maxLength ? cut(text) : text;
   for (const [pattern, replacement] of patterns) redacted = redacted.replace(pattern, replacement);
-  return redacted;
+  return text.length > maxLength ? `${redacted}…` : redacted;
+}
+
+/** Without the word or number that stands at the cut: half a secret is not known as one. */
+function cut(text: string): string {
+  let end = maxLength;
+  while (end > maxLength - 300 && /[^\s"',&]/.test(text.charAt(end))) end--;
+  while (end > maxLength - 300 && /[\d\s()+-]/.test(text.charAt(end - 1))) end--;
+  return text.slice(0, end);
 }
 
 /** A copy for logs: values under secret names are dropped, texts are redacted, depth and length are bounded. */
 export function redact(value: unknown, depth = 6): unknown {
-  if (typeof value === "string") return redactText(value.length > 2000 ? `${value.slice(0, 2000)}…` : value);
+  if (typeof value === "string") return redactText(value);
   if (typeof value === "bigint") return value.toString();
   if (typeof value !== "object" || value === null) return value;
   if (value instanceof Date) return value;
