@@ -213,10 +213,16 @@ test("the test of a receiver passes, and fails when the receiver books nothing",
       encoding: "utf8",
     });
   const good = run();
-  expect(good.stdout).toContain("pass 2");
+  expect(good.stdout).toContain("pass 3");
   expect(good.stdout.match(/paid 7/g)).toHaveLength(1);
   writeFileSync(join(folder, "webhook.ts"), recipe("The receiver").replace("if (!result.ok)", "if (result.ok)"));
   expect(run().status).toBe(1);
+  // State kept by order, as if sequence counted within one.
+  writeFileSync(
+    join(folder, "webhook.ts"),
+    recipe("The receiver").replace("run(transaction_id,", "run(String(metadata.order_id),"),
+  );
+  expect(run().stdout).toMatch(/not ok \d+ - an order is paid|✖ an order is paid/);
   writeFileSync(join(folder, "webhook.ts"), recipe("The receiver"));
 });
 

@@ -126,7 +126,7 @@ const webhook = <const Event extends PaymentEventName>(event: Event) => {
       v.number(),
       v.integer(),
       v.minValue(1),
-      v.description("Number of the event within its payment; keep the highest."),
+      v.description("Number of the event within its payment; keep the highest of each `transaction_id`."),
     ),
     transaction_id: id,
     amount,
