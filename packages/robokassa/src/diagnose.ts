@@ -122,7 +122,7 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
     exitCode: 1,
     cause:
       "Robokassa has an older payment under this InvId: the number was sold before, by another database or program, so nobody can pay it again (error 40).",
-    next: "Raise firstLiveInvId of the storage above every number in the cabinet, then place the order again under another id.",
+    next: "Raise firstLiveInvId of the storage above every number in the cabinet, then place the order again under another id. When the payment is of this order after all, this server's clock is ahead: set it.",
   },
   test_payment: {
     exitCode: 1,
@@ -321,9 +321,11 @@ export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
 
   const evidence: string[] = [];
   if (order) {
-    const { id, total, captured, status, test } = order;
+    const { id, total, captured, status, test, createdAt } = order;
     const sum = captured === undefined ? total : `${captured} of ${total}`;
-    evidence.push(`order ${id}: InvId ${order.invId}, ${sum}, ${status}${test ? ", test" : ""}`);
+    evidence.push(
+      `order ${id}: InvId ${order.invId}, ${sum}, ${status}${test ? ", test" : ""}, placed ${createdAt.toISOString()}`,
+    );
     if (order.link === undefined) evidence.push("no link was stored with the order: it was not made by placeOrder");
   }
   evidence.push(...log.slice(0, 5).map(describeEntry));
@@ -394,7 +396,7 @@ export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
   }
   evidence.push(
     state.found
-      ? `Robokassa: state ${state.code} (${state.state})`
+      ? `Robokassa: state ${state.code} (${state.state})${state.stateAt ? ` since ${state.stateAt.toISOString()}` : ""}`
       : `Robokassa: result ${state.code} (${state.reason})`,
   );
   const told = explainState(state, { order, now: clock.now() });
