@@ -35,6 +35,12 @@ export type BatchResult<Commands extends Readonly<Record<string, BatchCommand>> 
 
 /** Commands in one request; Bitrix24 refuses the 51st. */
 const pageSize = 50;
+/** Seconds that a request's commands may be expected to take together: Bitrix24 ends it at 60, wherever it stands. */
+export const longestRequest = 45;
+/** Expected of a write that was never seen to run: the longest of the documents' samples, of `crm.item.update`. */
+const unknownWrite = 3.2;
+
+type Page = readonly (readonly [string, BatchCommand])[];
 
 /** Maps of a batch's answer: PHP writes an empty one, or one with the keys 0, 1, 2…, as a JSON array. */
 type AnswerMap = Readonly<Record<string, unknown>>;
@@ -63,9 +69,25 @@ export function createBatch({
     return query === "" ? method : `${method}?${query}`;
   }
 
+  const secondsOf = (method: string): number => operating.costOf(method) || (isRead(method) ? 0 : unknownWrite);
+
+  /** How many of these go into one request: as many as its time allows, and what refers to them. */
+  function countOfOne(page: Page): number {
+    let seconds = 0;
+    for (const [index, [, { method }]] of page.entries()) {
+      seconds += secondsOf(method);
+      if (seconds <= longestRequest || index === 0) continue;
+      const inside = new Set(page.slice(0, index).map(([key]) => key));
+      const refersInside = ([, { parameters = {} }]: Page[number]) =>
+        referencedKeys(parameters).some((key) => inside.has(key));
+      if (!page.slice(index).some(refersInside)) return index;
+    }
+    return page.length;
+  }
+
   /** One request of at most 50 commands. */
   async function runPage(
-    page: readonly (readonly [string, BatchCommand])[],
+    page: Page,
     cmd: Readonly<Record<string, string>>,
     { halt = false, ...options }: BatchOptions,
   ): Promise<ReadonlyMap<string, BatchItem>> {
@@ -130,17 +152,21 @@ export function createBatch({
     );
     for (const page of pages) checkReferences(page);
     // All of them before the first is sent: else an error in a later one would hide what the earlier ones did.
-    const written = pages.map((page) => Object.fromEntries(page.map(([key, command]) => [key, write(command)])));
+    const written = Object.fromEntries(entries.map(([key, command]) => [key, write(command)]));
 
     const items = new Map<string, BatchItem>();
     let stopped = false;
-    for (const [index, page] of pages.entries()) {
-      const answers: ReadonlyMap<string, BatchItem> = stopped
-        ? new Map(page.map(([key]) => [key, { state: "not-run" }]))
-        : await runPage(page, written[index] ?? {}, options);
-      for (const [key, item] of answers) {
-        items.set(key, item);
-        stopped ||= options.halt === true && item.state !== "done";
+    for (const page of pages) {
+      for (let rest: Page = page; rest.length > 0; ) {
+        const part = stopped ? rest : rest.slice(0, countOfOne(rest));
+        const answers: ReadonlyMap<string, BatchItem> = stopped
+          ? new Map(part.map(([key]) => [key, { state: "not-run" }]))
+          : await runPage(part, Object.fromEntries(part.map(([key]) => [key, written[key] as string])), options);
+        for (const [key, item] of answers) {
+          items.set(key, item);
+          stopped ||= options.halt === true && item.state !== "done";
+        }
+        rest = rest.slice(part.length);
       }
     }
     const results = entries.map(([key]) => items.get(key) as BatchItem);
@@ -151,7 +177,7 @@ export function createBatch({
 }
 
 /** A reference reaches only earlier commands of the same request. */
-function checkReferences(page: readonly (readonly [string, BatchCommand])[]): void {
+function checkReferences(page: Page): void {
   const earlier = new Set<string>();
   for (const [key, { parameters = {} }] of page) {
     for (const target of referencedKeys(parameters)) {

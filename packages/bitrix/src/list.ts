@@ -1,5 +1,5 @@
 import { ApiError, ConfigError, ResponseShapeError } from "@orderbridge/core";
-import type { BatchCommand, BatchItem, BatchOptions } from "./batch.ts";
+import { type BatchCommand, type BatchItem, type BatchOptions, longestRequest } from "./batch.ts";
 import type { CallOptions, Envelope } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
 import { type Parameter, type Parameters, reference, toCommandQuery } from "./parameters.ts";
@@ -41,8 +41,6 @@ const pageSize = 50;
 /** Pages of the second request where the last id is not asked for, and the fewest of a piece of its own. */
 const firstChain = 6;
 const longestChain = 50;
-/** Seconds that a request may run: Bitrix24 ends it at 60. */
-const longestRequest = 45;
 /** Rows for which a new range is prepared at most, for each that is expected: an empty page costs as much as a full one. */
 const most = 1.01;
 /** Pages beyond the last id, for each page that was read: rows may be added while the listing runs. */

@@ -20,6 +20,8 @@ interface RequestState {
   readonly caller: Caller;
   readonly isBatch: boolean;
   readonly startedAt: number;
+  /** That its commands took so far. */
+  seconds: number;
   busyMs: number;
   /** Of its commands, so far. */
   readonly times: Row[];
@@ -38,6 +40,13 @@ export type BeforeCommand = (
   method: string,
   parameters: Values,
 ) => { readonly status: number; readonly error: unknown; readonly description?: string } | undefined;
+
+/** Seconds that a request may run. */
+const longestRequest = 60;
+
+class CutOff extends Error {
+  override readonly name = "CutOff";
+}
 
 /** The door of the portal: addresses, parameters, credentials, limits, and single calls or batches behind them. */
 export function createFakeHttp({
@@ -95,6 +104,8 @@ export function createFakeHttp({
   /** Runs a command and books its time. */
   async function execute(method: string, parameters: Values, request: RequestState): Promise<Executed> {
     const { time, caller } = request;
+    // One request may run for 60 s: what it did until then stays done.
+    if (request.seconds >= longestRequest) throw new CutOff();
     const account = accountOf(method, request);
     // The batch that crosses the limit runs to its end.
     if (account.method === method) time.check(account);
@@ -103,6 +114,7 @@ export function createFakeHttp({
     const answer = run(method, parameters, caller);
     const counts = answer.total !== undefined && Number(parameters.start ?? 0) >= 0;
     const cost = (costs[method] ?? 0.05) + (counts ? countCost : 0);
+    request.seconds += cost;
     time.add(account, account.method === "batch" ? cost / 2 : cost);
     if (takesTime) {
       request.busyMs += cost * 1000;
@@ -141,6 +153,7 @@ export function createFakeHttp({
       caller,
       isBatch: method === "batch",
       startedAt: clock.monotonicMs(),
+      seconds: 0,
       busyMs: 0,
       times: [],
     };
@@ -159,6 +172,12 @@ export function createFakeHttp({
         for (const row of state.times) Object.assign(row, { operating, operating_reset_at });
       }
       return Response.json({ result, time: told });
+    } catch (error) {
+      if (!(error instanceof CutOff)) throw error;
+      return new Response("<html><h1>504 Gateway Time-out</h1></html>", {
+        status: 504,
+        headers: { "content-type": "text/html" },
+      });
     } finally {
       time.end();
     }
