@@ -26,7 +26,7 @@ import { reportProviderHealth, watchProviders } from "./provider-health.ts";
 import { createRefunds, type RefundRequest, type RefundResult } from "./refunds.ts";
 import { Refusal } from "./refusal.ts";
 import { createSender, type Sender, type SenderOptions } from "./sender.ts";
-import type { BreakerRule, DeliveryRecord, GatewayStorage, PaymentFilter } from "./storage.ts";
+import type { BreakerRule, DeliveryRecord, GatewayStorage, PaymentFilter, Refund } from "./storage.ts";
 import { createTokenRegistry, type StaticToken, type TokenRegistry } from "./tokens.ts";
 import { createWorkLoop } from "./work-loop.ts";
 
@@ -106,6 +106,8 @@ export interface Payments {
    * @throws {Refusal} for a refund that waits for nobody.
    */
   settleRefund(merchant: string, id: string, refundId: string, outcome: "succeeded" | "failed"): Promise<RefundResult>;
+  /** The refunds of a payment, the oldest first; those that failed too, of which no event tells. @throws {Refusal} for an unknown one. */
+  refunds(merchant: string, id: string): Promise<readonly Refund[]>;
   /** Webhook bodies after a cursor, without gaps. `after` is empty or a former `next`. */
   events(
     merchant: string,
@@ -229,6 +231,10 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     cancel: createCancellation(engine, contextOf),
     refund: refunds.refund,
     settleRefund: refunds.settleByHand,
+    async refunds(merchant, id) {
+      await engine.ownPayment(merchant, id);
+      return (await storage.historyOf(id)).refunds;
+    },
     async events(merchant, after, limit = 100) {
       if (!/^\d{0,15}$/.test(after)) throw new Refusal("invalid", 'must be empty or a former "next"', "after");
       const found = await storage.eventsAfter(merchant, Number(after), limit);

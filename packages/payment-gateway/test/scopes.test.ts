@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type ApiScope, apiScopes } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
-import { callApi, createWorld, type World } from "./gateway-harness.ts";
+import { createSandboxProvider } from "../src/providers/sandbox.ts";
+import { callApi, createWorld, otherToken, type World } from "./gateway-harness.ts";
 import { stores } from "./stores.ts";
 
 /** What each operation needs, as the README says it. */
@@ -91,7 +92,7 @@ describe.each(stores)("a token on $name", ({ skipped, open }) => {
       expect((await world.gateway.tokens.list()).map((record) => record.id)).not.toContain(id);
     });
 
-    test("refunds have keys too: the same body is one refund and one answer, also from two processes at once and later; another body is 422", async () => {
+    test("refunds have keys too: the same body is one refund, also from two processes at once, and one answer once its outcome is known; another body is 422", async () => {
       const { body } = await world.api("POST", "/api/payment/init", { amount: 100 });
       const id = body.data.transaction_id;
       await world.press(id, "pay");
@@ -108,14 +109,53 @@ describe.each(stores)("a token on $name", ({ skipped, open }) => {
         );
       const answers = await Promise.all(Array.from({ length: 12 }, (_, index) => refund(10, index)));
       answers.push(await refund(10, 1));
-      expect([...new Set(answers.map(({ status, text }) => `${status} ${text}`))]).toHaveLength(1);
+      expect(new Set(answers.map(({ status, body }) => `${status} ${body.data.refund.id}`)).size).toBe(1);
       expect(answers[0]?.status).toBe(200);
+      // Some were told that it is at work; all that were told the outcome got the same bytes.
+      const final = answers.filter(({ body }) => body.data.refund.status !== "pending").map(({ text }) => text);
+      expect(new Set(final).size).toBe(1);
+      expect(final).toContain(answers.at(-1)?.text);
       // The payment changes, the answer does not.
       await world.api("POST", `/api/payment/${id}/refund`, { amount: 20 });
-      expect((await refund(10)).text).toBe(answers[0]?.text);
+      expect((await refund(10)).text).toBe(final[0]);
       const changed = await refund(11);
       expect([changed.status, changed.body.code]).toEqual([422, "key_reused"]);
       expect((await world.api("GET", `/api/payment/${id}`)).body.data.refunded_amount).toBe("30.00");
+    });
+
+    test("a refund that fails after it was answered as pending is shown by its payment and told to who repeats the request", async () => {
+      let outcome: "pending" | "failed" | "succeeded" = "pending";
+      const gateway = world.another({ providers: [{ ...createSandboxProvider(), refund: async () => outcome }] });
+      const { body } = await callApi(gateway.handle, "POST", "/api/payment/init", { amount: 500 });
+      const id = body.data.transaction_id;
+      await world.press(id, "pay");
+      const key = { "idempotency-key": "refund-7" };
+      const refund = async () => callApi(gateway.handle, "POST", `/api/payment/${id}/refund`, { amount: 100 }, key);
+      const shown = async () => (await callApi(gateway.handle, "GET", `/api/payment/${id}`)).body.data;
+      expect((await shown()).refunds).toEqual([]);
+      const open = (await refund()).body.data;
+      expect([open.refund.status, open.refunding_amount]).toEqual(["pending", "100.00"]);
+      expect(await shown()).toMatchObject({ refunding_amount: "100.00", refunds: [open.refund] });
+      expect((await refund()).body.data).toEqual(open);
+
+      outcome = "failed";
+      world.clock.advance(30_000);
+      await gateway.work();
+      const failed = { ...open.refund, status: "failed", updated_at: world.clock.now().toISOString() };
+      expect(await shown()).toMatchObject({ status: "paid", refunding_amount: "0.00", refunds: [failed] });
+      expect((await refund()).body.data.refund).toEqual(failed);
+
+      outcome = "succeeded"; // a new attempt has a key of its own
+      await callApi(gateway.handle, "POST", `/api/payment/${id}/refund`, {}, { "idempotency-key": "refund-8" });
+      const { refunded_amount, refunds } = await shown();
+      expect([refunded_amount, refunds.map(({ status }: { status: string }) => status)]).toEqual([
+        "500.00",
+        ["failed", "succeeded"],
+      ]);
+      expect((await refund()).body.data.refund).toEqual(failed);
+      const foreign = { "x-api-token": otherToken };
+      expect((await callApi(gateway.handle, "GET", `/api/payment/${id}`, undefined, foreign)).status).toBe(404);
+      await expect(gateway.payments.refunds("other", id)).rejects.toThrow("no such payment");
     });
   });
 });

@@ -56,6 +56,7 @@ export const paymentAnswer = v.object({
   transaction_id: id,
   status,
   ...sumsOf,
+  refunding_amount: money("Refunds whose outcome is not known yet."),
   currency: v.picklist(currencies),
   description: v.string(),
   provider: v.string(),
@@ -72,8 +73,18 @@ export const refundAnswer = v.object({
   amount: money(),
   status: v.pipe(
     v.picklist(["pending", "succeeded", "failed"] satisfies RefundStatus[]),
-    v.description("`pending` settles by itself: a webhook `refunded` tells when it succeeded."),
+    v.description(
+      "`pending` settles by itself: a webhook `refunded` tells when it succeeded. That it failed is told by `refunds` of the payment only.",
+    ),
   ),
+  created_at: instant(),
+  updated_at: instant("When its status became what it is."),
+});
+
+/** One payment by its id; lists leave its refunds out. */
+export const shownAnswer = v.object({
+  ...paymentAnswer.entries,
+  refunds: v.pipe(v.array(refundAnswer), v.description("The oldest first; those that failed too.")),
 });
 
 export const refundedAnswer = v.object({ ...paymentAnswer.entries, refund: refundAnswer });
@@ -205,6 +216,7 @@ export function toPaymentAnswer(payment: Payment): v.InferInput<typeof paymentAn
     refunded_amount: formatAmount(payment.refundedMinor),
     remaining_amount: formatAmount(remainingMinor),
     overpaid_amount: formatAmount(overpaidMinor),
+    refunding_amount: formatAmount(payment.refundingMinor),
     currency: payment.currency,
     description: payment.description,
     provider: payment.provider,
@@ -217,9 +229,28 @@ export function toPaymentAnswer(payment: Payment): v.InferInput<typeof paymentAn
   };
 }
 
+const toRefundAnswer = ({
+  id,
+  amountMinor,
+  status,
+  createdAt,
+  updatedAt,
+}: Refund): v.InferInput<typeof refundAnswer> => ({
+  id,
+  amount: formatAmount(amountMinor),
+  status,
+  created_at: createdAt.toISOString(),
+  updated_at: updatedAt.toISOString(),
+});
+
+export const toShownAnswer = (payment: Payment, refunds: readonly Refund[]): v.InferInput<typeof shownAnswer> => ({
+  ...toPaymentAnswer(payment),
+  refunds: refunds.map(toRefundAnswer),
+});
+
 export const toRefundedAnswer = (payment: Payment, refund: Refund): v.InferInput<typeof refundedAnswer> => ({
   ...toPaymentAnswer(payment),
-  refund: { id: refund.id, amount: formatAmount(refund.amountMinor), status: refund.status },
+  refund: toRefundAnswer(refund),
 });
 
 export const toEndpointAnswer = (endpoint: WebhookEndpoint): v.InferInput<typeof endpointAnswer> => ({

@@ -23,10 +23,12 @@ import {
   type paymentsAnswer,
   type rotatedEndpointAnswer,
   type rotatedOwnAnswer,
+  type shownAnswer,
   toCreated,
   toEndpointAnswer,
   toPaymentAnswer,
   toRefundedAnswer,
+  toShownAnswer,
 } from "./answers.ts";
 import { readCursor, toCursor } from "./cursor.ts";
 import { problem } from "./problem.ts";
@@ -82,9 +84,11 @@ export function createApi({
   });
 
   app.get("/payment/:id", requires("read"), async (context) => {
-    const payment = await payments.get(context.get("merchant"), context.req.param("id"));
+    const [merchant, id] = [context.get("merchant"), context.req.param("id")];
+    const payment = await payments.get(merchant, id);
     if (!payment) throw new Refusal("not_found", "there is no such payment");
-    return success(toPaymentAnswer(payment));
+    const refunds = payment.paidMinor > 0n ? await payments.refunds(merchant, id) : [];
+    return success<typeof shownAnswer>(toShownAnswer(payment, refunds));
   });
 
   app.get("/payments", requires("read"), async (context) => {
@@ -120,8 +124,10 @@ export function createApi({
       idempotency: key,
     });
     const answer = answerText(toRefundedAnswer(payment, refund));
-    // The payment goes on changing, but who repeats the request is told what was told before.
-    return json(key === undefined ? answer : await storage.keepRefundAnswer(refund.id, answer));
+    // While its outcome is open a repeated request is told the present state. The payment goes on changing afterwards, but
+    // then who repeats the request is told what was told before.
+    const isFinal = key !== undefined && refund.status !== "pending";
+    return json(isFinal ? await storage.keepRefundAnswer(refund.id, answer) : answer);
   });
 
   app.get("/events", requires("read"), async (context) => {

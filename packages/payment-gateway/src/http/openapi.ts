@@ -25,6 +25,7 @@ import {
   refundedAnswer,
   rotatedEndpointAnswer,
   rotatedOwnAnswer,
+  shownAnswer,
   webhookBodies,
   webhookBody,
 } from "./answers.ts";
@@ -63,6 +64,7 @@ const components = (initRequest: ReturnType<typeof createInitRequest>) => ({
   RotateRequest: rotateRequest,
   Created: createdAnswer,
   Payment: paymentAnswer,
+  PaymentWithRefunds: shownAnswer,
   Payments: paymentsAnswer,
   Refund: refundAnswer,
   RefundedPayment: refundedAnswer,
@@ -104,8 +106,8 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
     get: {
       operationId: "getPayment",
       scope: "read",
-      summary: "Read a payment",
-      answer: ["Payment", "The payment."],
+      summary: "Read a payment and its refunds",
+      answer: ["PaymentWithRefunds", "The payment."],
       refusals: [401, 403, 404],
     },
   },
