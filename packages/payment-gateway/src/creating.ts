@@ -1,25 +1,30 @@
 import { toStandardSecret } from "@orderbridge/core/signature";
 import * as v from "valibot";
 import { type Engine, type RequestKey, resourceOf, toStorageKey } from "./engine.ts";
+import { parseExactJson } from "./exact-json.ts";
 import { randomId } from "./ids.ts";
-import { type Currency, formatAmount } from "./money.ts";
+import { type Currency, formatAmount, maxAmountMinor } from "./money.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider } from "./provider.ts";
 import { Refusal } from "./refusal.ts";
-import { webhookSecret as webhookSecretSchema } from "./schemas.ts";
+import { createInitRequest, webhookSecret as webhookSecretSchema } from "./schemas.ts";
 import type { Sender } from "./sender.ts";
+import { isMerchant } from "./tokens.ts";
 
 export interface CreatePaymentRequest {
+  /** 1 to 100 characters. */
   readonly merchant: string;
   readonly amountMinor: bigint;
   readonly currency?: Currency | undefined;
+  /** At most 500 characters. */
   readonly description?: string | undefined;
   readonly webhookUrl?: string | undefined;
   /** `whsec_…` or any text. Left out: the merchant's own secret signs. */
   readonly webhookSecret?: string | undefined;
-  /** JSON text of an object. */
+  /** JSON text of an object, with the limits of the API: 50 keys, 5 levels, 8 192 bytes. */
   readonly metadata?: string | undefined;
   readonly returnUrl?: string | undefined;
+  /** Whole milliseconds, at most 30 days. */
   readonly lifeMs?: number | undefined;
   readonly provider?: string | undefined;
   readonly idempotency?: RequestKey | undefined;
@@ -32,14 +37,33 @@ export interface CreatedPayment {
   readonly webhookSecret?: string;
 }
 
-/** Provider calls of one request end in this time; then another request with the same key may take the work over. */
+/** Then another request with the same key may take the work over; calls to providers end before. */
 const workMs = 60_000;
+
+const maxLifeMs = 30 * 86_400_000;
+
+/** @throws {Refusal} naming the field. */
+function read<Schema extends v.GenericSchema>(schema: Schema, value: unknown, field: string): v.InferOutput<Schema> {
+  const { success, output, issues } = v.safeParse(schema, value);
+  if (!success) throw new Refusal("invalid", issues[0].message, field);
+  return output;
+}
+
+function parseMetadata(text: string): unknown {
+  try {
+    return parseExactJson(text);
+  } catch {
+    throw new Refusal("invalid", "must be the JSON text of an object", "metadata");
+  }
+}
 
 /** @throws {Refusal} for a secret that cannot sign. */
 export function checkSecret(secret: string, field: string): void {
-  const { issues } = v.safeParse(webhookSecretSchema, secret);
-  if (issues) throw new Refusal("invalid", issues[0].message, field);
+  read(webhookSecretSchema, secret, field);
 }
+
+/** Whether the provider's part is done, and its outcome stored. */
+const isStarted = ({ session, account }: Payment): boolean => session !== undefined || account !== undefined;
 
 export function createCreation({
   engine,
@@ -56,10 +80,22 @@ export function createCreation({
 }): (request: CreatePaymentRequest) => Promise<CreatedPayment> {
   const { storage, clock, logger, providers, ownPayment } = engine;
   const [first] = providers.keys();
+  const fields = createInitRequest({ providers: [...providers.keys()], currency: defaultCurrency, lifeMs }).entries;
 
-  /** @throws {Refusal} naming the field that is wrong. */
-  function check(request: CreatePaymentRequest): { readonly provider: PaymentProvider; readonly currency: Currency } {
-    const { amountMinor, webhookUrl, webhookSecret } = request;
+  /**
+   * Callers in code are held to what the API allows: a payment that cannot be stored or told exactly is not made.
+   *
+   * @throws {Refusal} naming the field that is wrong.
+   */
+  function check(request: CreatePaymentRequest): {
+    readonly provider: PaymentProvider;
+    readonly currency: Currency;
+    readonly description: string;
+    readonly metadata: string;
+    readonly returnUrl: string | undefined;
+  } {
+    const { merchant, amountMinor, webhookUrl, webhookSecret, lifeMs: ownLifeMs = lifeMs } = request;
+    if (!isMerchant(merchant)) throw new Refusal("invalid", "must have 1 to 100 characters", "merchant");
     const provider = providers.get(request.provider ?? first ?? "");
     if (!provider) throw new Refusal("invalid", `is not one of ${[...providers.keys()].join(", ")}`, "provider");
     const currency = request.currency ?? defaultCurrency;
@@ -69,6 +105,9 @@ export function createCreation({
       throw new Refusal("invalid", `is not taken by ${provider.name}; use ${known}`, "currency");
     }
     if (amountMinor <= 0n) throw new Refusal("invalid", "must be more than zero", "amount");
+    if (amountMinor > maxAmountMinor) {
+      throw new Refusal("invalid", `must be at most ${formatAmount(maxAmountMinor)}`, "amount");
+    }
     if (amountMinor % rule.stepMinor !== 0n) {
       const step = formatAmount(rule.stepMinor);
       throw new Refusal("invalid", `must be a multiple of ${step}, the smallest step of ${provider.name}`, "amount");
@@ -76,7 +115,37 @@ export function createCreation({
     const problem = webhookUrl === undefined ? undefined : sender.refuse(webhookUrl);
     if (problem !== undefined) throw new Refusal("invalid", problem, "webhook_url");
     if (webhookSecret !== undefined) checkSecret(webhookSecret, "webhook_secret");
-    return { provider, currency };
+    if (!(Number.isInteger(ownLifeMs) && ownLifeMs >= 1 && ownLifeMs <= maxLifeMs)) {
+      throw new Refusal("invalid", "must be from a millisecond to 30 days", "expires_in");
+    }
+    return {
+      provider,
+      currency,
+      description: read(fields.description, request.description, "description") ?? "",
+      metadata:
+        request.metadata === undefined
+          ? "{}"
+          : (read(fields.metadata, parseMetadata(request.metadata), "metadata") ?? "{}"),
+      returnUrl: read(fields.return_url, request.returnUrl, "return_url"),
+    };
+  }
+
+  /** Stores what the provider has prepared. The first outcome stays: its account or session may have been told already. */
+  async function storeStart(provider: PaymentProvider, payment: Payment): Promise<Payment> {
+    if (isStarted(payment)) {
+      // Whoever stored it may have ended before naming a time for the first question.
+      if (provider.state) await storage.scheduleCheck(payment.id, { delayMs: 0 });
+      return payment;
+    }
+    const started = await provider.start?.(payment, {
+      nextNumber: () => storage.nextNumber(`provider:${provider.name}`),
+    });
+    const { askAfterMs, ...prepared } = started ?? {};
+    const result = await storage.change(payment.id, (current) =>
+      isStarted(current) ? undefined : { payment: { ...current, ...prepared } },
+    );
+    if (askAfterMs !== undefined) await storage.scheduleCheck(payment.id, { delayMs: askAfterMs });
+    return "payment" in result ? result.payment : payment;
   }
 
   /** The provider's part of creating. Repeated with the same payment after a crash, never with a second one. */
@@ -84,18 +153,17 @@ export function createCreation({
     provider: PaymentProvider,
     payment: Payment,
     idempotency: RequestKey | undefined,
+    workEndsMs: number,
   ): Promise<Payment> {
     if (!provider.start) return payment;
     try {
-      const { askAfterMs, ...started } = await provider.start(payment, {
-        nextNumber: () => storage.nextNumber(`provider:${provider.name}`),
-      });
-      const result = await storage.change(payment.id, (current) => ({ payment: { ...current, ...started } }));
-      if (askAfterMs !== undefined) await storage.scheduleCheck(payment.id, { delayMs: askAfterMs });
+      const started = await storeStart(provider, payment);
       if (idempotency) await storage.finishKey(payment.merchant, idempotency.key);
-      return result.state === "changed" ? result.payment : payment;
+      return started;
     } catch (error) {
-      if (idempotency) await storage.releaseKey(payment.merchant, idempotency.key);
+      // After that time the key may be another's, who must not be disturbed; then it is free anyway.
+      const isOurs = clock.monotonicMs() < workEndsMs;
+      if (idempotency && isOurs) await storage.releaseKey(payment.merchant, idempotency.key);
       logger.error("provider could not start a payment", { payment: payment.id, provider: provider.name, error });
       throw new Refusal("provider_failed", "the provider did not start the payment; repeat with the same key");
     }
@@ -112,17 +180,10 @@ export function createCreation({
   }
 
   return async (request) => {
-    const {
-      merchant,
-      amountMinor,
-      description = "",
-      webhookUrl,
-      webhookSecret,
-      metadata = "{}",
-      idempotency,
-    } = request;
-    const { provider, currency } = check(request);
+    const { merchant, amountMinor, webhookUrl, webhookSecret, idempotency } = request;
+    const { provider, currency, description, metadata, returnUrl } = check(request);
     const now = clock.now();
+    const workEndsMs = clock.monotonicMs() + workMs;
     const payment: Payment = {
       id: randomId(),
       merchant,
@@ -137,7 +198,7 @@ export function createCreation({
       metadata,
       ...(webhookUrl === undefined ? {} : { webhookUrl }),
       ...(webhookSecret === undefined ? {} : { webhookSecret }),
-      ...(request.returnUrl === undefined ? {} : { returnUrl: request.returnUrl }),
+      ...(returnUrl === undefined ? {} : { returnUrl }),
       late: false,
       test: provider.test ?? false,
       sequence: 0,
@@ -150,9 +211,9 @@ export function createCreation({
     if (webhookUrl !== undefined && webhookSecret === undefined) await merchantSecret(merchant);
     const key = toStorageKey(merchant, idempotency, payment.id, provider.start ? workMs : 0);
     const result = await storage.createPayment(payment, key);
-    if (result.state === "created") return describe(await startAtProvider(provider, payment, idempotency));
+    if (result.state === "created") return describe(await startAtProvider(provider, payment, idempotency, workEndsMs));
     const stored = await ownPayment(merchant, resourceOf(result.key));
     if (result.key.state === "done") return describe(stored);
-    return describe(await startAtProvider(provider, stored, idempotency));
+    return describe(await startAtProvider(provider, stored, idempotency, workEndsMs));
   };
 }

@@ -1,8 +1,10 @@
 import type { Clock, Logger } from "@orderbridge/core";
+import * as v from "valibot";
 import { isId } from "./ids.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider } from "./provider.ts";
 import { Refusal } from "./refusal.ts";
+import { idempotencyKey } from "./schemas.ts";
 import type { GatewayStorage, IdempotencyKey, UsedKey } from "./storage.ts";
 
 /** What the parts of a gateway share. */
@@ -38,12 +40,18 @@ export function createEngine(shared: Pick<Engine, "storage" | "clock" | "logger"
   };
 }
 
-export const toStorageKey = (
+/** @throws {Refusal} for a key that no request may have. */
+export function toStorageKey(
   merchant: string,
   key: RequestKey | undefined,
   resourceId: string,
   workMs: number,
-): IdempotencyKey | undefined => key && { merchant, ...key, resourceId, workMs };
+): IdempotencyKey | undefined {
+  if (!key) return undefined;
+  const { issues } = v.safeParse(idempotencyKey, key.key);
+  if (issues) throw new Refusal("invalid", issues[0].message, "Idempotency-Key");
+  return { merchant, ...key, resourceId, workMs };
+}
 
 /** The payment or refund of a key that was used before; the other states are refusals. */
 export function resourceOf(key: UsedKey): string {

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { type Clock, ConfigError } from "@orderbridge/core";
 import { randomId } from "./ids.ts";
+import { Refusal } from "./refusal.ts";
 import type { ApiTokenRecord, GatewayStorage } from "./storage.ts";
 
 /** What a token may do. `admin` may do everything. */
@@ -22,7 +23,11 @@ interface Caller {
 }
 
 export interface TokenRegistry {
-  /** Makes a token; its text is shown here and never again, only its digest is stored. */
+  /**
+   * Makes a token; its text is shown here and never again, only its digest is stored.
+   *
+   * @throws {Refusal} for a merchant without a name, or with one of more than 100 characters.
+   */
   create(request: {
     readonly merchant: string;
     readonly scopes: readonly ApiScope[];
@@ -39,6 +44,9 @@ const defaultScopes: readonly ApiScope[] = ["create", "read", "refund"];
 /** Tokens have at least 128 random bits, so a plain digest keeps them safe and look-ups by digest leak nothing. */
 const digest = (token: string): string => createHash("sha256").update(token).digest("hex");
 
+/** Whether a text can name a merchant: it is part of keys in the database. */
+export const isMerchant = (text: string): boolean => text !== "" && text.length <= 100;
+
 export function createTokenRegistry({
   storage,
   clock,
@@ -50,13 +58,14 @@ export function createTokenRegistry({
 }): TokenRegistry {
   const configured = new Map<string, Caller>();
   for (const { merchant, token, scopes = defaultScopes } of tokens) {
-    if (merchant === "" || merchant.length > 100) throw new ConfigError("tokens: a merchant has 1 to 100 characters");
+    if (!isMerchant(merchant)) throw new ConfigError("tokens: a merchant has 1 to 100 characters");
     if (token.length < 16) throw new ConfigError(`tokens: the token of "${merchant}" is shorter than 16 characters`);
     if (configured.has(digest(token))) throw new ConfigError(`tokens: the token of "${merchant}" is there twice`);
     configured.set(digest(token), { merchant, scopes });
   }
   return {
     async create({ merchant, scopes }) {
+      if (!isMerchant(merchant)) throw new Refusal("invalid", "must have 1 to 100 characters", "merchant");
       const id = randomId("tok_");
       const token = randomId("obk_");
       await storage.addToken({ id, merchant, scopes, hash: digest(token), createdAt: clock.now() });

@@ -163,6 +163,55 @@ describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
       expect((await storage.historyOf(ids[0])).bookings).toHaveLength(1);
     });
 
+    test("a creation that was taken over and goes on later changes neither account nor session, nor frees the work of others", async () => {
+      const accounts: (string | undefined)[] = [];
+      const gates = Array.from({ length: 4 }, () => Promise.withResolvers<void>());
+      let begun = 0;
+      /** Takes a number, then stands still until its gate opens. */
+      const slow = () =>
+        start({
+          clock: { ...clock, sleep: () => new Promise(() => undefined) },
+          providers: [
+            {
+              ...createBankProvider(banking.url),
+              async start(_payment, { nextNumber }) {
+                const number = await nextNumber();
+                await gates[begun++]?.promise;
+                if (number === 3) throw new Error("the bank is gone");
+                return { account: `10${number}` };
+              },
+            },
+          ],
+        });
+      const request = { merchant: "shop", amountMinor: 100n, idempotency: { key: "k", fingerprint: "f" } };
+      const ask = async () => accounts.push((await slow().payments.create(request)).payment.account);
+      const first = ask();
+      await expect.poll(() => begun).toBe(1);
+      clock.advance(60_001);
+      const second = ask();
+      await expect.poll(() => begun).toBe(2);
+      gates[1]?.resolve();
+      await second;
+      gates[0]?.resolve();
+      await first;
+      await ask();
+      expect(accounts).toEqual(["102", "102", "102"]);
+      const found = await storage.findByAccount("bank", "102");
+      expect([found?.account, await storage.findByAccount("bank", "101")]).toEqual(["102", undefined]);
+
+      const other = { ...request, idempotency: { key: "k2", fingerprint: "f" } };
+      const failing = slow().payments.create(other); // number 3
+      await expect.poll(() => begun).toBe(3);
+      clock.advance(60_001);
+      const held = slow().payments.create(other);
+      await expect.poll(() => begun).toBe(4);
+      gates[2]?.resolve();
+      await expect(failing).rejects.toMatchObject({ code: "provider_failed" });
+      await expect(slow().payments.create(other)).rejects.toMatchObject({ code: "in_flight" });
+      gates[3]?.resolve();
+      expect((await held).payment.account).toBe("104");
+    });
+
     test("a process without the provider of a payment or refund leaves them to those that have it", async () => {
       const able = start({
         providers: [{ ...createBankProvider(banking.url, { askAfterMs: 5_000 }), refund: async () => "pending" }],

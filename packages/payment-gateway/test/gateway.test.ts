@@ -143,6 +143,37 @@ describe.each(stores)("the gateway on $name", ({ skipped, open }) => {
       expect(otherMerchant.text).not.toBe(answers[0]?.text);
     });
 
+    test.each([
+      ["merchant", { merchant: "x".repeat(101) }],
+      ["amount", { amountMinor: 10n ** 17n + 1n }],
+      ["metadata", { metadata: "order 7" }],
+      ["metadata", { metadata: '["order 7"]' }],
+      ["metadata", { metadata: JSON.stringify({ note: "x".repeat(8_200) }) }],
+      ["description", { description: "Шай\u0000" }],
+      ["description", { description: "x".repeat(501) }],
+      ["return_url", { returnUrl: "javascript:alert(1)" }],
+      ["expires_in", { lifeMs: Number.NaN }],
+      ["expires_in", { lifeMs: 2_592_000_001 }],
+      ["Idempotency-Key", { idempotency: { key: "x".repeat(300), fingerprint: "f" } }],
+    ])("payments.create refuses what the API refuses, naming %s, and stores nothing", async (field, wrong) => {
+      const create = world.gateway.payments.create({ merchant: "shop", amountMinor: 100n, ...wrong });
+      await expect(create).rejects.toMatchObject({ name: "Refusal", code: "invalid", field });
+      expect(await world.storage.listPayments({}, 10)).toEqual([]);
+    });
+
+    test("metadata that code gives comes back in the webhook, digit for digit", async () => {
+      const { payment } = await world.gateway.payments.create({
+        merchant: "shop",
+        amountMinor: 100n,
+        webhookUrl: world.receiverUrl,
+        webhookSecret: shopSecret,
+        metadata: '{ "сумма": 1.10 }',
+      });
+      await world.press(payment.id, "pay");
+      await world.gateway.work();
+      expect(world.receiver.accepted[0]?.body).toContain('"metadata":{"сумма":1.10}');
+    });
+
     test("while a provider starts a payment the same key waits with 409; after a crash another process goes on with the same payment", async () => {
       const started: string[] = [];
       const { promise: answer, resolve } = Promise.withResolvers<{ account: string }>();
@@ -155,7 +186,10 @@ describe.each(stores)("the gateway on $name", ({ skipped, open }) => {
           return reply();
         },
       });
-      const first = world.another({ providers: [slow(() => answer)] });
+      const first = world.another({
+        providers: [slow(() => answer)],
+        clock: { ...world.clock, sleep: () => new Promise(() => undefined) }, // stands still: its deadlines pass unseen
+      });
       const second = world.another({ providers: [slow(async () => ({ account: "700000017" }))] });
       const key = { "idempotency-key": "k1" };
       const call = (gateway: typeof first) => callApi(gateway.handle, "POST", "/api/payment/init", { amount: 1 }, key);
