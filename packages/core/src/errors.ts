@@ -93,13 +93,16 @@ export class ResponseShapeError extends SdkError {
   }
 }
 
-/** The vendor has shut the account out; no call is made until a person clears the stored block. */
+/**
+ * The vendor has shut the account out; no call is made until a person clears the stored block. `not-executed`, unless an
+ * earlier attempt of the same call may have run: then `unknown`.
+ */
 export class BlockedError extends SdkError {
   override readonly name = "BlockedError";
   readonly vendor: string;
   readonly since: Date;
   readonly vendorCode: string;
-  readonly outcome = "not-executed" as const;
+  readonly outcome: Outcome = "not-executed";
 
   constructor(
     message: string,
@@ -112,11 +115,11 @@ export class BlockedError extends SdkError {
   }
 }
 
-/** The store of the rate budget does not answer, so the call was not made. */
+/** The store of the rate budget does not answer, so the call was not made; `outcome` as of {@link BlockedError}. */
 export class RateLimitStoreError extends SdkError {
   override readonly name = "RateLimitStoreError";
   readonly vendor: string;
-  readonly outcome = "not-executed" as const;
+  readonly outcome: Outcome = "not-executed";
 
   constructor(message: string, details: { readonly vendor: string }) {
     super(message);

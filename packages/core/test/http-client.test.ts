@@ -11,7 +11,9 @@ import {
   createRateLimiter,
   type HttpCall,
   type HttpClientOptions,
+  NeedsReauthError,
   type RateLimiter,
+  RateLimitStoreError,
   RequestError,
   ResponseShapeError,
   readRetryAfter,
@@ -83,7 +85,7 @@ describe("a call", () => {
     expect(await client.request(read)).toEqual({ total: 1 });
   });
 
-  test.each([204, 200])("gives undefined for an answer %d without a body", async (status) => {
+  test.each([204, 205])("gives undefined for an answer %d, which has no body", async (status) => {
     nock(origin).get("/v1/orders").reply(status);
     expect(await createClient().request(read)).toBeUndefined();
   });
@@ -117,11 +119,113 @@ test.each(retries)("%s", async (_case, call, statuses, outcome) => {
   else expect(await failure(sending)).toMatchObject({ name: "ApiError", outcome, status: statuses.at(-1) });
 });
 
+/** [case, call, attempts in turn: a status, a code of the network or "429", name and outcome of the error] */
+const afterOpen: readonly (readonly [string, HttpCall, readonly (number | string)[], string, string])[] = [
+  [
+    "nobody listens",
+    { ...plainWrite, method: "PUT", safe: true },
+    ["ECONNRESET", "ECONNREFUSED"],
+    "RequestError",
+    "unknown",
+  ],
+  ["a refusal", { ...plainWrite, method: "PUT", safe: true }, ["ECONNRESET", 409], "ApiError", "unknown"],
+  ["too many requests", { ...plainWrite, safe: true }, [502, 429], "ApiError", "unknown"],
+  ["a block", { ...plainWrite, safe: true }, [502, 403], "BlockedError", "unknown"],
+  [
+    "no slot, because the store is down",
+    { ...plainWrite, safe: true },
+    [502, "store"],
+    "RateLimitStoreError",
+    "unknown",
+  ],
+  ["a refused read", plainRead, [502, 404], "ApiError", "refused"],
+  ["a refused read by POST", { ...plainWrite, safe: "read" }, [502, 404], "ApiError", "refused"],
+  ["a refusal after a pause that the vendor ordered", { ...plainWrite, safe: true }, [429, 409], "ApiError", "refused"],
+];
+
+test.each(afterOpen)("after an attempt that may have run, %s", async (_case, call, attempts, name, outcome) => {
+  let sent = 0;
+  let slots = 0;
+  const client = createClient({
+    retries: attempts.length - 1,
+    limiter: {
+      async slot() {
+        if (attempts[slots++] === "store") throw new RateLimitStoreError("no store", { vendor: "vendor" });
+      },
+      penalize: async () => undefined,
+      block: async () => undefined,
+    },
+    readRefusal: ({ status }) => (status === 403 ? { vendorCode: "403", outcome: "refused", block: true } : undefined),
+    fetch: async () => {
+      const answer = attempts[sent++];
+      if (typeof answer === "number") return new Response("{}", { status: answer });
+      throw new TypeError("fetch failed", { cause: Object.assign(new Error(answer), { code: answer }) });
+    },
+  });
+  const error = await failure(client.send(call));
+  expect(error).toMatchObject({ name, outcome });
+  expect(slots).toBe(attempts.length);
+  expect(error.message.endsWith("; an earlier attempt may have run")).toBe(outcome === "unknown");
+});
+
+describe("headers that cannot be given", () => {
+  const failing = (error: Error) => {
+    const counts = { asked: 0, slots: 0, sent: 0 };
+    const client = createClient({
+      limiter: {
+        async slot() {
+          counts.slots++;
+        },
+        penalize: async () => undefined,
+        block: async () => undefined,
+      },
+      headers: async () => {
+        counts.asked++;
+        throw error;
+      },
+      fetch: async () => {
+        counts.sent++;
+        return new Response("{}");
+      },
+    });
+    return { client, counts };
+  };
+  const refreshed = { vendor: "oauth", status: 502, outcome: "unknown" } as const;
+
+  test.each([plainRead, plainWrite])(
+    "take no slot, are not asked for again, and nothing was sent (%#)",
+    async (call) => {
+      for (const error of [new NeedsReauthError("vendor"), new ApiError("oauth: refresh answered 502", refreshed)]) {
+        const { client, counts } = failing(error);
+        const told = await failure(client.send(call));
+        expect(told.outcome).toBe("not-executed");
+        expect(told.message).toContain(error.message);
+        expect(counts).toEqual({ asked: 1, slots: 0, sent: 0 });
+      }
+    },
+  );
+
+  test("are asked for again when the network failed, and the call was not sent whatever became of the refresh", async () => {
+    const error = new RequestError("oauth: no answer", { vendor: "oauth", code: "timeout", outcome: "unknown" });
+    const { client, counts } = failing(error);
+    expect(await failure(client.send(plainWrite))).toMatchObject({ code: "timeout", outcome: "not-executed" });
+    expect(counts).toEqual({ asked: 4, slots: 0, sent: 0 });
+  });
+
+  test("are told as they are when they are no error of ours", async () => {
+    const error = new TypeError("undefined is not a token");
+    const { client, counts } = failing(error);
+    expect(await failure(client.send(plainRead))).toBe(error);
+    expect(counts.asked).toBe(1);
+  });
+});
+
 describe("an answer that is not understood", () => {
   test.each([
     ["HTML", "<!doctype html><h1>login</h1>", "with an HTML page"],
     ["truncated JSON", '{"total": 1', "with text that is not JSON (application/json)"],
     ["text", "oops", "with text that is not JSON (application/json)"],
+    ["no bytes", "", "with an empty body"],
     ["another shape", '{"total":"hidden value"}', "unexpected shape at total"],
     ["a list", "[]", "unexpected shape at total"],
   ])("names the place of %s and not the value", async (_case, body, message) => {
@@ -221,6 +325,28 @@ describe("the limiter", () => {
     nock(origin).get("/v1/orders").reply(200, { total: 1 });
     await createClient({ limiter }).request(read);
     expect(events).toEqual(["slot", "pause 7000", "slot"]);
+  });
+
+  test.each([
+    ["seconds", { status: 429, headers: { "retry-after": "20261126" } }],
+    ["a date of a wrong clock", { status: 429, headers: { "retry-after": "Sun, 01 Nov 2126 00:01:00 GMT" } }],
+    ["the vendor's own field", { status: 429, headers: { "x-pause": "9e9" } }],
+  ])("pauses for an hour at most, and says so, when the vendor asks for years in %s", async (_case, first) => {
+    const { events, limiter } = recording();
+    const warnings: string[] = [];
+    let sent = 0;
+    const client = createClient({
+      limiter,
+      logger: { debug() {}, info() {}, warn: (message) => void warnings.push(message), error() {} },
+      readRefusal: ({ headers }) =>
+        headers.has("x-pause")
+          ? { vendorCode: "slow", outcome: "not-executed", retry: true, retryAfterMs: Number(headers.get("x-pause")) }
+          : undefined,
+      fetch: async () => (sent++ === 0 ? new Response("{}", first) : new Response("{}")),
+    });
+    await client.send(plainRead);
+    expect(events).toEqual(["slot", "pause 3600000", "slot"]);
+    expect(warnings[0]).toMatch(/^vendor: orders.list asks for a pause of \d+ ms; it gets 3600000 ms$/);
   });
 
   test("pauses a little longer each time when the vendor does not say how long", async () => {
@@ -346,6 +472,7 @@ describe("on a real connection", () => {
   test.each([
     ["an HTML page", "text/html", "<html>502 Bad Gateway</html>"],
     ["half an answer", "application/json", '{"total":'],
+    ["nothing, because the server died after the head", "application/json", ""],
   ])("repeats a read that was answered 200 with %s, and never a write", async (_case, type, page) => {
     const asked: (string | undefined)[] = [];
     const { url, close } = await serve((request, response) => {

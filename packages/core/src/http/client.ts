@@ -30,7 +30,7 @@ export interface Refusal {
   readonly outcome: Outcome;
   /** Repeat the call after a pause, whatever its kind; only together with `not-executed`. */
   readonly retry?: boolean;
-  /** Pause of the whole budget. @defaultValue the `Retry-After` header */
+  /** Pause of the whole budget, at most `maxPauseMs`. @defaultValue the `Retry-After` header */
   readonly retryAfterMs?: number;
   /** The vendor shut the account out: store it and stop. */
   readonly block?: boolean;
@@ -41,7 +41,10 @@ export interface HttpClientOptions {
   readonly vendor: string;
   /** Origin and base path, e.g. `https://kaspi.kz/shop/api/v2`. */
   readonly baseUrl: string;
-  /** Headers of every request; a function is asked anew for each attempt. */
+  /**
+   * Headers of every request; a function is asked anew for each attempt, before it takes its slot. What it throws means
+   * that the attempt was not sent; only a `RequestError` is tried again.
+   */
   readonly headers?: Readonly<Record<string, string>> | (() => Promise<Readonly<Record<string, string>>>);
   /** Left out: calls are not paced. */
   readonly limiter?: RateLimiter;
@@ -59,6 +62,11 @@ export interface HttpClientOptions {
   readonly minDelayMs?: number;
   /** @defaultValue 30_000 */
   readonly maxDelayMs?: number;
+  /**
+   * Longest pause that the vendor can order, in milliseconds: it holds for the whole fleet and over restarts, and a proxy
+   * or a wrong clock may ask for a year. @defaultValue 3_600_000
+   */
+  readonly maxPauseMs?: number;
   /** Largest answer that is read, in bytes. @defaultValue 10_485_760 */
   readonly maxResponseBytes?: number;
   /**
@@ -86,10 +94,13 @@ export interface HttpCall<Schema extends v.GenericSchema | undefined = undefined
   /** Shape of a JSON answer. Left out: the answer comes back unread. */
   readonly schema?: Schema;
   /**
-   * The call changes nothing, or may run twice: repeat it also after an unknown outcome, and after an answer that is not
-   * JSON where `schema` asks for it. @defaultValue method is GET
+   * `"read"`: the call changes nothing. `true`: it may run twice. Both are repeated also after an unknown outcome, and
+   * after an answer that is not JSON where `schema` asks for it; once an attempt of a call that is no read ended unknown,
+   * a later one that fails makes nothing sure, and the outcome stays `unknown`.
+   *
+   * @defaultValue "read" for GET, else false
    */
-  readonly safe?: boolean;
+  readonly safe?: boolean | "read";
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
 }
@@ -97,7 +108,10 @@ export interface HttpCall<Schema extends v.GenericSchema | undefined = undefined
 export interface HttpClient {
   /** Sends with retries and gives the answer as it came; anything but a 2xx that `readRefusal` accepts throws. */
   send(call: HttpCall): Promise<HttpAnswer>;
-  /** Sends with retries and gives the JSON answer, checked by `schema`. An empty body gives `undefined`. */
+  /**
+   * Sends with retries and gives the JSON answer, checked by `schema`; `undefined` for 204 and 205. Any other empty body is
+   * an answer that broke off: {@link ResponseShapeError}.
+   */
   request<Schema extends v.GenericSchema>(
     call: HttpCall<Schema> & { readonly schema: Schema },
   ): Promise<v.InferOutput<Schema> | undefined>;
@@ -122,9 +136,11 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     retries = 3,
     minDelayMs = 500,
     maxDelayMs = 30_000,
+    maxPauseMs = 3_600_000,
     maxResponseBytes = 10_485_760,
   } = options;
   if (!URL.canParse(options.baseUrl)) throw new ConfigError(`${vendor}: baseUrl must be an absolute address`);
+  if (!(maxPauseMs > 0)) throw new ConfigError(`${vendor}: maxPauseMs must be positive`);
   const logger = redactingLogger(options.logger ?? silentLogger);
   const base = options.baseUrl.replace(/\/+$/, "");
   const ofetch = createFetch({
@@ -140,11 +156,31 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     telemetry.waited(clock.monotonicMs() - askedAt, { vendor });
   }
 
-  async function attempt(call: HttpCall<v.GenericSchema | undefined>, onSend: () => void): Promise<HttpAnswer> {
+  /** Before the slot: what takes long here, the refresh of a token for one, must not make the call leave late. */
+  async function askHeaders(name: string): Promise<Headers> {
+    try {
+      return new Headers(typeof options.headers === "function" ? await options.headers() : (options.headers ?? {}));
+    } catch (error) {
+      if (!SdkError.isInstance(error)) throw new AbortError(error instanceof Error ? error : new Error(String(error)));
+      // The outcome of a refresh says nothing about this call, which was not sent.
+      const failure =
+        error.outcome === "not-executed"
+          ? error
+          : new RequestError(`${vendor}: ${name} was not sent, because its headers failed: ${error.message}`, {
+              vendor,
+              code: error instanceof RequestError ? error.code : "network",
+              outcome: "not-executed",
+            });
+      throw error instanceof RequestError ? failure : new AbortError(failure);
+    }
+  }
+
+  async function attempt(
+    call: HttpCall<v.GenericSchema | undefined>,
+    headers: Headers,
+    onSend: () => void,
+  ): Promise<HttpAnswer> {
     const { name, method = "GET", signal } = call;
-    const headers = new Headers(
-      typeof options.headers === "function" ? await options.headers() : (options.headers ?? {}),
-    );
     for (const [field, value] of Object.entries(call.headers ?? {})) headers.set(field, value);
     let body: string | URLSearchParams | undefined = call.text ?? call.form;
     if (call.json !== undefined) {
@@ -215,6 +251,10 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
         },
       );
     }
+    const asked = refusal.retryAfterMs ?? readRetryAfter(answer.headers.get("retry-after"), clock.now());
+    if (asked !== undefined && asked > maxPauseMs) {
+      logger.warn(`${vendor}: ${name} asks for a pause of ${asked} ms; it gets ${maxPauseMs} ms`);
+    }
     throw new RefusedAttempt(
       new ApiError(
         `${vendor}: ${name} answered ${answer.status}${refusal.vendorCode && refusal.vendorCode !== String(answer.status) ? ` ${refusal.vendorCode}` : ""}`,
@@ -222,7 +262,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
           vendor,
           status: answer.status,
           vendorCode: refusal.vendorCode,
-          retryAfterMs: refusal.retryAfterMs ?? readRetryAfter(answer.headers.get("retry-after"), clock.now()),
+          retryAfterMs: asked === undefined ? undefined : Math.min(asked, maxPauseMs),
           outcome: refusal.outcome,
         },
       ),
@@ -250,16 +290,18 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   }
 
   async function exchange<T>(call: HttpCall<v.GenericSchema | undefined>, read: (answer: HttpAnswer) => T): Promise<T> {
-    const safe = call.safe ?? (call.method === undefined || call.method === "GET");
+    const { safe = call.method === undefined || call.method === "GET" ? "read" : false } = call;
+    let isOpen = false; // an earlier attempt may have run, and nobody knows
     let mayHaveRun = false; // for a stop in the middle of an attempt, or after one whose outcome is open
     try {
       return await pRetry(
         async () => {
           const mayHaveRunBefore = mayHaveRun;
+          const headers = await askHeaders(call.name);
           try {
             await takeSlot(call.signal);
             return await observed(call, async () => {
-              const answer = await attempt(call, () => {
+              const answer = await attempt(call, headers, () => {
                 mayHaveRun = true;
               });
               await judge(answer, call.name);
@@ -268,6 +310,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
           } catch (error) {
             const failure = error instanceof RefusedAttempt ? error.error : error;
             if (SdkError.isInstance(failure) && failure.outcome === "not-executed") mayHaveRun = mayHaveRunBefore;
+            if (SdkError.isInstance(failure) && failure.outcome === "unknown") isOpen = true;
             const repeatable =
               SdkError.isInstance(failure) && !(failure instanceof BlockedError) && !(failure instanceof ConfigError);
             const aborted =
@@ -277,7 +320,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
               !aborted &&
               ((error instanceof RefusedAttempt && error.retry) ||
                 (failure.outcome === "not-executed" && !(failure instanceof ApiError)) ||
-                (safe && (failure.outcome === "unknown" || isUnreadable(failure))));
+                (safe !== false && (failure.outcome === "unknown" || isUnreadable(failure))));
             if (!retryThis) throw new AbortError(failure as Error);
             throw failure;
           }
@@ -311,6 +354,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
           outcome: mayHaveRun ? "unknown" : "not-executed",
         });
       }
+      if (isOpen && safe !== "read" && SdkError.isInstance(error)) leaveOpen(error);
       throw error;
     }
   }
@@ -319,6 +363,13 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     send: (call) => exchange(call, (answer) => answer),
     request: (call) => exchange(call, (answer) => parseJson(answer, call.schema, { vendor, name: call.name })),
   };
+}
+
+/** The last attempt did nothing, but one before it may have: the call's outcome is the earlier one's. */
+function leaveOpen(error: SdkError): void {
+  if (error.outcome !== "not-executed" && error.outcome !== "refused") return;
+  error.message += "; an earlier attempt may have run";
+  Object.defineProperty(error, "outcome", { value: "unknown" satisfies Outcome });
 }
 
 /** A page of a proxy or half an answer, as opposed to JSON of another shape: the next try may bring the real one. */
@@ -345,20 +396,25 @@ function judgeByStatus({ status }: HttpAnswer): Refusal | undefined {
   return { vendorCode: String(status), outcome: "refused" };
 }
 
-/** `undefined` for an empty body. */
+/** `undefined` for 204 and 205, which have no body. */
 export function parseJson<Schema extends v.GenericSchema>(
   answer: HttpAnswer,
   schema: Schema,
   { vendor, name }: { readonly vendor: string; readonly name: string },
 ): v.InferOutput<Schema> | undefined {
   const outcome = answer.status < 300 ? "executed" : "unknown";
-  if (answer.text === "") return undefined;
+  if (answer.status === 204 || answer.status === 205) return undefined;
   let json: unknown;
   try {
     json = JSON.parse(answer.text);
   } catch {
     const type = answer.headers.get("content-type")?.split(";", 1)[0] ?? "no content type";
-    const kind = /^\s*</.test(answer.text) ? "an HTML page" : `text that is not JSON (${type})`;
+    const kind =
+      answer.text === ""
+        ? "an empty body"
+        : /^\s*</.test(answer.text)
+          ? "an HTML page"
+          : `text that is not JSON (${type})`;
     throw new ResponseShapeError(`${vendor}: ${name} answered ${answer.status} with ${kind}`, {
       vendor,
       status: answer.status,
