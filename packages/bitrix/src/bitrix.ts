@@ -274,7 +274,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
           path: `/${method}`,
           json: token ? { ...json, auth: token.accessToken } : json,
           schema: envelopeSchema,
-          safe,
+          safe: safe && isRead(method) ? "read" : safe,
           ...(signal ? { signal } : {}),
         });
         if (!answer) {
@@ -324,7 +324,7 @@ export function createBitrix(options: BitrixOptions): Bitrix {
       return (await request(method, parameters, callOptions)).result as Result;
     },
     batch,
-    list: createList({ request, batch, costOf: operating.costOf }),
+    list: createList({ request, batch, costOf: operating.costOf, retries, minDelayMs, clock }),
     items: (entityTypeId) => createItems(client, entityTypeId),
     get deals() {
       return deals;

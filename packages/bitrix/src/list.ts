@@ -1,4 +1,4 @@
-import { ApiError, ConfigError, ResponseShapeError } from "@orderbridge/core";
+import { ApiError, type Clock, ConfigError, ResponseShapeError } from "@orderbridge/core";
 import { type BatchCommand, type BatchItem, type BatchOptions, longestRequest } from "./batch.ts";
 import type { CallOptions, Envelope } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
@@ -68,6 +68,9 @@ export function createList({
   request,
   batch,
   costOf,
+  retries,
+  minDelayMs,
+  clock,
 }: {
   readonly request: (method: string, parameters: Parameters, options: CallOptions) => Promise<Envelope>;
   readonly batch: (
@@ -76,6 +79,10 @@ export function createList({
   ) => Promise<Readonly<Record<string, BatchItem>>>;
   /** Seconds that a page lately took. */
   readonly costOf: (method: string) => number;
+  /** Of a page that the portal could not answer, in a row; the first after so long, then after twice as long. */
+  readonly retries: number;
+  readonly minDelayMs: number;
+  readonly clock: Clock;
 }) {
   return async function* list<Result>(
     method: string,
@@ -218,7 +225,11 @@ export function createList({
       return parts;
     }
 
+    /** Pages in a row that the portal could not answer. */
+    let troubles = 0;
+
     async function ask(parts: ReturnType<typeof plan>): Promise<void> {
+      let failure: ApiError | undefined;
       const commands: Record<string, BatchCommand> = {};
       for (const [part, { range, pages }] of parts.entries()) {
         for (let page = 0; page < pages; page++) {
@@ -247,6 +258,11 @@ export function createList({
         for (let index = 0; index < pages; index++) {
           const page = readItem(items[`r${part}p${index}`] as BatchItem, method);
           if (page === "later") break; // the method has to rest; the next request waits for it
+          if (page instanceof ApiError) {
+            failure = page; // what follows referred to it
+            break;
+          }
+          troubles = 0;
           rowsPath ??= page.path;
           const firstId = index === 0 && density === undefined && page.rows.length > 1 ? idOf(page.rows[0]) : undefined;
           take(range, page.rows);
@@ -261,6 +277,10 @@ export function createList({
         // What a range had left says little. A piece without a row says that there are few.
         if (span > 0 && pages >= firstChain) learn(Math.max(rows, 1) / span);
       }
+      if (failure === undefined) return;
+      // The portal stumbled: a listing only reads, so it asks again, from where each range stands.
+      if (++troubles > retries) throw failure;
+      await clock.sleep(minDelayMs * 2 ** (troubles - 1), callOptions.signal);
     }
 
     try {
@@ -339,16 +359,19 @@ function readPage(result: unknown, method: string): Page {
   throw shapeError(`${method} answered no list`, "result");
 }
 
-function readItem(item: BatchItem, method: string): Page | "later" {
+/** An error is given, not thrown, when the same page may be there a moment later. */
+function readItem(item: BatchItem, method: string): Page | ApiError | "later" {
   if (item.state === "done") return readPage(item.result, method);
   if (item.state === "failed") {
     if (item.code === "OPERATION_TIME_LIMIT") return "later";
-    throw new ApiError(`bitrix: ${method} failed in a batch${item.code === "" ? "" : ` with ${item.code}`}`, {
+    const error = new ApiError(`bitrix: ${method} failed in a batch${item.code === "" ? "" : ` with ${item.code}`}`, {
       vendor: "bitrix",
       status: 200,
       vendorCode: item.code,
       outcome: item.outcome,
     });
+    if (item.outcome === "refused") throw error;
+    return error;
   }
   throw item.error ?? shapeError(`${method} is not in the batch's answer`, "result");
 }

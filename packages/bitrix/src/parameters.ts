@@ -95,3 +95,9 @@ export function toCommandQuery(parameters: Parameters): string {
   for (const [name, value] of Object.entries(parameters)) add(name, value);
   return pairs.join("&");
 }
+
+/** Adds what a row is read from to a `select`; without one, or with `*`, the portal gives it anyway. */
+export function withFields(parameters: Parameters, fields: readonly string[]): Parameters {
+  const { select } = parameters;
+  return Array.isArray(select) ? { ...parameters, select: [...new Set([...select, ...fields])] } : parameters;
+}

@@ -14,7 +14,7 @@ import {
 import type { Bitrix, CallOptions } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
 import type { ListOptions } from "./list.ts";
-import type { Parameters } from "./parameters.ts";
+import { type Parameters, withFields } from "./parameters.ts";
 
 /** An order of the online store (`sale.order`). */
 export interface ShopOrder {
@@ -85,6 +85,8 @@ const orderSchema = v.looseObject({
   version: v.fallback(v.optional(v.number()), undefined),
   dateUpdate: optionalText,
 });
+/** What a `ShopOrder` is made of: asked for beside what a `select` names. */
+const orderFields = Object.keys(orderSchema.entries);
 const paymentSchema = v.looseObject({
   id: idText,
   orderId: idText,
@@ -140,7 +142,7 @@ export function createShopOrders(bitrix: Pick<Bitrix, "call" | "list">): ShopOrd
     },
     update: (id, fields, options) => call("sale.order.update", { id, fields }, options),
     async *list(parameters = {}, options = {}) {
-      for await (const order of bitrix.list("sale.order.list", parameters, options)) {
+      for await (const order of bitrix.list("sale.order.list", withFields(parameters, orderFields), options)) {
         yield toShopOrder(order, "sale.order.list");
       }
     },

@@ -508,6 +508,35 @@ describe("list", () => {
     expect(seen).toEqual([String(ids[3]), String(ids[5])]);
   });
 
+  test("a page that the portal could not answer is asked for again, a few times in a row", async () => {
+    const { fake, bitrix } = setUp();
+    for (let index = 0; index < 400; index++) fake.addDeal({ title: "Гүл" });
+    const internal = { status: 500, error: "INTERNAL_SERVER_ERROR" };
+    let calls = 0;
+    fake.setBeforeCommand(() => (++calls === 4 ? internal : undefined));
+    const ids: string[] = [];
+    for await (const { ID } of bitrix.list<{ ID: string }>("crm.deal.list")) ids.push(ID);
+    expect(ids).toEqual(fake.deals.map(({ id }) => String(id)));
+
+    calls = 0;
+    fake.setBeforeCommand(() => (++calls > 3 ? internal : undefined));
+    const read = async () => {
+      for await (const _row of bitrix.list("crm.deal.list"));
+    };
+    await expect(read()).rejects.toMatchObject({ vendorCode: "INTERNAL_SERVER_ERROR", outcome: "unknown" });
+  });
+
+  test("a select leaves the typed lists what their rows are made of", async () => {
+    const { fake, bitrix } = setUp();
+    fake.addCategory(9, "Опт", [{ id: "C9:NEW", name: "Жаңа", sort: 10, semantics: "process" }]);
+    fake.moveToCategory(fake.addDeal({ title: "Гүл" }).id, 9, "C9:NEW");
+    const deals = bitrix.deals.list({ select: ["title", "stageId"] });
+    expect((await deals.next()).value).toMatchObject({ title: "Гүл", stageId: "C9:NEW", categoryId: "9" });
+    fake.addShopOrder({ id: 146, statusId: "P", payed: "Y" });
+    const orders = bitrix.orders.list({ select: ["id"] });
+    expect((await orders.next()).value).toMatchObject({ id: "146", statusId: "P", paid: true });
+  });
+
   test("stops with an error when the method ignores the cursor", async () => {
     const rows = Array.from({ length: 50 }, (_, index) => ({ ID: String(index + 1) }));
     const bitrix = createBitrix({
