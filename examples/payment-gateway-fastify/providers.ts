@@ -131,6 +131,7 @@ function robokassa(): Start {
       robokassa: client,
       currency: shop.ROBOKASSA_COUNTRY === "kz" ? "KZT" : "RUB",
       refunds: shop.ROBOKASSA_PASSWORD3 !== undefined,
+      firstInvId: BigInt(shop.ROBOKASSA_FIRST_INV_ID),
     });
 }
 

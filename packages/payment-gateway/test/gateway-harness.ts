@@ -84,6 +84,18 @@ export async function createWorld(
   };
 }
 
+/** Time passes in steps, and the engine works after each. */
+export async function passTime(
+  { clock, gateway }: World,
+  ms: number,
+  stepMs = Math.max(Math.min(ms, 5_000), ms / 60),
+): Promise<void> {
+  for (let passed = 0; passed < ms; passed += stepMs) {
+    clock.advance(stepMs);
+    await gateway.work();
+  }
+}
+
 const documents = new WeakMap<FetchHandler, Documented>();
 
 /** A text body goes out as it is, anything else as JSON. Every answer of the API is held against its own document. */

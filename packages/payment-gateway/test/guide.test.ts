@@ -6,7 +6,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import type { Payment } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { type ProviderCaseContext, providerCases } from "../src/testing/index.ts";
-import { createWorld, type World } from "./gateway-harness.ts";
+import { createWorld, passTime, type World } from "./gateway-harness.ts";
 import { createExampleBankProvider } from "./guide-provider.ts";
 
 const signingKey = "the bank's own key";
@@ -19,6 +19,7 @@ function createExampleBank() {
   const refunds = new Map<string, { readonly session: string; readonly amount: string }>();
   let lost = 0;
   return {
+    isAway: false,
     sessions,
     refunds,
     loseNext: () => {
@@ -26,6 +27,7 @@ function createExampleBank() {
     },
     async handle(request: Request): Promise<Response> {
       const [, group = "", id = ""] = new URL(request.url).pathname.split("/");
+      if (this.isAway) return new Response("<html>", { status: 400 });
       if (request.headers.get("authorization") !== "Bearer bank-key") return new Response(null, { status: 401 });
       if (group === "refunds") {
         if (!refunds.has(id)) refunds.set(id, JSON.parse(await request.text()));
@@ -50,7 +52,7 @@ async function open(): Promise<ProviderCaseContext & { readonly bank: ReturnType
     origin: "https://bank.example",
     apiKey: "bank-key",
     signingKey,
-    fetch: fetchFrom(bank.handle),
+    fetch: fetchFrom((request) => bank.handle(request)),
   });
   world = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }), { providers: [provider] });
   const tell = (payment: string, key: string): Promise<Response> => {
@@ -78,6 +80,17 @@ async function open(): Promise<ProviderCaseContext & { readonly bank: ReturnType
       return tell(id, signingKey);
     },
     repeat: () => tell(last, signingKey),
+    pass: (ms) => passTime(world, ms),
+    async payUntold({ id }) {
+      const session = bank.sessions.get(id);
+      if (session) session.status = "paid";
+    },
+    silence() {
+      bank.isAway = true;
+      return () => {
+        bank.isAway = false;
+      };
+    },
     forge: ({ id }) => tell(id, "a guess"),
     async settleRefunds() {
       for (let round = 0; round < 3; round++) {

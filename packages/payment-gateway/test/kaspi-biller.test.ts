@@ -194,7 +194,7 @@ test("characters that XML forbids do not make the answer unreadable", async () =
   const { payment } = await gateway.payments.create({
     merchant: "shop",
     amountMinor: 100n,
-    description: "Чай \u0001\u0008\uFFFE😀 ]]>",
+    description: "Чай \uFFFE\uFFFF😀 ]]>", // control characters are refused before
   });
   const { text } = await createFakeKaspiBiller({ deliver: gateway.handle, url }).check(payment.account ?? "");
   expect(text).toContain('<field1 name="Заказ">Чай 😀 ]]&gt;</field1>');
@@ -250,4 +250,31 @@ test("the pay page shows the number to type", async () => {
   const { transaction_id: id, account } = await init();
   const response = await world.gateway.handle(new Request(`https://pay.example/pay/${id}`));
   expect(await response.text()).toContain(`<strong>${account}</strong>`);
+});
+
+test("in JSON our id is repeated as prv_txn where the bank asks for that", async () => {
+  await world.close();
+  for (const prvTxn of [false, true]) {
+    world = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }), {
+      providers: [provider({ prvTxn })],
+    });
+    bank = createFakeKaspiBiller({ deliver: world.gateway.handle, url });
+    const { account } = await init();
+    const body = JSON.parse((await bank.pay({ account, sum: "1.00", txnId: "77" })).text);
+    expect(body.prv_txn_id).toMatch(/^\d+$/);
+    expect(body.prv_txn).toBe(prvTxn ? body.prv_txn_id : undefined);
+    if (!prvTxn) await world.close();
+  }
+});
+
+test("under the bank's acceptance test payments say that no real money moves", async () => {
+  await world.close();
+  world = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }), {
+    providers: [provider({ test: true })],
+  });
+  bank = createFakeKaspiBiller({ deliver: world.gateway.handle, url });
+  const { account } = await init();
+  await bank.pay({ account, sum: "15980.00" });
+  await world.gateway.work();
+  expect(JSON.parse(world.receiver.accepted[0]?.body ?? "")).toMatchObject({ event: "paid", test: true });
 });

@@ -4,7 +4,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
 import { bookMoney } from "../src/decisions.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
-import { createKaspiQrProvider, kaspiQrCodes } from "../src/providers/kaspi-qr.ts";
+import { createKaspiQrProvider, type KaspiQrOptions, kaspiQrCodes } from "../src/providers/kaspi-qr.ts";
 import { shopSecret } from "./gateway-harness.ts";
 import { openQr, pressButton, type QrWorld, steadyClock } from "./provider-worlds.ts";
 
@@ -400,6 +400,24 @@ describe("a QR or link", () => {
     world.clock.advance(10_000);
     expect(await qr.provider.state?.({ ...payment, session }, context)).toMatchObject({ state: "unknown" });
   });
+});
+
+test.each<readonly [Partial<KaspiQrOptions>, boolean]>([
+  [{ origin: "https://mtokentest.kaspi.kz:8545" }, true],
+  [{ origin: "https://mtokentest.kaspi.kz:8543", test: false }, false],
+  [{ origin: "https://pay.kaspi.test" }, false],
+  [{ origin: "https://pay.kaspi.test", test: true }, true],
+  [{ origin: "https://pay.kaspi.test", scheme: "r1", apiKey: "test_0123456789" }, true],
+  [{ origin: "https://pay.kaspi.test", scheme: "r1", apiKey: "prod_0123456789" }, false],
+])("payments of %j say `test: %s` to the shop", async (options, isTest) => {
+  const { world, fake, remote, pass } = await start({ options: { ...options, apiKey: options.apiKey ?? "prod_1" } });
+  const payment = await create();
+  expect(payment.test).toBe(isTest);
+  if (options.scheme) return; // the fake knows another key
+  await press(payment.id);
+  fake.pay(remote(payment).id);
+  await pass(5_000);
+  expect(JSON.parse(world.receiver.accepted[0]?.body ?? "")).toMatchObject({ event: "paid", test: isTest });
 });
 
 describe("the device", () => {

@@ -37,6 +37,8 @@ describe("reading the receipt", () => {
     ["505", 50_500n],
     ["505,00 ₸", 50_500n],
     ["505.50₸", 50_550n],
+    ["15980.0", 1_598_000n],
+    ["15 980,5 ₸", 1_598_050n],
     ["0", 0n],
   ])("%j is %i tiyn", (text, amountMinor) => {
     expect(readTenge(text)).toBe(amountMinor);
@@ -48,6 +50,11 @@ describe("reading the receipt", () => {
       expect(readTenge(text)).toBeUndefined();
     },
   );
+});
+
+test.each([true, false])("payments at a terminal with `test: %s` say so", async (isTest) => {
+  await start({ options: { test: isTest } });
+  expect((await get((await create()).id)).test).toBe(isTest);
 });
 
 describe("a payment", () => {

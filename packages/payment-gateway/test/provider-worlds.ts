@@ -19,7 +19,7 @@ import {
   type FakeKaspiSmartposReadings,
   type ProviderCaseContext,
 } from "../src/testing/index.ts";
-import { createWorld, type World } from "./gateway-harness.ts";
+import { createWorld, passTime, type World } from "./gateway-harness.ts";
 
 export type StorageFor = (clock: FakeClock) => Promise<GatewayStorage>;
 const inMemory: StorageFor = async (clock) => createPaymentGatewayMemoryStorage({ clock });
@@ -58,6 +58,12 @@ export const pressButton = (world: World, provider: string, id: string, fields: 
       body: new URLSearchParams(fields),
     }),
   );
+
+/** A vendor that answers nothing, until the result is called. */
+export function silence({ faults }: Pick<FakeKaspiQr, "faults">): () => void {
+  faults.add({ fault: { kind: "htmlAnswer" }, times: 1_000_000 });
+  return () => faults.clear();
+}
 
 export interface QrWorld {
   readonly world: World;
@@ -121,7 +127,7 @@ export async function openQr({
   const world = await createWorld(storageFor, { providers: [provider], ...more });
   late.bind(world);
   kaspi.bind({ clock: steadyClock(world.clock) });
-  const { gateway, clock } = world;
+  const { gateway } = world;
   const press = (payment: Pick<Payment, "id">) => pressButton(world, "kaspi-qr", payment.id, { action: "pay" });
   const attemptsOf = (payment: Pick<Payment, "id">) =>
     fake.payments.filter(({ externalId }) => externalId === payment.id);
@@ -130,12 +136,7 @@ export async function openQr({
     if (!found) throw new Error("Kaspi knows no attempt of this payment");
     return found;
   };
-  const pass = async (ms: number, stepMs = ms): Promise<void> => {
-    for (let passed = 0; passed < ms; passed += stepMs) {
-      clock.advance(stepMs);
-      await gateway.work();
-    }
-  };
+  const pass = (ms: number, stepMs = ms): Promise<void> => passTime(world, ms, stepMs);
   return {
     world,
     fake,
@@ -149,6 +150,12 @@ export async function openQr({
       merchant: "shop",
       begin: press,
       begunAtProvider: (payment) => attemptsOf(payment).length,
+      pass: (ms) => passTime(world, ms),
+      async payUntold(payment) {
+        if (attemptsOf(payment).length === 0) await press(payment);
+        fake.pay(remote(payment).id);
+      },
+      silence: () => silence(fake),
       async pay(payment) {
         if (attemptsOf(payment).length === 0) await press(payment);
         fake.pay(remote(payment).id);
@@ -214,19 +221,14 @@ export async function openSmartpos({
   const world = await createWorld(storageFor, { providers: [provider], ...gatewayOptions });
   late.bind(world);
   if (registered) await registerKaspiSmartpos(options);
-  const { gateway, clock } = world;
+  const { gateway } = world;
   const press = (payment: Pick<Payment, "id">) => pressButton(world, "kaspi-smartpos", payment.id, { action: "pay" });
   const begun = new Set<string>();
   const begin = async (payment: Pick<Payment, "id">): Promise<Response> => {
     begun.add(payment.id);
     return press(payment);
   };
-  const pass = async (ms: number, stepMs = ms): Promise<void> => {
-    for (let passed = 0; passed < ms; passed += stepMs) {
-      clock.advance(stepMs);
-      await gateway.work();
-    }
-  };
+  const pass = (ms: number, stepMs = ms): Promise<void> => passTime(world, ms, stepMs);
   return {
     world,
     fake,
@@ -240,6 +242,12 @@ export async function openSmartpos({
       begin,
       begunAtProvider: () => fake.journal.count("GET /v2/payment?"),
       neverLate: true,
+      pass: (ms) => passTime(world, ms),
+      async payUntold(payment) {
+        await begin(payment);
+        fake.confirm({ method });
+      },
+      silence: () => silence(fake),
       async pay(payment) {
         if (!begun.has(payment.id)) await begin(payment);
         fake.confirm({ method });

@@ -15,6 +15,10 @@ export interface KaspiBillerOptions {
   readonly clientAddress: (request: Request) => string | undefined;
   /** What was agreed with the bank. @defaultValue "json" */
   readonly format?: "json" | "xml";
+  /** In JSON our id is called `prv_txn_id`; repeats it as `prv_txn`, where the bank's test asks for that. @defaultValue false */
+  readonly prvTxn?: boolean;
+  /** The bank's acceptance test: no real money, and payments say so to the shop. @defaultValue false */
+  readonly test?: boolean;
   readonly clock?: Pick<Clock, "sleep">;
 }
 
@@ -46,14 +50,16 @@ interface BillerAnswer {
  * @see Kaspi's integration document for service providers, "check and pay", as four public implementations follow it
  */
 export function createKaspiBillerProvider(options: KaspiBillerOptions): PaymentProvider {
-  const { addresses = ["194.187.247.152"], clientAddress, format = "json", clock = systemClock } = options;
+  const { addresses = ["194.187.247.152"], clientAddress, format = "json", prvTxn = false, test = false } = options;
+  const { clock = systemClock } = options;
   if (addresses.length === 0) throw new ConfigError("addresses: name at least one that the bank calls from");
   const bank = createAddressList(addresses);
-  const write = format === "json" ? toJson : toXml;
+  const write = format === "json" ? (answered: BillerAnswer) => toJson(answered, prvTxn) : toXml;
 
   return {
     name: "kaspi-biller",
     currencies: { KZT: { stepMinor: 1n } },
+    test,
     payerStep: (payment) => ({ kind: "account", account: payment.account ?? "" }),
 
     async start(_payment, { nextNumber }) {
@@ -169,10 +175,10 @@ function ownNumber(txnId: string): string {
   return String(createHash("sha256").update(`kaspi-biller:${txnId}`).digest().readUIntBE(0, 6));
 }
 
-function toJson({ txnId, prvTxnId, result, sumMinor, comment, fields }: BillerAnswer): Response {
+function toJson({ txnId, prvTxnId, result, sumMinor, comment, fields }: BillerAnswer, prvTxn: boolean): Response {
   const body = {
     txn_id: txnId,
-    ...(prvTxnId === undefined ? {} : { prv_txn_id: prvTxnId }),
+    ...(prvTxnId === undefined ? {} : { prv_txn_id: prvTxnId, ...(prvTxn ? { prv_txn: prvTxnId } : {}) }),
     result,
     ...(sumMinor === undefined ? {} : { sum: formatAmount(sumMinor) }),
     comment,

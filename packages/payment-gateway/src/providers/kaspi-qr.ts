@@ -27,6 +27,11 @@ export interface KaspiQrOptions {
   readonly remoteInvoices?: boolean;
   /** `link`: a page that opens the application. `qr`: the token of a QR. The pay page draws either as a QR and shows it as a button. @defaultValue "link" */
   readonly show?: "link" | "qr";
+  /**
+   * No real money: payments say so to the shop. @defaultValue true for a host `mtokentest.…` and for an `apiKey` that
+   * begins with `test_`, as Kaspi names its tests; else false
+   */
+  readonly test?: boolean;
   readonly clock?: Clock;
   readonly logger?: Logger;
   /** One deadline over a call, in milliseconds. @defaultValue 15_000 */
@@ -64,6 +69,8 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
   }
   if (remoteInvoices && scheme !== "r3") throw new ConfigError("remoteInvoices need scheme r3");
   const api = createKaspiQrApi(options);
+  const { test = /^https:\/\/mtokentest\./i.test(options.origin) || (options.apiKey?.startsWith("test_") ?? false) } =
+    options;
   const nowMs = (): number => clock.now().getTime();
 
   async function beginInvoice(payment: Payment, attempt: Attempt, phone: string): Promise<Finding> {
@@ -167,6 +174,7 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
   const provider: PaymentProvider = {
     name: "kaspi-qr",
     currencies: { KZT: { stepMinor: 1n } },
+    test,
     state: attempts.state,
     attempts: attempts.attempts,
     giveUpAttempt: attempts.giveUpAttempt,

@@ -51,6 +51,8 @@ export interface KaspiSmartposOptions {
    * the status counts. @defaultValue true
    */
   readonly remoteCancel?: boolean;
+  /** A terminal that the bank lent for tests: no real money, and payments say so to the shop. @defaultValue false */
+  readonly test?: boolean;
   readonly fetch?: typeof fetch;
   readonly clock?: Clock;
   readonly logger?: Logger;
@@ -109,7 +111,7 @@ export async function registerKaspiSmartpos(
  * @see "Smart POS. Integration documentation", as public till clients restate it
  */
 export function createKaspiSmartposProvider(options: KaspiSmartposOptions): PaymentProvider {
-  const { clock = systemClock, ownCheque = false, remoteCancel = true, name } = options;
+  const { clock = systemClock, ownCheque = false, remoteCancel = true, test = false, name } = options;
   if (!/^[\w -]{1,64}$/.test(name)) throw new ConfigError("name: 1 to 64 Latin letters, digits, spaces, - and _");
   const call = createTerminal(options);
   const nowMs = (): number => clock.now().getTime();
@@ -172,6 +174,7 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
   return {
     name: "kaspi-smartpos",
     currencies: { KZT: { stepMinor: 100n } },
+    test,
     state: attempts.state,
     attempts: attempts.attempts,
     giveUpAttempt: attempts.giveUpAttempt,
@@ -304,8 +307,9 @@ function judge(attempt: Attempt, data: Data): Finding {
 
 function paid(attempt: Attempt, data: Data): Finding {
   const cheque = objectOf(data, "chequeInfo");
-  const amountMinor = readTenge(textOf(cheque, "amount")) ?? readTenge(textOf(data, "amount"));
-  if (amountMinor === undefined || amountMinor === 0n) {
+  // Either may be missing, or 0.
+  const amountMinor = readTenge(textOf(cheque, "amount")) || readTenge(textOf(data, "amount"));
+  if (!amountMinor) {
     return {
       state: "unknown",
       askAgainMs: actualizeMs,
@@ -328,12 +332,13 @@ function paid(attempt: Attempt, data: Data): Finding {
 }
 
 /**
- * Whole tenge as the receipt prints them, in minor units: `505 ₸`, `1 234 567 ₸` with any kind of space, `505,00`.
+ * Tenge as the receipt prints them, or as a JSON number, in minor units: `505 ₸`, `1 234 567 ₸` with any kind of space,
+ * `505,00`, `505.0`.
  * `undefined` for anything else.
  */
 export function readTenge(text: string | undefined): bigint | undefined {
-  const match = /^(\d{1,12})(?:[.,](\d{2}))?(?:₸|T|тг\.?|KZT)?$/i.exec((text ?? "").replace(/\s/g, ""));
-  return match ? BigInt(match[1] ?? "0") * 100n + BigInt(match[2] ?? "0") : undefined;
+  const match = /^(\d{1,12})(?:[.,](\d{1,2}))?(?:₸|T|тг\.?|KZT)?$/i.exec((text ?? "").replace(/\s/g, ""));
+  return match ? BigInt(match[1] ?? "0") * 100n + BigInt((match[2] ?? "").padEnd(2, "0")) : undefined;
 }
 
 type Data = Readonly<Record<string, unknown>>;

@@ -3,8 +3,11 @@ import { createFaults, createJournal, type Faults, type Journal } from "@orderbr
 
 /** Facts that descriptions of the protocol leave open; the first of each is the default. */
 export interface FakeKaspiSmartposReadings {
-  /** Where a paid sum stands. `data.amount` may be 0 or missing; `unreadable`: the receipt has another spelling. */
-  readonly amount?: "cheque" | "data" | "both" | "unreadable";
+  /**
+   * Where a paid sum stands. `data.amount` may be 0 or missing; `double`: there as `505.0`; `zero-cheque`: there, and the
+   * receipt says 0; `unreadable`: the receipt has another spelling.
+   */
+  readonly amount?: "cheque" | "data" | "both" | "double" | "zero-cheque" | "unreadable";
   /** Between thousands on the receipt: nothing, a no-break space, a narrow one, a space. */
   readonly spaces?: "none" | "no-break" | "narrow" | "plain";
   /** `absent`: the contract has no remote cancel. `lies`: it answers success and cancels nothing. */
@@ -108,20 +111,26 @@ export function createFakeKaspiSmartpos({
     return `${String(amount).replace(/\B(?=(\d{3})+$)/g, space)}${space || " "}₸`;
   }
 
+  function written(amount: bigint): string {
+    if (readings.amount === "unreadable") return "бес жүз бес";
+    return receipt(readings.amount === "zero-cheque" ? 0n : amount);
+  }
+
   function describe(process: Process): Record<string, unknown> {
     const base = { processId: process.id, status: process.status, subStatus: process.subStatus };
     if (process.status !== "success") return base;
-    const inData = readings.amount === "data" || readings.amount === "both";
-    const inCheque = readings.amount !== "data";
+    const inData = readings.amount !== undefined && readings.amount !== "cheque" && readings.amount !== "unreadable";
+    const inCheque = readings.amount !== "data" && readings.amount !== "double";
     const hasRrn = process.method === "card" || (process.method === "alaqan" && readings.alaqan === "rrn");
     return {
       ...base,
       transactionId:
         hasRrn && process.method !== "card" ? `T${process.id}` : (process.refundOf ?? process.transactionId),
-      ...(inData ? { amount: Number(process.amount) } : { amount: 0 }),
+      // A number with a decimal, see `write`.
+      amount: readings.amount === "double" ? `#${process.amount}.0#` : inData ? Number(process.amount) : 0,
       addInfo: { ProductType: "Gold", LoanTerm: 0, IsOffer: false, LoanOfferName: "" },
       chequeInfo: {
-        ...(inCheque ? { amount: readings.amount === "unreadable" ? "бес жүз бес" : receipt(process.amount) } : {}),
+        ...(inCheque ? { amount: written(process.amount) } : {}),
         method: process.method,
         ...(hasRrn
           ? { rrn: process.transactionId, cardMask: "4400********1234" }
@@ -224,7 +233,9 @@ export function createFakeKaspiSmartpos({
     const write = (code: number, data: unknown, status = 200): Response => {
       journal.record({ method: request.method, path: `${url.pathname}${url.search}`, at: clock.now(), status });
       const statusCode = readings.codes === "text" ? String(code) : code;
-      return Response.json({ statusCode, data, errorText: code === 0 ? "" : "Ошибка" }, { status });
+      const body = JSON.stringify({ statusCode, data, errorText: code === 0 ? "" : "Ошибка" });
+      const headers = { "content-type": "application/json" };
+      return new Response(body.replace(/"#([\d.]+)#"/g, "$1"), { status, headers });
     };
     const reply = (data: Record<string, unknown> | number | undefined): Response => {
       if (data === undefined) return new Response("Not Found", { status: 404 });

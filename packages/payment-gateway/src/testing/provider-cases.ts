@@ -11,6 +11,12 @@ export interface ProviderCaseContext {
   readonly merchant: string;
   /** The payer pays the whole amount. Gives the answer to the provider's report. */
   pay(payment: Payment): Promise<Response>;
+  /** Time passes in small steps, and the gateway works after each. */
+  pass(ms: number): Promise<unknown>;
+  /** The payer pays the whole amount, and the provider's report of it is lost. Left out: nobody could ask. */
+  payUntold?(payment: Payment): Promise<unknown>;
+  /** From now on the provider's side answers nothing that can be understood. Gives what ends that. Left out: it is never asked. */
+  silence?(): () => void;
   /** The provider tells of the last `pay` again, with the same bytes. */
   repeat(): Promise<Response>;
   /** The payer begins at a provider with attempts; `pay` goes on from there, or begins by itself. */
@@ -134,13 +140,63 @@ export const providerCases: readonly ConformanceCase<ProviderCaseContext>[] = [
     },
   },
   {
-    name: "never takes an unpaid payment for paid",
+    name: "never takes an unpaid payment for paid, from the first look to those after its end",
+    async run(context) {
+      const [payment, begun] = [await create(context), await create(context)];
+      await context.begin?.(begun);
+      for (const ms of [15_000, 300_000, 4_000_000]) {
+        await context.pass(ms);
+        equal((await current(context, payment)).paidMinor, 0n);
+        equal((await current(context, begun)).paidMinor, 0n);
+      }
+    },
+  },
+  {
+    name: "lets a payment expire that nobody began",
     async run(context) {
       const payment = await create(context);
+      await context.pass(4_000_000);
+      equal((await current(context, payment)).status, "expired");
+    },
+  },
+  {
+    name: "finds money whose report was lost, at the latest when the payment ends",
+    async run(context) {
+      if (!context.payUntold) return;
+      const payment = await create(context);
+      await context.payUntold(payment);
+      await context.pass(4_000_000);
+      const { status, paidMinor, late } = await current(context, payment);
+      deepEqual({ status, paidMinor, late }, { status: "paid", paidMinor: 1_598_000n, late: false });
+    },
+  },
+  {
+    name: "loses no money of a payment that is cancelled just after it was paid without a report",
+    async run(context) {
+      if (!context.payUntold) return;
+      const payment = await create(context);
+      await context.payUntold(payment);
+      const cancelled = await context.gateway.payments.cancel(context.merchant, payment.id).then(
+        () => true,
+        () => false, // the money was found
+      );
+      await context.pass(60_000);
+      const { status, paidMinor, late } = await current(context, payment);
+      deepEqual({ status, paidMinor, late }, { status: "paid", paidMinor: 1_598_000n, late: cancelled });
+    },
+  },
+  {
+    name: "lets nothing expire that may be paid while the provider's side does not answer",
+    async run(context) {
+      if (!context.silence) return;
+      const payment = await create(context);
       await context.begin?.(payment);
-      await context.gateway.work();
-      const { paidMinor } = await current(context, payment);
-      equal(paidMinor, 0n);
+      const answerAgain = context.silence();
+      await context.pass(4_000_000);
+      ok(!["expired", "cancelled", "paid"].includes((await current(context, payment)).status));
+      answerAgain();
+      await context.pass(60_000);
+      equal((await current(context, payment)).paidMinor, 0n);
     },
   },
   {
