@@ -54,11 +54,17 @@ export function createRefunds(
   return {
     async refund({ merchant, id, amountMinor, idempotency }) {
       const payment = await ownPayment(merchant, id);
-      if (!providers.get(payment.provider)?.refund) {
+      const provider = providers.get(payment.provider);
+      if (!provider?.refund) {
         throw new Refusal("conflict", `${payment.provider} cannot refund; do it in its own cabinet`);
       }
       if (amountMinor !== undefined && amountMinor <= 0n) {
         throw new Refusal("invalid", "must be more than zero", "amount");
+      }
+      const { stepMinor = 1n } = provider.currencies[payment.currency] ?? {};
+      if (amountMinor !== undefined && amountMinor % stepMinor !== 0n) {
+        const step = formatAmount(stepMinor);
+        throw new Refusal("invalid", `must be a multiple of ${step}, the smallest step of ${provider.name}`, "amount");
       }
       const now = clock.now();
       const refundId = randomId("re_");
