@@ -19,3 +19,7 @@ create index if not exists "orderbridge_outbox_order" on "orderbridge_outbox" ("
 create index if not exists "orderbridge_outbox_claim" on "orderbridge_outbox" ("claim");
 
 create table if not exists "orderbridge_rate_limit" ("account" varchar(191) primary key, "drained_at" bigint, "paused_until" bigint not null, "blocked_since" bigint, "block_code" text);
+
+alter table "orderbridge_lease" add column "ttl_ms" bigint;
+
+alter table "orderbridge_rate_limit" add column "written_at" bigint;

@@ -8,7 +8,7 @@ const help = `usage: orderbridge <command>
   reencrypt              stores every token under the first key of ENCRYPTION_KEYS; afterwards older keys may go
   prune [--days 30]      deletes messages and idempotency keys that ended so long ago
   redeliver <message id> makes a delivered or buried message due again
-  unblock <account>      lifts the block of a vendor account, once the vendor has lifted it
+  unblock <account>      lifts the block of a vendor account, once the vendor has lifted it, and ends its pause
 
 Variables: DATABASE_URL (sqlite:./orders.db, postgres://…, mysql://…), ENCRYPTION_KEYS (id:base64 of 32 bytes, newest first).
 

@@ -71,7 +71,10 @@ export interface Lease {
   readonly ttlMs: number;
 }
 
-/** One holder at a time, for a limited time. */
+/**
+ * One holder at a time, for a limited time. A clock that was set back makes nobody wait longer than a lease's whole life
+ * from the next time that somebody asks.
+ */
 export interface LeaseStore {
   /** Resolves to `undefined` while somebody holds the name, the same holder included. */
   acquire(name: string, options: { readonly holder: string; readonly ttlMs: number }): Promise<Lease | undefined>;
@@ -256,7 +259,10 @@ export interface RateLimitStatus {
   readonly isVoid?: true;
 }
 
-/** One budget per vendor account, shared by every process that uses the same store. */
+/**
+ * One budget per vendor account, shared by every process that uses the same store. When the clock was set back, slots and
+ * pauses lie as far ahead as they did when the store last heard of the account.
+ */
 export interface RateLimitStore {
   /**
    * Reserves the next free slot and tells how long to wait for it. An account that was never seen starts with a full
@@ -273,7 +279,10 @@ export interface RateLimitStore {
   status(account: string, slot?: { readonly generation?: string }): Promise<RateLimitStatus>;
   /** Stores that the vendor shut the account out. The first block stays until `unblock`. */
   block(account: string, code: string): Promise<void>;
-  /** Only a person's command may call this. Resolves to `false` when there was no block. */
+  /**
+   * Only a person's command may call this: ends a block and a pause; the account starts with a full bucket. Resolves to
+   * `false` when there was neither.
+   */
   unblock(account: string): Promise<boolean>;
 }
 

@@ -130,8 +130,49 @@ describe.each(stores)("over %s", (_name, openStore) => {
     for (const error of await Promise.all(waiting)) expect(error).toBeInstanceOf(BlockedError);
     await expect(second.slot()).rejects.toThrow("amocrm: calls are stopped since 2026-11-01T00:00:00.000Z (403)");
     await store.unblock("amocrm:shop");
-    clock.advance(1000);
-    await second.slot(); // the bucket has drained
+    const next = second.slot();
+    await untilSleeping(clock, 1); // the bucket is full
+    clock.advance(143);
+    await next;
+  });
+
+  test("who waits for a pause of an hour says so, and goes on within half a minute after a person ended it", async () => {
+    const { clock, limiter, store } = await setUp({ intervalMs: 100 });
+    await store.penalize("amocrm:shop", 3_600_000);
+    const waits: number[] = [];
+    let isOpen = false;
+    const slot = limiter().slot(undefined, (waitMs) => void waits.push(waitMs));
+    void slot.then(() => {
+      isOpen = true;
+    });
+    for (let minute = 0; minute < 10; minute += 0.5) {
+      await untilSleeping(clock, 1);
+      clock.advance(30_000);
+    }
+    await untilSleeping(clock, 1);
+    expect([waits, isOpen]).toEqual([[3_600_000], false]);
+    await store.unblock("amocrm:shop");
+    clock.advance(30_000);
+    await untilSleeping(clock, 1);
+    clock.advance(100);
+    await slot;
+  });
+
+  test("a slot far off is taken at its time when nobody ends the pause", async () => {
+    const { clock, limiter, store } = await setUp({ intervalMs: 100 });
+    await store.penalize("amocrm:shop", 100_000);
+    await store.reserve("amocrm:shop", { intervalMs: 100 });
+    const slot = limiter().slot();
+    for (const ms of [30_000, 30_000, 10_100]) {
+      await untilSleeping(clock, 1);
+      clock.advance(ms);
+    }
+    await untilSleeping(clock, 1);
+    clock.advance(29_999);
+    expect(clock.sleepers).toBe(1);
+    clock.advance(1);
+    await slot;
+    expect(clock.monotonicMs()).toBe(100_100);
   });
 
   test("callers that give up do not wait for their turn, and let the next one through", async () => {

@@ -152,7 +152,11 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   async function takeSlot(signal: AbortSignal | undefined): Promise<void> {
     if (!limiter) return;
     const askedAt = clock.monotonicMs();
-    await limiter.slot(signal);
+    await limiter.slot(signal, (waitMs) => {
+      logger.warn(
+        `${vendor}: calls wait for ${Math.ceil(waitMs / 1_000)} s, because the vendor ordered a pause or many wait`,
+      );
+    });
     telemetry.waited(clock.monotonicMs() - askedAt, { vendor });
   }
 

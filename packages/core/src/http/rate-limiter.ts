@@ -5,9 +5,10 @@ import type { Clock, RateBudget, RateLimitStore } from "../ports.ts";
 export interface RateLimiter {
   /**
    * Resolves when the caller may send one request. Callers are served in turn.
+   * @param onLongWait Told when the caller whose turn it is has to wait for a minute or longer.
    * @throws {BlockedError} while the vendor's block is stored; {@link RateLimitStoreError} when the store does not answer.
    */
-  slot(signal?: AbortSignal): Promise<void>;
+  slot(signal?: AbortSignal, onLongWait?: (waitMs: number) => void): Promise<void>;
   /** After a 429: no process sends for `pauseMs`. */
   penalize(pauseMs: number): Promise<void>;
   /** The vendor shut us out: stored until a person unblocks. */
@@ -36,6 +37,9 @@ export function budgetPerSecond(perSecond: number, jitterMs = 90): RateBudget {
 
 /** A call that woke up later than this after its slot takes another one: it would come too close to the next calls. */
 const spacedLagMs = 60;
+
+/** Who waits longer than this looks now and then whether a person has ended the pause. */
+const longWaitMs = 60_000;
 
 /**
  * One budget over all processes: slots are reserved in the store, and inside a process callers queue one behind the
@@ -67,14 +71,18 @@ export function createRateLimiter({ vendor, account, budget, store, clock }: Rat
     }
   }
 
-  async function takeSlot(signal: AbortSignal | undefined): Promise<void> {
+  async function takeSlot(signal: AbortSignal | undefined, onLongWait?: (waitMs: number) => void): Promise<void> {
     for (;;) {
       signal?.throwIfAborted();
       const slot = await ask(store.reserve(account, budget));
       if (slot.state === "blocked") throw blocked(slot.block);
       if (slot.waitMs <= 0) return;
       const slotAt = clock.monotonicMs() + slot.waitMs;
-      await clock.sleep(slot.waitMs, signal);
+      if (slot.waitMs >= longWaitMs) {
+        onLongWait?.(slot.waitMs);
+        if (!(await sleptTo(slotAt - longWaitMs / 2, slot, signal))) continue;
+      }
+      await clock.sleep(slotAt - clock.monotonicMs(), signal);
       const isLate = clock.monotonicMs() - slotAt > maxLagMs;
       // While we slept another process may have been told to slow down or to stop, or the store may have been emptied.
       const { pauseMs, block, isVoid } = await ask(store.status(account, slot));
@@ -84,8 +92,25 @@ export function createRateLimiter({ vendor, account, budget, store, clock }: Rat
     }
   }
 
+  /** Sleeps in pieces until near a slot that is far off; `false` when the pause before it was ended meanwhile. */
+  async function sleptTo(
+    until: number,
+    slot: { readonly generation?: string },
+    signal: AbortSignal | undefined,
+  ): Promise<boolean> {
+    for (let pauseEndsAt = Number.NEGATIVE_INFINITY; ; ) {
+      const { pauseMs, block, isVoid } = await ask(store.status(account, slot));
+      if (block) throw blocked(block);
+      const now = clock.monotonicMs();
+      if (isVoid || (pauseMs <= 0 && now < pauseEndsAt - spacedLagMs)) return false;
+      if (now >= until) return true;
+      pauseEndsAt = now + pauseMs;
+      await clock.sleep(Math.min(until - now, longWaitMs / 2), signal);
+    }
+  }
+
   return {
-    slot: (signal) => unlessAborted(queue.schedule(takeSlot, signal), signal),
+    slot: (signal, onLongWait) => unlessAborted(queue.schedule(takeSlot, signal, onLongWait), signal),
     penalize: (pauseMs) => ask(store.penalize(account, pauseMs)),
     block: (code) => ask(store.block(account, code)),
   };

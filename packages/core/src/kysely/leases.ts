@@ -4,6 +4,7 @@ import { checkKey, checkText } from "../stored-text.ts";
 import type { StorageDatabase } from "./storage.ts";
 
 const table = "orderbridge_lease";
+const ttl = (ttlMs: number): number => Math.ceil(ttlMs);
 
 export function createLeases({ now, after, run, transaction, insertIfAbsent }: StorageDatabase): LeaseStore {
   return {
@@ -14,7 +15,7 @@ export function createLeases({ now, after, run, transaction, insertIfAbsent }: S
       const fencingToken = await transaction(async (db) => {
         const { numUpdatedRows } = await db
           .updateTable(table)
-          .set({ holder, fencing_token: sql<number>`fencing_token + 1`, ends_at: after(ttlMs) })
+          .set({ holder, fencing_token: sql<number>`fencing_token + 1`, ends_at: after(ttlMs), ttl_ms: ttl(ttlMs) })
           .where("name", "=", name)
           .where("ends_at", "<=", now())
           .executeTakeFirst();
@@ -26,8 +27,16 @@ export function createLeases({ now, after, run, transaction, insertIfAbsent }: S
             .executeTakeFirstOrThrow();
           return Number(row.fencing_token);
         }
-        const first = { name, holder, fencing_token: 1, ends_at: after(ttlMs) };
-        return (await insertIfAbsent(db, table, first)) ? first.fencing_token : undefined;
+        const first = { name, holder, fencing_token: 1, ends_at: after(ttlMs), ttl_ms: ttl(ttlMs) };
+        if (await insertIfAbsent(db, table, first)) return first.fencing_token;
+        // The clock was set back: the holder may live, but no longer than its whole life.
+        await db
+          .updateTable(table)
+          .set({ ends_at: sql<number>`${now()} + ttl_ms` })
+          .where("name", "=", name)
+          .where("ends_at", ">", sql<number>`${now()} + ttl_ms`)
+          .execute();
+        return undefined;
       });
       return fencingToken === undefined ? undefined : { name, holder, fencingToken, ttlMs };
     },
@@ -35,7 +44,7 @@ export function createLeases({ now, after, run, transaction, insertIfAbsent }: S
       const { numUpdatedRows } = await run((db) =>
         db
           .updateTable(table)
-          .set({ ends_at: after(ttlMs) })
+          .set({ ends_at: after(ttlMs), ttl_ms: ttl(ttlMs) })
           .where("name", "=", lease.name)
           .where("fencing_token", "=", lease.fencingToken)
           .where("ends_at", ">", now())

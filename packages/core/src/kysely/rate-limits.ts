@@ -16,10 +16,21 @@ export function createRateLimits({
 }: StorageDatabase): RateLimitStore {
   const greatest = sql.raw(dialect === "sqlite" ? "max" : "greatest");
 
+  /** How far the clock was set back since the row was written: its instants come along. */
+  const setBack = () => sql`${greatest}(coalesce(written_at, 0) - ${now()}, 0)`;
+  const pausedUntil = () => sql<number>`paused_until - ${setBack()}`;
+  const drainedAt = () => sql<number>`drained_at - ${setBack()}`;
+
   const read = (db: StorageKysely, account: string) =>
     db
       .selectFrom(table)
-      .select(["drained_at", "paused_until", "blocked_since", "block_code", sql<number>`${now()}`.as("now")])
+      .select([
+        "drained_at",
+        pausedUntil().as("paused_until"),
+        "blocked_since",
+        "block_code",
+        sql<number>`${now()}`.as("now"),
+      ])
       .where("account", "=", account)
       .executeTakeFirst();
 
@@ -45,7 +56,10 @@ export function createRateLimits({
             .updateTable(table)
             .set({
               // After a pause the bucket counts as full: the first slot is its end, the next ones follow at the pace.
-              drained_at: sql`${greatest}(coalesce(drained_at, ${after(bucket)}), ${now()}, paused_until + ${bucket - interval}) + ${interval}`,
+              drained_at: sql`${greatest}(coalesce(${drainedAt()}, ${after(bucket)}), ${now()}, ${pausedUntil()} + ${bucket - interval}) + ${interval}`,
+              // In this order: MariaDB reads in each expression what the ones before it have set.
+              paused_until: pausedUntil(),
+              written_at: now(),
             })
             .where("account", "=", account)
             .where("blocked_since", "is", null)
@@ -56,7 +70,7 @@ export function createRateLimits({
           }
           const block = row && readBlock(row);
           if (block) return { state: "blocked", block };
-          const first = { account, paused_until: 0, drained_at: after(bucket + interval) };
+          const first = { account, paused_until: 0, drained_at: after(bucket + interval), written_at: now() };
           if (await insertIfAbsent(db, table, first)) return { state: "reserved", waitMs: interval };
         }
       });
@@ -67,12 +81,16 @@ export function createRateLimits({
         async (db) => {
           const { numUpdatedRows } = await db
             .updateTable(table)
-            .set({ paused_until: sql`${greatest}(paused_until, ${after(pauseMs)})` })
+            .set({
+              drained_at: drainedAt(),
+              paused_until: sql`${greatest}(${pausedUntil()}, ${after(pauseMs)})`,
+              written_at: now(),
+            })
             .where("account", "=", account)
             .executeTakeFirst();
           return numUpdatedRows === 1n;
         },
-        { account, paused_until: after(pauseMs) },
+        { account, paused_until: after(pauseMs), written_at: now() },
       );
     },
     async status(account) {
@@ -104,9 +122,9 @@ export function createRateLimits({
       const { numUpdatedRows } = await run((db) =>
         db
           .updateTable(table)
-          .set({ blocked_since: null, block_code: null })
+          .set({ blocked_since: null, block_code: null, drained_at: null, paused_until: 0 })
           .where("account", "=", account)
-          .where("blocked_since", "is not", null)
+          .where((eb) => eb.or([eb("blocked_since", "is not", null), eb(pausedUntil(), ">", now())]))
           .executeTakeFirst(),
       );
       return numUpdatedRows === 1n;

@@ -1,4 +1,4 @@
-import { type Kysely, sql } from "kysely";
+import { type Kysely, type RawBuilder, sql } from "kysely";
 import { type AnyKysely, columnTypes, type DatabaseDialect } from "./dialects.ts";
 import type { Migration } from "./migrate.ts";
 
@@ -17,6 +17,8 @@ export interface Tables {
     fencing_token: Integer64;
     /** 0 once released. */
     ends_at: Integer64;
+    /** Of the last acquiring or renewing: no lease ends later than this from now. Null before the column existed. */
+    ttl_ms: Integer64 | null;
   };
   orderbridge_idempotency: {
     scope: string;
@@ -58,6 +60,8 @@ export interface Tables {
     /** When the bucket would be empty if no further slot were taken; null before the first reservation. */
     drained_at: Integer64 | null;
     paused_until: Integer64;
+    /** When the two above were written: later than now after the clock was set back. Null before the column existed. */
+    written_at: Integer64 | null;
     blocked_since: Integer64 | null;
     block_code: string | null;
   };
@@ -69,6 +73,13 @@ export type StorageKysely = Kysely<Tables>;
 export function storageMigrations(dialect: DatabaseDialect): Readonly<Record<string, Migration>> {
   const { key, text, integer64 } = columnTypes(dialect);
   const create = (table: keyof Tables) => (db: AnyKysely) => db.schema.createTable(table).ifNotExists();
+  /** SQLite knows no `if not exists` here, and needs none: there a migration is one transaction. */
+  const addColumn = (table: keyof Tables, column: string, type: RawBuilder<unknown>): Migration => ({
+    async up(db) {
+      const ifAbsent = sql.raw(dialect === "sqlite" ? "" : "if not exists ");
+      await sql`alter table ${sql.table(table)} add column ${ifAbsent}${sql.ref(column)} ${type}`.execute(db);
+    },
+  });
   const createIndex = (name: string, columns: readonly string[], unique = false): Migration => ({
     async up(db) {
       const index = db.schema
@@ -152,6 +163,8 @@ export function storageMigrations(dialect: DatabaseDialect): Readonly<Record<str
           .addColumn("block_code", text)
           .execute(),
     },
+    "011_lease_ttl": addColumn("orderbridge_lease", "ttl_ms", integer64),
+    "012_rate_limit_written": addColumn("orderbridge_rate_limit", "written_at", integer64),
   };
 }
 

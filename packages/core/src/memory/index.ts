@@ -47,7 +47,7 @@ function createWatermarks(): WatermarkStore {
 }
 
 function createLeases(clock: Clock): LeaseStore {
-  const rows = new Map<string, { holder: string; fencingToken: number; endsAt: number }>();
+  const rows = new Map<string, { holder: string; fencingToken: number; endsAt: number; ttlMs: number }>();
   const isCurrent = (lease: Lease): boolean => {
     const row = rows.get(lease.name);
     return row?.fencingToken === lease.fencingToken && row.endsAt > clock.now().getTime();
@@ -58,14 +58,17 @@ function createLeases(clock: Clock): LeaseStore {
       checkText("lease holder", holder);
       const now = clock.now().getTime();
       const row = rows.get(name);
-      if (row && row.endsAt > now) return undefined;
+      if (row && row.endsAt > now) {
+        row.endsAt = Math.min(row.endsAt, now + row.ttlMs); // further off only where the clock was set back
+        return undefined;
+      }
       const fencingToken = (row?.fencingToken ?? 0) + 1;
-      rows.set(name, { holder, fencingToken, endsAt: now + ttlMs });
+      rows.set(name, { holder, fencingToken, endsAt: now + ttlMs, ttlMs });
       return { name, holder, fencingToken, ttlMs };
     },
     async renew(lease, ttlMs) {
       if (!isCurrent(lease)) return undefined;
-      rows.set(lease.name, { ...lease, endsAt: clock.now().getTime() + ttlMs });
+      rows.set(lease.name, { ...lease, ttlMs, endsAt: clock.now().getTime() + ttlMs });
       return { ...lease, ttlMs };
     },
     async release(lease) {
@@ -278,12 +281,24 @@ function createRateLimits(clock: Clock): RateLimitStore {
     /** When the bucket would be empty if no further slot were taken; absent before the first reservation. */
     readonly drainedAt?: number;
     readonly pausedUntil: number;
+    readonly writtenAt: number;
     readonly block?: VendorBlock;
   }
   const rows = new Map<string, Row>();
+  /** As of now: if the clock was set back since the row was written, its instants come along. */
   const find = (account: string): Row => {
     checkKey("rate limit account", account);
-    return rows.get(account) ?? { pausedUntil: 0 };
+    const row = rows.get(account);
+    const now = clock.now().getTime();
+    if (!row) return { pausedUntil: 0, writtenAt: now };
+    const setBack = Math.max(0, row.writtenAt - now);
+    const { drainedAt } = row;
+    return {
+      ...row,
+      ...(drainedAt === undefined ? {} : { drainedAt: drainedAt - setBack }),
+      pausedUntil: row.pausedUntil - setBack,
+      writtenAt: now,
+    };
   };
   return {
     async reserve(account, { intervalMs, capacity = 1 }) {
@@ -314,9 +329,9 @@ function createRateLimits(clock: Clock): RateLimitStore {
       rows.set(account, { ...row, block: row.block ?? { since: clock.now(), code } });
     },
     async unblock(account) {
-      const { block, ...row } = find(account);
-      if (!block) return false;
-      rows.set(account, row);
+      const { block, pausedUntil, writtenAt } = find(account);
+      if (!block && pausedUntil <= writtenAt) return false;
+      rows.delete(account); // what was never seen starts with a full bucket
       return true;
     },
   };

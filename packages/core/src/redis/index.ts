@@ -3,7 +3,7 @@ import { systemClock } from "../clock.ts";
 import { ConfigError } from "../errors.ts";
 import type { Clock, RateLimitStore } from "../ports.ts";
 import { checkKey } from "../stored-text.ts";
-import { generationScript, penalizeScript, reserveScript } from "./scripts.ts";
+import { forgetScript, generationScript, penalizeScript, reserveScript } from "./scripts.ts";
 
 export { type OpenRedisOptions, openRedis } from "./open-redis.ts";
 
@@ -74,6 +74,10 @@ export function createRedisRateLimits(options: RedisRateLimitsOptions): RateLimi
       return generation === slot.generation ? status : { ...status, isVoid: true };
     },
     block: (account, code) => durable.block(account, code),
-    unblock: (account) => durable.unblock(account),
+    async unblock(account) {
+      const wasStopped = await durable.unblock(account);
+      if (wasStopped) await run(forgetScript, account);
+      return wasStopped;
+    },
   };
 }

@@ -4,6 +4,7 @@
  * - `drained_at`: when the bucket would be empty if no further slot were taken
  * - `paused_until`: end of the last pause
  * - `generation`: drawn anew whenever the history before is unknown
+ * - `written_at`: when the two above were written; later than now after the clock was set back, and then they come along
  * - `server`: `run_id` of the server that wrote the row. Another one may have read an old snapshot, or be a replica that
  *   missed the last writes, so what it holds is not the history.
  */
@@ -26,8 +27,10 @@ end
 /** Values: now, interval, bucket (interval × capacity), pause, a new generation. Gives the wait and the generation. */
 export const reserveScript = `${preamble}
 local interval, bucket, pause = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local row = redis.call("HMGET", KEYS[1], "drained_at", "paused_until", "generation", "server")
-local drainedAt, pausedUntil, generation = tonumber(row[1]), tonumber(row[2]) or 0, row[3]
+local row = redis.call("HMGET", KEYS[1], "drained_at", "paused_until", "generation", "server", "written_at")
+local setBack = math.max(0, (tonumber(row[5]) or 0) - now)
+local drainedAt, pausedUntil, generation = tonumber(row[1]), (tonumber(row[2]) or 0) - setBack, row[3]
+drainedAt = drainedAt and drainedAt - setBack
 if not drainedAt or row[4] ~= server then
   drainedAt, generation = now + bucket, ARGV[5]
 end
@@ -37,15 +40,20 @@ end
 -- After a pause the bucket counts as full: the first slot is its end, the next ones follow at the pace.
 drainedAt = math.max(drainedAt, now, pausedUntil + bucket - interval) + interval
 redis.call("HSET", KEYS[1], "drained_at", text(drainedAt), "paused_until", text(pausedUntil),
-  "generation", generation, "server", server)
+  "generation", generation, "server", server, "written_at", text(now))
 keepUntil(drainedAt)
 return { math.ceil(math.max(0, drainedAt - bucket - now)), generation }
 `;
 
 /** Values: now, pause. */
 export const penalizeScript = `${preamble}
-local pausedUntil = math.max(tonumber(redis.call("HGET", KEYS[1], "paused_until")) or 0, now + tonumber(ARGV[2]))
-redis.call("HSET", KEYS[1], "paused_until", text(pausedUntil))
+local row = redis.call("HMGET", KEYS[1], "drained_at", "paused_until", "written_at")
+local setBack = math.max(0, (tonumber(row[3]) or 0) - now)
+local pausedUntil = math.max((tonumber(row[2]) or 0) - setBack, now + tonumber(ARGV[2]))
+if row[1] and setBack > 0 then
+  redis.call("HSET", KEYS[1], "drained_at", text(tonumber(row[1]) - setBack))
+end
+redis.call("HSET", KEYS[1], "paused_until", text(pausedUntil), "written_at", text(now))
 keepUntil(pausedUntil)
 return 1
 `;
@@ -55,3 +63,6 @@ export const generationScript = `${preamble}
 local row = redis.call("HMGET", KEYS[1], "generation", "server")
 return row[2] == server and row[1] or false
 `;
+
+/** Values: now. Forgets the account: it starts with a full bucket, and slots that were handed out are void. */
+export const forgetScript = `return redis.call("DEL", KEYS[1])`;

@@ -13,5 +13,5 @@ export interface StorageContext {
    * Moves the adapter's time. On a server database this shifts the clock that the statements use, so that cases need
    * not wait.
    */
-  readonly clock: Pick<FakeClock, "advance" | "now">;
+  readonly clock: Pick<FakeClock, "advance" | "jump" | "now">;
 }

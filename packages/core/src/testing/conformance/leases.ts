@@ -3,6 +3,7 @@ import type { Lease } from "../../ports.ts";
 import type { ConformanceCase, StorageContext } from "./context.ts";
 import { longestKey, refusedKeys, similarKeys } from "./texts.ts";
 
+const year = 365 * 86_400_000;
 const minute = { ttlMs: 60_000 };
 
 export const leaseCases: readonly ConformanceCase<StorageContext>[] = [
@@ -84,6 +85,21 @@ export const leaseCases: readonly ConformanceCase<StorageContext>[] = [
       equal(second.fencingToken, 2);
       await leases.release(first);
       equal(await leases.acquire("kaspi-poll", { holder: "c", ...minute }), undefined);
+    },
+  },
+  {
+    name: "leases: keep others out for no longer than a whole life after the clock was set back by a year",
+    async run({ storage: { leases }, clock }) {
+      const lease = await acquired(leases.acquire("kaspi-poll", { holder: "a", ttlMs: 1000 }));
+      clock.jump(-year);
+      const renewed = await acquired(leases.renew(lease, 2000));
+      clock.jump(-year);
+      equal(await leases.acquire("kaspi-poll", { holder: "b", ttlMs: 1 }), undefined); // the holder may be alive
+      clock.advance(1999);
+      equal(await leases.acquire("kaspi-poll", { holder: "b", ttlMs: 1 }), undefined);
+      clock.advance(1);
+      equal(await leases.renew(renewed, 1000), undefined);
+      ok(await leases.acquire("kaspi-poll", { holder: "b", ttlMs: 1000 }));
     },
   },
   {

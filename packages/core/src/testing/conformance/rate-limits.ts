@@ -3,6 +3,7 @@ import type { RateBudget, RateLimitStore } from "../../ports.ts";
 import type { ConformanceCase, StorageContext } from "./context.ts";
 import { longestKey, refusedKeys, similarKeys } from "./texts.ts";
 
+const year = 365 * 86_400_000;
 const spacing: RateBudget = { intervalMs: 100 };
 const burst: RateBudget = { intervalMs: 100, capacity: 3 };
 
@@ -97,9 +98,39 @@ export const rateLimitCases: readonly ConformanceCase<StorageContext>[] = [
       deepEqual(await rateLimits.status("amocrm"), { pauseMs: 10, block });
       equal(await rateLimits.unblock("amocrm"), true);
       equal(await rateLimits.unblock("amocrm"), false);
-      clock.advance(10);
       deepEqual(await rateLimits.status("amocrm"), { pauseMs: 0 });
-      deepEqual(await waits(rateLimits, "amocrm", spacing, 2), [0, 100]);
+      deepEqual(await waits(rateLimits, "amocrm", spacing, 2), [100, 200]);
+    },
+  },
+  {
+    name: "rate limits: end a pause when a person unblocks, with a full bucket after it",
+    async run({ storage: { rateLimits }, clock }) {
+      await waits(rateLimits, "amocrm", spacing, 1);
+      clock.advance(1000);
+      await rateLimits.penalize("amocrm", 3_600_000);
+      deepEqual(await waits(rateLimits, "amocrm", spacing, 1), [3_600_000]);
+      equal(await rateLimits.unblock("amocrm"), true);
+      deepEqual(await rateLimits.status("amocrm"), { pauseMs: 0 });
+      equal(await rateLimits.unblock("amocrm"), false);
+      deepEqual(await waits(rateLimits, "amocrm", spacing, 2), [100, 200]);
+    },
+  },
+  {
+    name: "rate limits: keep slots and pauses as far ahead as they were when the clock was set back by a year",
+    async run({ storage: { rateLimits }, clock }) {
+      deepEqual(await waits(rateLimits, "amocrm", burst, 2), [100, 200]);
+      clock.jump(-year);
+      deepEqual(await waits(rateLimits, "amocrm", burst, 1), [300]);
+      await rateLimits.penalize("amocrm", 2000);
+      clock.jump(-year);
+      deepEqual(await rateLimits.status("amocrm"), { pauseMs: 2000 });
+      await rateLimits.penalize("amocrm", 1000);
+      deepEqual(await waits(rateLimits, "amocrm", burst, 2), [2000, 2100]);
+      clock.jump(-year);
+      await rateLimits.penalize("amocrm", 500);
+      deepEqual(await waits(rateLimits, "amocrm", burst, 1), [2200]);
+      clock.advance(10_000);
+      deepEqual(await waits(rateLimits, "amocrm", burst, 4), [0, 0, 0, 100]);
     },
   },
   {
