@@ -314,6 +314,33 @@ test("goes on with a token that still works when refreshing ahead fails or is un
   expect((await keeper().current()).accessToken).toBe("access-1");
 });
 
+test("while the token endpoint is ill, calls with a token that works do not each ask for another one", async () => {
+  const pair = { ...expiring, expiresAt: new Date(new Date("2026-11-01T00:00:00Z").getTime() + 10 * hour) };
+  const { keeper, vendor, clock } = await setUp({ pair, refreshAheadMs: 10 * hour });
+  vendor.trouble = Array.from({ length: 100 }, () => "fail" as const);
+  const one = keeper();
+  const askedAfter: number[] = [];
+  for (const waitMs of [0, 59_000, 1_000, 119_000, 1_000, 239_000, 1_000]) {
+    clock.advance(waitMs);
+    for (let call = 0; call < 10; call++) expect(await one.use(vendor.call)).toBe("deals");
+    askedAfter.push(vendor.requests.length);
+  }
+  expect(askedAfter).toEqual([1, 1, 2, 2, 3, 3, 4]);
+  vendor.trouble = [];
+  clock.advance(480_000);
+  expect((await one.current()).accessToken).toBe("access-2");
+});
+
+test("near its end a token is refreshed ahead again without a long pause", async () => {
+  const { keeper, vendor, clock } = await setUp({ pair: expiring, refreshAheadMs: hour });
+  const one = keeper();
+  clock.advance(hour - 100_000);
+  vendor.trouble = ["fail"];
+  expect((await one.current()).accessToken).toBe("access-1");
+  clock.advance(10_000);
+  expect((await one.current()).accessToken).toBe("access-2");
+});
+
 test("waits for the refresh elsewhere once the token has ended", async () => {
   const { keeper, pass, clock, storage } = await setUp({ pair: expiring, refreshAheadMs: hour / 4 });
   clock.advance(hour);

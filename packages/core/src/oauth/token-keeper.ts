@@ -27,7 +27,8 @@ export interface TokenKeeperOptions {
   /** Whether the vendor refused the refresh token for good. @defaultValue an answer 400 or 401 that was not executed */
   readonly isRefused?: (error: unknown) => boolean;
   /**
-   * Refresh this long before the end, so that a lost answer leaves time to act; needs `expiresAt`. Left out: only
+   * Refresh this long before the end, so that a lost answer leaves time to act; needs `expiresAt`. One that fails is
+   * tried again after a minute, then ever more rarely, but after a tenth of what is left at the latest. Left out: only
    * after the vendor refused the access token, as Bitrix24 asks.
    */
   readonly refreshAheadMs?: number;
@@ -81,6 +82,8 @@ export function createTokenKeeper(options: TokenKeeperOptions): TokenKeeper {
   let underWay: Promise<StoredToken | undefined> | undefined;
   /** A pair that the vendor gave and the store did not take yet: the old one is worthless, so it must not be lost. */
   let unsaved: { readonly pair: TokenPair; readonly version: number } | undefined;
+  /** After a refresh ahead of time that failed: the token still works, so that not every call pays for another one. */
+  let ahead = { failures: 0, againAtMs: Number.NEGATIVE_INFINITY };
 
   async function read(): Promise<StoredToken> {
     if (unsaved) await save(unsaved.pair, unsaved.version);
@@ -105,10 +108,11 @@ export function createTokenKeeper(options: TokenKeeperOptions): TokenKeeper {
     }
   }
 
-  async function ask(token: StoredToken & { readonly refreshToken: string }): Promise<TokenPair> {
+  async function ask(token: StoredToken & { readonly refreshToken: string }, isAhead: boolean): Promise<TokenPair> {
     try {
       return await refresh(token);
     } catch (error) {
+      if (isAhead) throw error; // there is time: the next try is the second one
       if (!SdkError.isInstance(error) || error.outcome !== "unknown") throw error;
       logger.warn(`${vendor}: a refresh got no clear answer; asking once more with the same token`, { error });
       return await refresh(token);
@@ -116,13 +120,13 @@ export function createTokenKeeper(options: TokenKeeperOptions): TokenKeeper {
   }
 
   /** Inside the lease: nobody else refreshes this pair. */
-  async function refreshNow(refused: StoredToken): Promise<StoredToken> {
+  async function refreshNow(refused: StoredToken, isAhead: boolean): Promise<StoredToken> {
     const stored = await read();
     if (stored.accessToken !== refused.accessToken) return stored;
     const { refreshToken } = stored;
     if (stored.state === "needs_reauth" || refreshToken === undefined) throw new NeedsReauthError(vendor);
     try {
-      return await save(await ask({ ...stored, refreshToken }), stored.version);
+      return await save(await ask({ ...stored, refreshToken }, isAhead), stored.version);
     } catch (error) {
       if (!isRefused(error)) throw error;
       // A consent that was given meanwhile has another version and stays.
@@ -135,17 +139,17 @@ export function createTokenKeeper(options: TokenKeeperOptions): TokenKeeper {
     }
   }
 
-  async function takeTurn(refused: StoredToken): Promise<StoredToken | undefined> {
+  async function takeTurn(refused: StoredToken, isAhead: boolean): Promise<StoredToken | undefined> {
     const stored = await read();
     if (stored.accessToken !== refused.accessToken) return stored;
     const lease = { leases, name: `token ${key}`, holder, ttlMs: leaseTtlMs, clock };
-    const result = await withLease(lease, () => refreshNow(refused));
+    const result = await withLease(lease, () => refreshNow(refused, isAhead));
     return result.state === "done" ? result.value : undefined;
   }
 
   /** `undefined` while another process refreshes. Callers of this process that come meanwhile share one turn. */
-  function turn(refused: StoredToken): Promise<StoredToken | undefined> {
-    underWay ??= takeTurn(refused).finally(() => {
+  function turn(refused: StoredToken, isAhead = false): Promise<StoredToken | undefined> {
+    underWay ??= takeTurn(refused, isAhead).finally(() => {
       underWay = undefined;
     });
     return underWay;
@@ -173,9 +177,14 @@ export function createTokenKeeper(options: TokenKeeperOptions): TokenKeeper {
     const leftMs = stored.expiresAt.getTime() - clock.now().getTime();
     if (leftMs > refreshAheadMs) return stored;
     if (leftMs <= 0) return replace(stored);
+    if (clock.monotonicMs() < ahead.againAtMs) return stored;
     try {
-      return (await turn(stored)) ?? stored;
+      const token = (await turn(stored, true)) ?? stored;
+      ahead = { failures: 0, againAtMs: Number.NEGATIVE_INFINITY };
+      return token;
     } catch (error) {
+      const pauseMs = Math.min(60_000 * 2 ** ahead.failures, leftMs / 10);
+      ahead = { failures: Math.min(ahead.failures + 1, 20), againAtMs: clock.monotonicMs() + pauseMs };
       logger.warn(`${vendor}: refreshing ahead of time failed; the old token still works`, { error });
       return stored;
     }
