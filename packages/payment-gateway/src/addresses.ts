@@ -96,6 +96,14 @@ function groups(address: string): readonly number[] {
   return [...left, ...new Array<number>(8 - left.length - right.length).fill(0), ...right];
 }
 
+/** What one customer of a network has: an IPv4 address, or the /64 of an IPv6 one. Other text stays as it is. */
+export function networkOf(address: string): string {
+  const plain = carried(address.replace(/%.*/, ""));
+  if (isIP(plain) !== 6) return plain;
+  const network = groups(plain).slice(0, 4);
+  return `${network.map((group) => group.toString(16)).join(":")}::/64`;
+}
+
 /** The IPv4 address in the last 32 bits. */
 function embeddedIpv4(address: string): string {
   const [high = 0, low = 0] = groups(address).slice(6);

@@ -11,7 +11,7 @@ import type { Payment } from "./payment.ts";
 import { reportProviderHealth, shownDays } from "./provider-health.ts";
 import { Refusal } from "./refusal.ts";
 import { createSender } from "./sender.ts";
-import type { GatewayStorage } from "./storage.ts";
+import type { GatewayStorage, PaymentFilter } from "./storage.ts";
 import { createFakeKaspiQr, createFakeKaspiSmartpos, createFakeReceiver } from "./testing/index.ts";
 import { type ApiScope, apiScopes, createTokenRegistry } from "./tokens.ts";
 
@@ -21,14 +21,16 @@ const help = `usage: payment-gateway <command> [options]
   migrate                                 makes the database, or brings its tables up to date
   payment <id>                            one payment: money, events, every try of every webhook
   resend <event id>                       sends a webhook again, same id and bytes
+  resend --given-up [--merchant <name>]   the same for all that were given up
+  dismiss <event id>                      a webhook that was given up and that nobody needs: it is counted no more
   unblock --merchant <name> --origin <https://…>   closes the breaker of a receiver
   token create --merchant <name> [--scopes create,read,refund,admin]   shows the token once
   token list | token revoke <id>
-  endpoint add --merchant <name> --url <https://…>                      shows the secret once
+  endpoint add --merchant <name> --url <https://…> [--secret <text>]    shows the secret once
   endpoint list --merchant <name>
-  endpoint rotate <id> --merchant <name> [--overlap-hours 24]           shows the new secret once
+  endpoint rotate <id> --merchant <name> [--overlap-hours 24] [--secret <text>]   shows the new secret once
   endpoint enable|disable|remove <id> --merchant <name>
-  secret rotate --merchant <name> [--overlap-hours 24]                  a new own secret of the merchant, shown once
+  secret rotate --merchant <name> [--overlap-hours 24] [--secret <text>]   a new own secret of the merchant, shown once
   prune [--days 7] [--keys-days 30]       what the daily clean-up does, now
   erase --payment <id>                    deletes description, metadata, events and answers; money records stay
   erase --phone <phone>                   the same for every payment whose metadata or description holds the phone
@@ -63,9 +65,28 @@ const options = {
   payment: { type: "string" },
   phone: { type: "string" },
   secret: { type: "string" },
+  "given-up": { type: "boolean", default: false },
   port: { type: "string" },
   help: { type: "boolean", short: "h", default: false },
 } as const;
+
+/** What each command takes beside `--help`. */
+const taken: Readonly<Record<string, readonly (keyof typeof options)[]>> = {
+  resend: ["given-up", "merchant"],
+  unblock: ["merchant", "origin"],
+  "token create": ["merchant", "scopes"],
+  "endpoint add": ["merchant", "url", "secret"],
+  "endpoint list": ["merchant"],
+  "endpoint rotate": ["merchant", "overlap-hours", "secret"],
+  "endpoint enable": ["merchant"],
+  "endpoint disable": ["merchant"],
+  "endpoint remove": ["merchant"],
+  "secret rotate": ["merchant", "overlap-hours", "secret"],
+  prune: ["days", "keys-days"],
+  erase: ["payment", "phone"],
+  receive: ["secret", "port"],
+  fake: ["port"],
+};
 
 interface Input {
   readonly words: readonly string[];
@@ -77,10 +98,18 @@ const dayMs = 86_400_000;
 
 function read(args: readonly string[]) {
   try {
-    return parseArgs({ args: [...args], allowPositionals: true, options });
+    return parseArgs({ args: [...args], allowPositionals: true, tokens: true, options });
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
+}
+
+/** @throws {UsageError} for an option that this command would leave unread. */
+function refuseForeign({ positionals: [name = "", action = ""], tokens }: ReturnType<typeof read>): void {
+  const command = Object.hasOwn(taken, `${name} ${action}`) ? `${name} ${action}` : name;
+  const allowed: readonly string[] = taken[command] ?? [];
+  const foreign = tokens.find((one) => one.kind === "option" && one.name !== "help" && !allowed.includes(one.name));
+  if (foreign?.kind === "option") throw new UsageError(`${command} does not take --${foreign.name}`);
 }
 
 function required(value: string | undefined, what: string): string {
@@ -118,7 +147,15 @@ const doctor: Command = async ({ line: { out } }, storage) => {
   out(`refunds without an outcome: ${health.openRefunds}`);
   if (health.lagMs > 60_000) problems.push("webhooks are late: does a server run with this database?");
   if (health.exhausted > 0) {
-    problems.push(`${health.exhausted} webhooks were given up: find them in /admin, mend the receiver, then resend`);
+    problems.push(
+      `${health.exhausted} webhooks were given up: mend the receiver, then resend <event id>, or resend --given-up; dismiss <event id> what nobody needs`,
+    );
+    for (const payment of await storage.listPayments({ givenUp: true }, shownGivenUp)) {
+      for (const { eventId, endpointId, log } of await givenUpOf(storage, payment)) {
+        const target = endpointId === "" ? `${hostOf(payment.webhookUrl)} of ${payment.merchant}` : endpointId;
+        out(`given up: ${eventId} of payment ${payment.id}, to ${target}: ${log.at(-1)?.outcome ?? "not tried"}`);
+      }
+    }
   }
   for (const { merchant, origin, failures, until } of health.pausedReceivers) {
     problems.push(
@@ -129,25 +166,36 @@ const doctor: Command = async ({ line: { out } }, storage) => {
     problems.push(`${health.goneEndpoints} endpoints answered 410 and are switched off: endpoint enable, or remove`);
   }
   for (const { url, deliveries } of health.failingReceivers) {
-    out(`to be repeated: ${deliveries} at ${URL.canParse(url) ? new URL(url).host : "an address that cannot be read"}`);
+    out(`to be repeated: ${deliveries} at ${hostOf(url)}`);
   }
   for (const { provider, today, recent, last } of await reportProviderHealth(storage, [], systemClock.now())) {
     const latest = last ? `; the last one at ${instant(last.at)}, ${last.call}: ${last.message}` : "";
     out(`failed calls to ${provider}: ${today} today, ${recent} in ${shownDays} days${latest}`);
   }
-  for await (const { id, needsAttention } of everyPayment(storage)) {
-    if (needsAttention !== undefined) problems.push(`payment ${id}: ${needsAttention}`);
+  for await (const { id, needsAttention } of everyPayment(storage, { needsAttention: true })) {
+    problems.push(`payment ${id}: ${needsAttention}`);
   }
   for (const problem of problems) out(`! ${problem}`);
   if (problems.length === 0) out("nothing needs a person");
   return problems.length === 0 ? 0 : 1;
 };
 
-/** All payments that are more than a tombstone, the newest first. */
-async function* everyPayment(storage: Pick<GatewayStorage, "listPayments">): AsyncGenerator<Payment> {
+/** Payments whose given up webhooks doctor names. */
+const shownGivenUp = 20;
+
+const hostOf = (url = ""): string => (URL.canParse(url) ? new URL(url).host : "an address that cannot be read");
+
+const givenUpOf = async (storage: Pick<GatewayStorage, "deliveriesOf">, { id }: Payment) =>
+  (await storage.deliveriesOf(id)).filter(({ state }) => state === "exhausted");
+
+/** Payments that fit and are more than a tombstone, the newest first. */
+async function* everyPayment(
+  storage: Pick<GatewayStorage, "listPayments">,
+  filter: PaymentFilter = {},
+): AsyncGenerator<Payment> {
   let after: Payment | undefined;
   for (;;) {
-    const page = await storage.listPayments(after ? { after } : {}, 500);
+    const page = await storage.listPayments(after ? { ...filter, after } : filter, 500);
     yield* page;
     after = page.at(-1);
     if (after === undefined) return;
@@ -230,7 +278,7 @@ const endpoint: Command = async ({ words: [, action, id], values, line: { out, v
   try {
     switch (action) {
       case "add": {
-        const added = await endpoints.add({ merchant, url: required(values.url, "--url") });
+        const added = await endpoints.add({ merchant, url: required(values.url, "--url"), secret: values.secret });
         out(`${added.endpoint.id}: ${added.secret}`);
         return 0;
       }
@@ -239,7 +287,7 @@ const endpoint: Command = async ({ words: [, action, id], values, line: { out, v
         return 0;
       case "rotate": {
         const overlapMs = wholeNumber(values["overlap-hours"], "overlap-hours") * 3_600_000;
-        out((await endpoints.rotate({ merchant, id: known(), overlapMs })).secret);
+        out((await endpoints.rotate({ merchant, id: known(), overlapMs, secret: values.secret })).secret);
         return 0;
       }
       case "enable":
@@ -259,7 +307,8 @@ const secret: Command = async ({ words: [, action], values, line: { out } }, sto
   if (action !== "rotate") throw new UsageError("secret rotate");
   const merchant = required(values.merchant, "--merchant");
   const overlapMs = wholeNumber(values["overlap-hours"], "overlap-hours") * 3_600_000;
-  out((await createMerchantSecrets({ storage }).rotate({ merchant, overlapMs })).secret);
+  const rotated = await createMerchantSecrets({ storage }).rotate({ merchant, overlapMs, secret: values.secret });
+  out(rotated.secret);
   return 0;
 };
 
@@ -314,6 +363,23 @@ function textsOf(value: unknown): readonly string[] {
   return Object.entries(value).flatMap(([key, inner]) => [key, ...textsOf(inner)]);
 }
 
+async function resendGivenUp(storage: Opened, merchant: string | undefined, out: CommandLine["out"]): Promise<number> {
+  let [sent, unsent] = [0, 0];
+  for await (const payment of everyPayment(storage, {
+    givenUp: true,
+    ...(merchant === undefined ? {} : { merchant }),
+  })) {
+    for (const eventId of new Set((await givenUpOf(storage, payment)).map((delivery) => delivery.eventId))) {
+      const count = await storage.redeliver(eventId);
+      sent += count;
+      if (count === 0) unsent++;
+    }
+  }
+  out(`due at once: ${sent}`);
+  if (unsent > 0) out(`! events whose endpoints answered 410: ${unsent}; endpoint enable, or remove`);
+  return sent === 0 || unsent > 0 ? 1 : 0;
+}
+
 const commands: Readonly<Record<string, Command>> = {
   doctor,
   payment: showPayment,
@@ -326,9 +392,15 @@ const commands: Readonly<Record<string, Command>> = {
     await storage.migrate();
     return 0;
   },
-  async resend({ words: [, id], line: { out } }, storage) {
+  async resend({ words: [, id], values, line: { out } }, storage) {
+    if (values["given-up"]) return resendGivenUp(storage, values.merchant, out);
     const count = await storage.redeliver(required(id, "the id of an event"));
     out(count === 0 ? "there is no such event, or nobody to send it to" : `due at once: ${count}`);
+    return count === 0 ? 1 : 0;
+  },
+  async dismiss({ words: [, id], line: { out } }, storage) {
+    const count = await storage.dismiss(required(id, "the id of an event"));
+    out(count === 0 ? "no webhook of such an event was given up" : `dismissed: ${count}`);
     return count === 0 ? 1 : 0;
   },
   async unblock({ values, line: { out } }, storage) {
@@ -368,17 +440,20 @@ function fake({ words: [, name], values, line }: Input): Promise<number> {
 /** Runs one command and resolves to its exit code. */
 export async function runCommandLine(args: readonly string[], line: CommandLine): Promise<number> {
   try {
-    const { values, positionals: words } = read(args);
+    const parsed = read(args);
+    const { values, positionals: words } = parsed;
     const [name = ""] = words;
     if (values.help) {
       line.out(help);
       return 0;
     }
+    const isCommand = ["receive", "fake"].includes(name) || Object.hasOwn(commands, name);
+    if (!isCommand) throw new UsageError(name === "" ? "a command is needed" : `there is no command ${name}`);
+    refuseForeign(parsed);
     const input: Input = { words, values, line };
     if (name === "receive") return await receive(input);
     if (name === "fake") return await fake(input);
-    const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
-    if (!command) throw new UsageError(name === "" ? "a command is needed" : `there is no command ${name}`);
+    const command = commands[name] as Command;
     const { storage, close } = await openStorage(line, { mustExist: name !== "migrate" });
     try {
       return await command(input, storage);

@@ -33,8 +33,9 @@ export interface WebhookEndpoints {
   }): Promise<{ readonly secret: string }>;
   /** Switches an endpoint on again, after 410 or `disable`; it hears of events from now on. */
   enable(merchant: string, id: string): Promise<void>;
-  /** Switches an endpoint off; what waits for it is given up. */
+  /** Switches an endpoint off; what waits for it, or was given up, is dropped: it is not sent, and calls nobody. */
   disable(merchant: string, id: string): Promise<void>;
+  /** Forgets an endpoint; what waits for it, or was given up, is dropped. */
   remove(merchant: string, id: string): Promise<void>;
 }
 

@@ -76,7 +76,13 @@ export type UsedKey =
 
 type CreateResult = { readonly state: "created" } | { readonly state: "key_used"; readonly key: UsedKey };
 
-export type DeliveryState = "pending" | "delivered" | "exhausted";
+export type DeliveryState =
+  | "pending"
+  | "delivered"
+  /** Given up: a person should look. */
+  | "exhausted"
+  /** Not sent because a person wanted it so: the endpoint was switched off or removed, or the webhook dismissed. */
+  | "dropped";
 
 /** A try that failed so often in a row lets later events of its payment pass, and waits in the late lane. */
 export const overtakenAfter = 3;
@@ -244,6 +250,8 @@ export interface ActivityDay {
   /** Its first instant. */
   readonly day: Date;
   /** Payments that were created on it. */
+  /** Only payments with a webhook that was given up. */
+  readonly givenUp?: true;
   readonly created: number;
   /** Of these, the ones that have money by now. */
   readonly paid: number;
@@ -420,6 +428,8 @@ export interface GatewayStorage {
     merchant: string,
     rotation: { readonly secret: string; readonly overlapMs: number },
   ): Promise<boolean>;
+  /** Drops the deliveries of an event that were given up, so that they call nobody any more. Resolves to how many. */
+  dismiss(eventId: string): Promise<number>;
 
   /** Adds an endpoint that hears of events from now on. */
   addEndpoint(endpoint: WebhookEndpoint, secret: string): Promise<void>;
@@ -434,9 +444,9 @@ export interface GatewayStorage {
     id: string,
     rotation: { readonly secret: string; readonly overlapMs: number },
   ): Promise<boolean>;
-  /** Resolves to `false` for an endpoint that this merchant does not have. Switched off, what waits for it is given up. */
+  /** Resolves to `false` for an endpoint that this merchant does not have. Switched off, what waits for it or was given up is dropped. */
   setEndpointState(merchant: string, id: string, state: "enabled" | "disabled"): Promise<boolean>;
-  /** Forgets an endpoint with its secrets and gives up what waits for it. */
+  /** Forgets an endpoint with its secrets and drops what waits for it or was given up. */
   removeEndpoint(merchant: string, id: string): Promise<boolean>;
   /** Closes the breaker of a receiver. Resolves to `false` when there was none. */
   unblockReceiver(merchant: string, origin: string): Promise<boolean>;

@@ -1,5 +1,5 @@
 import { expect, test, vi } from "vitest";
-import { createAddressGuard } from "../src/addresses.ts";
+import { createAddressGuard, networkOf } from "../src/addresses.ts";
 import { createSender } from "../src/sender.ts";
 
 // One of each range in IANA's special-purpose registries (read 2026-11), the carriers of IPv4 inside IPv6, unallocated
@@ -164,4 +164,16 @@ test("the addresses of the interfaces are those that are refused by default", as
   const { createAddressGuard: create } = await import("../src/addresses.ts");
   expect([create().allows("93.184.216.34"), create().allows("93.184.216.35")]).toEqual([false, true]);
   vi.doUnmock("node:os");
+});
+
+test.each([
+  ["203.0.113.7", "203.0.113.7"],
+  ["::ffff:203.0.113.7", "203.0.113.7"],
+  ["::ffff:cb00:7107", "203.0.113.7"],
+  ["2001:db8:0:7:1:2:3:4", "2001:db8:0:7::/64"],
+  ["2001:0DB8::7:ffff:0:0:1", "2001:db8:0:7::/64"],
+  ["fe80::1%eth0", "fe80:0:0:0::/64"],
+  ["unknown", "unknown"],
+])("%s belongs to the customer %s", (address, network) => {
+  expect(networkOf(address)).toBe(network);
 });

@@ -115,6 +115,14 @@ describe("login", () => {
     expect((await logIn()).status).toBe(303);
   });
 
+  test("an IPv6 customer has one count however many addresses of the network try", async () => {
+    for (let index = 1; index <= 5; index++) {
+      expect((await logIn("wrong", `2001:db8:0:7:${index}::${index}`)).status).toBe(403);
+    }
+    expect((await logIn(password, "2001:db8:0:7:ffff::1")).status).toBe(429);
+    expect((await logIn(password, "2001:db8:0:8::1")).status).toBe(303);
+  });
+
   test("logging out ends the session of the browser", async () => {
     await logIn();
     const fields = fieldsOf((await open("/admin")).html, "/admin/logout");
@@ -232,6 +240,14 @@ describe("pages", () => {
     expect((await open("/admin?q=nothing")).html).toContain("No payment fits.");
   });
 
+  test("an address with a slash at its end, or that does not exist, is answered by a page", async () => {
+    const { status, headers } = await open("/admin/");
+    expect([status, headers.get("location")]).toEqual([303, "/admin"]);
+    const nothing = await open("/admin/paiments");
+    expect([nothing.status, nothing.headers.get("content-type")]).toEqual([404, "text/html; charset=UTF-8"]);
+    expect(nothing.html).toContain("There is nothing at this address.");
+  });
+
   test("health tells of receivers that fail, by host only", async () => {
     world.receiver.failNext(1);
     const id = await create({ webhook_url: `${world.receiverUrl}?key=secret`, webhook_secret: "test_secret_key" });
@@ -279,6 +295,9 @@ describe("pages", () => {
     world.clock.advance(60_000);
     await busy.work(); // the one try that is let through fails too, so its webhook is given up
     expect(await numbers()).toMatchObject({ "Webhooks waiting": "1", "Webhooks given up": "1" });
+    const list = await html("/admin?webhooks=given-up");
+    expect(list.match(/<td>shop<\/td>/g)).toHaveLength(1);
+    expect(await html("/admin/health")).toContain('href="/admin?webhooks=given-up"');
     world.clock.advance(300_000);
     await busy.work();
     expect(await numbers()).toMatchObject({ "Webhooks waiting": "0", "Webhooks given up": "1" });

@@ -65,6 +65,7 @@ test("migrate makes the tables, doctor finds nothing in an empty database, and t
     "migrate",
     "payment",
     "resend",
+    "dismiss",
     "unblock",
     "token",
     "endpoint",
@@ -136,18 +137,99 @@ test("a receiver that failed is told by doctor, unblocked, and gets the webhook 
   const told = await run("doctor");
   expect(told.code).toBe(1);
   expect(told.out).toContain("! 1 webhooks were given up");
+  const [, givenUp = ""] =
+    /^given up: (evt_\S+) of payment (\S+), to 127.0.0.1:\d+ of shop: http_500$/m.exec(told.out) ?? [];
   expect(told.out).toContain(`unblock --merchant shop --origin ${receiverUrl}`);
   expect(await run("unblock", "--merchant", "shop", "--origin", receiverUrl)).toMatchObject({ code: 0 });
   expect(await run("unblock", "--merchant", "shop", "--origin", receiverUrl)).toMatchObject({ code: 1 });
   const shown = await run("payment", payment.id);
   const [, eventId = ""] = /event (evt_\S+): cancelled/.exec(shown.out) ?? [];
+  expect(givenUp).toBe(eventId);
   expect(shown.out).toContain("to its own address: exhausted");
   expect(shown.out).toContain("try 1 at");
   expect(await run("resend", eventId)).toMatchObject({ code: 0, out: "due at once: 1" });
   await gateway.work();
   expect(receiver.accepted).toHaveLength(1);
   expect(await run("resend", "evt_none")).toMatchObject({ code: 1 });
+  expect(await run("doctor")).toMatchObject({ code: 0, out: expect.not.stringContaining("given up:") });
   expect(await run("payment", "nobody")).toMatchObject({ code: 1 });
+});
+
+test("webhooks that were given up are sent again all at once, or dismissed", async () => {
+  const { gateway, receiverUrl } = await open();
+  const cancelled = async (merchant: string) => {
+    const { payment } = await gateway.payments.create({
+      merchant,
+      amountMinor: 50_000n,
+      webhookUrl: `${receiverUrl}/hook`,
+      webhookSecret: "test_secret_key",
+    });
+    receiver.failNext(1);
+    await gateway.payments.cancel(merchant, payment.id);
+    await gateway.work();
+    await run("unblock", "--merchant", merchant, "--origin", receiverUrl);
+  };
+  for (const merchant of ["shop", "shop", "other"]) await cancelled(merchant);
+  receiver.failNext(0);
+  expect(await run("resend", "--given-up", "--merchant", "nobody")).toMatchObject({ code: 1, out: "due at once: 0" });
+  expect(await run("resend", "--given-up", "--merchant", "shop")).toMatchObject({ code: 0, out: "due at once: 2" });
+  await gateway.work();
+  expect(receiver.accepted).toHaveLength(2);
+  const { out } = await run("doctor");
+  const [, last = ""] = /^given up: (evt_\S+) of payment \S+, to \S+ of other: http_500$/m.exec(out) ?? [];
+  expect(await run("dismiss", last)).toMatchObject({ code: 0, out: "dismissed: 1" });
+  expect(await run("dismiss", last)).toMatchObject({ code: 1 });
+  expect(await run("doctor")).toMatchObject({ code: 0, out: expect.stringContaining("nothing needs a person") });
+});
+
+test("what waited for an endpoint that was removed on purpose is no trouble, and doctor names every payment that needs a person", async () => {
+  const { gateway, storage, receiverUrl } = await open();
+  const { endpoint } = await gateway.endpoints.add({ merchant: "shop", url: `${receiverUrl}/all` });
+  const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 100n });
+  await gateway.payments.cancel("shop", payment.id);
+  expect((await storage.health()).pending).toBe(1);
+  await run("endpoint", "remove", endpoint.id, "--merchant", "shop");
+  await gateway.work();
+  expect((await run("doctor")).code).toBe(0);
+  await storage.change(payment.id, (current) => ({ payment: { ...current, needsAttention: "look at the terminal" } }));
+  expect(await run("doctor")).toMatchObject({
+    code: 1,
+    out: expect.stringContaining(`! payment ${payment.id}: look at the terminal`),
+  });
+});
+
+test.each([
+  ["endpoint disable", "--secret", "my_own_secret_key"],
+  ["endpoint list", "--overlap-hours", "1"],
+  ["token create", "--secret", "my_own_secret_key"],
+  ["prune", "--payment", "abc"],
+  ["erase", "--days", "7"],
+  ["doctor", "--merchant", "shop"],
+  ["resend", "--origin", "https://shop.example"],
+])("%s does not take %s, and does nothing then", async (command, option, value) => {
+  await run("migrate");
+  expect(await run(...command.split(" "), option, value)).toMatchObject({
+    code: 2,
+    err: expect.stringContaining(`${command} does not take ${option}`),
+  });
+});
+
+test("a secret of one's own is taken where one is set", async () => {
+  const { gateway, receiverUrl } = await open();
+  const own = "whsec_hJgR7BzSZDPkRVwXjiTF6Ih9GUGx+OaGZqKE9LhcfVU=";
+  const other = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+  const added = await run("endpoint", "add", "--merchant", "shop", "--url", `${receiverUrl}/all`, "--secret", own);
+  const [id = "", shown] = added.out.split(": ");
+  expect(shown).toBe(own);
+  expect((await run("endpoint", "rotate", id, "--merchant", "shop", "--secret", other)).out).toBe(other);
+  expect((await run("secret", "rotate", "--merchant", "shop", "--secret", own)).out).toBe(own);
+  const created = await gateway.payments.create({
+    merchant: "shop",
+    amountMinor: 100n,
+    webhookUrl: "https://a.example/",
+  });
+  expect(created.webhookSecret).toBe(own);
+  expect(await run("secret", "rotate", "--merchant", "shop", "--secret", "short")).toMatchObject({ code: 1 });
 });
 
 test("endpoints are added, rotated and switched off; an address inside the network is refused", async () => {

@@ -1,6 +1,7 @@
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { type Clock, ConfigError } from "@orderbridge/core";
 import { createClientAddress } from "@orderbridge/core/node";
+import { networkOf } from "../addresses.ts";
 import { randomId } from "../ids.ts";
 
 export interface AdminOptions {
@@ -18,7 +19,7 @@ export interface AdminSession {
 }
 
 export interface AdminSessions {
-  /** `locked` after five wrong passwords from one address within 15 minutes, in this process. */
+  /** `locked` after five wrong passwords from one address (IPv6: one /64) within 15 minutes, in this process. */
   login(
     request: Request,
     password: string,
@@ -75,7 +76,7 @@ export function createAdminSessions({
   return {
     endCookie: `${cookieName}=; Max-Age=0; ${attributes}`,
     login(request, given) {
-      const address = clientAddress(request) ?? "unknown";
+      const address = networkOf(clientAddress(request) ?? "unknown");
       if (!countTry(address)) return { state: "locked" };
       if (!isEqual(given, password)) return { state: "wrong" };
       failures.delete(address);

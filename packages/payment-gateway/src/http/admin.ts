@@ -124,6 +124,7 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
     const status = statuses.find((known) => known === context.req.query("status"));
     const merchant = searchText(context.req.query("merchant"));
     const attention = context.req.query("attention") === "yes";
+    const givenUp = context.req.query("webhooks") === "given-up";
     const after = readCursor(context.req.query("after") ?? "");
     const found = await storage.listPayments(
       {
@@ -131,6 +132,7 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
         ...(status === undefined ? {} : { status }),
         ...(merchant === "" ? {} : { merchant }),
         ...(attention ? { needsAttention: true } : {}),
+        ...(givenUp ? { givenUp: true } : {}),
         ...(after === undefined ? {} : { after }),
       },
       pageSize + 1,
@@ -142,6 +144,7 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
       status: status ?? "",
       merchant,
       ...(attention ? { attention: "yes" } : {}),
+      ...(givenUp ? { webhooks: "given-up" } : {}),
     });
     if (last) next.set("after", toCursor(last));
     return page(
@@ -153,6 +156,7 @@ export function createAdminPages(options: AdminPageOptions): Hono<{ Variables: V
 <label>Status<select name="status"><option value="">all</option>${statuses.map((one) => html`<option${one === status ? " selected" : ""}>${one}</option>`)}</select></label>
 <label>Merchant<input name="merchant" value="${merchant}"></label>
 <label><input type="checkbox" name="attention" value="yes"${attention ? " checked" : ""}> needs attention</label>
+<label><input type="checkbox" name="webhooks" value="given-up"${givenUp ? " checked" : ""}> webhooks given up</label>
 <button>Show</button>
 </form>
 <table><thead><tr><th>Created</th><th>Payment</th><th>Merchant</th><th>Amount</th><th>Status</th><th>Description</th></tr></thead>
@@ -186,6 +190,7 @@ ${found.length > pageSize ? html`<p><a href="${base}?${next.toString()}" rel="ne
       200,
       "Health",
       html`<table><tbody>${rows.map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}</tbody></table>
+${health.exhausted > 0 ? html`<p><a href="${base}?webhooks=given-up">Payments with webhooks that were given up</a></p>` : ""}
 ${drawChart("Payments by day (UTC)", "chart-payments", days, [
   { name: "created", kind: "plain", of: ({ created }) => created },
   { name: "paid", kind: "good", of: ({ paid }) => paid },
@@ -308,6 +313,11 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
   app.post("/payments/:id/resend", async (context) => {
     const payment = await named(context);
     return act(context, payment, () => payments.resend(payment.merchant, context.get("form").get("event") ?? ""));
+  });
+
+  app.all("*", (context) => {
+    if (context.req.method === "GET" && context.req.path.endsWith("/admin/")) return goTo(context, base);
+    return page(context, 404, "Not found", problemText("There is nothing at this address."));
   });
 
   app.onError((error, context) => {

@@ -171,7 +171,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
     delete: {
       operationId: "removeWebhookEndpoint",
       scope: "admin",
-      summary: "Remove an endpoint; what waits for it is given up",
+      summary: "Remove an endpoint; what waits for it is dropped",
       answer: ["Id", "It is gone."],
       refusals: [401, 403, 404],
     },
@@ -210,7 +210,7 @@ const paths: Readonly<Record<string, Readonly<Partial<Record<"get" | "post" | "d
     post: {
       operationId: "disableWebhookEndpoint",
       scope: "admin",
-      summary: "Switch an endpoint off; what waits for it is given up",
+      summary: "Switch an endpoint off; what waits for it is dropped",
       answer: ["Id", "Done."],
       refusals: [401, 403, 404],
     },

@@ -33,7 +33,10 @@ type Secrets = (endpointIds: readonly string[]) => Promise<ReadonlyMap<string, r
 export function createDeliveries(
   { db, dialect, now, later, seal, inTransaction }: StorageContext,
   secretsInForce: Secrets,
-): Pick<GatewayStorage, "claimDeliveries" | "finishDeliveries" | "redeliver" | "deliveriesOf" | "unblockReceiver"> {
+): Pick<
+  GatewayStorage,
+  "claimDeliveries" | "finishDeliveries" | "redeliver" | "dismiss" | "deliveriesOf" | "unblockReceiver"
+> {
   /** One parameter on PostgreSQL: many make a statement that is new, long to read and long to plan each time. */
   const among = (column: string, values: readonly string[]): RawBuilder<SqlBool> =>
     dialect === "postgres"
@@ -446,6 +449,16 @@ export function createDeliveries(
         }
         return again.length;
       }),
+
+    async dismiss(eventId) {
+      const { numUpdatedRows } = await db
+        .updateTable("gateway_delivery")
+        .set({ state: "dropped" })
+        .where("event_id", "=", eventId)
+        .where("state", "=", "exhausted")
+        .executeTakeFirst();
+      return Number(numUpdatedRows);
+    },
 
     async deliveriesOf(paymentId) {
       const deliveries = await db

@@ -23,12 +23,12 @@ export function createEndpoints(context: StorageContext): Pick<
       .$if(dialect !== "sqlite", (query) => query.forUpdate())
       .executeTakeFirst();
 
-  const giveUp = async (trx: AnyKysely, id: string): Promise<void> => {
+  const drop = async (trx: AnyKysely, id: string): Promise<void> => {
     await trx
       .updateTable("gateway_delivery")
-      .set({ state: "exhausted", due_at: now() })
+      .set({ state: "dropped", due_at: now() })
       .where("endpoint_id", "=", id)
-      .where("state", "=", "pending")
+      .where("state", "in", ["pending", "exhausted"])
       .execute();
   };
 
@@ -102,7 +102,7 @@ export function createEndpoints(context: StorageContext): Pick<
       inTransaction(async (trx) => {
         if (!(await lockOwn(trx, merchant, id))) return false;
         await trx.updateTable("gateway_endpoint").set({ state }).where("id", "=", id).execute();
-        if (state === "disabled") await giveUp(trx, id);
+        if (state === "disabled") await drop(trx, id);
         return true;
       }),
 
@@ -111,7 +111,7 @@ export function createEndpoints(context: StorageContext): Pick<
         if (!(await lockOwn(trx, merchant, id))) return false;
         await trx.deleteFrom("gateway_endpoint").where("id", "=", id).execute();
         await trx.deleteFrom("gateway_endpoint_secret").where("endpoint_id", "=", id).execute();
-        await giveUp(trx, id);
+        await drop(trx, id);
         return true;
       }),
 

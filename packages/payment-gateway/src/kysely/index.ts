@@ -350,7 +350,7 @@ export function createPaymentGatewayStorage(
       return row && toBooking(row);
     },
 
-    async listPayments({ merchant, status, search, needsAttention, after }, limit) {
+    async listPayments({ merchant, status, search, needsAttention, givenUp, after }, limit) {
       const holds = (column: string, part: string) =>
         dialect === "postgres"
           ? sql<boolean>`strpos(${sql.ref(column)}, ${part}) > 0`
@@ -382,6 +382,10 @@ export function createPaymentGatewayStorage(
       return rows.map((row: Row) => toPayment(row, seal));
     },
 
+      if (givenUp) {
+        const givenUpOf = db.selectFrom("gateway_delivery").select("payment_id").where("state", "=", "exhausted");
+        query = query.where("id", "in", givenUpOf);
+      }
     async historyOf(paymentId) {
       const of = (table: string) => db.selectFrom(table).selectAll().where("payment_id", "=", paymentId);
       const [events, bookings, refunds] = await Promise.all([

@@ -130,10 +130,12 @@ export function createPaymentGatewayMemoryStorage({
   const receiverOf = (merchant: string, url: string): ReceiverRow | undefined =>
     receivers.get(rowKey(merchant, originOf(url)));
 
-  function giveUp(endpointId: string): void {
+  /** Ends what waits for an endpoint; what a person switched off calls nobody, nor what was given up before. */
+  function end(endpointId: string, state: "exhausted" | "dropped"): void {
     for (const row of deliveries) {
-      if (row.endpointId !== endpointId || row.state !== "pending") continue;
-      row.state = "exhausted";
+      const isOpen = row.state === "pending" || (row.state === "exhausted" && state === "dropped");
+      if (row.endpointId !== endpointId || !isOpen) continue;
+      row.state = state;
       row.dueAt = now();
     }
   }
@@ -259,7 +261,7 @@ export function createPaymentGatewayMemoryStorage({
     async getBooking(provider, transactionId) {
       return bookings.get(rowKey(provider, transactionId));
     },
-    async listPayments({ merchant, status, search, needsAttention, after }, limit) {
+    async listPayments({ merchant, status, search, needsAttention, givenUp, after }, limit) {
       const isBehind = ({ id, createdAt }: Payment): boolean =>
         after === undefined ||
         createdAt < after.createdAt ||
@@ -271,6 +273,10 @@ export function createPaymentGatewayMemoryStorage({
         .filter((payment) => !needsAttention || payment.needsAttention !== undefined)
         .filter(
           ({ id, account, description, metadata }) =>
+        .filter(
+          ({ id }) =>
+            !givenUp || deliveries.some(({ event, state }) => event.paymentId === id && state === "exhausted"),
+        )
             search === undefined ||
             id === search ||
             account === search ||
@@ -479,7 +485,7 @@ export function createPaymentGatewayMemoryStorage({
         const endpoint = endpoints.get(row.endpointId);
         if (verdict.state === "exhausted" && verdict.gone && endpoint) {
           endpoints.set(endpoint.id, { ...endpoint, state: "gone" });
-          giveUp(endpoint.id);
+          end(endpoint.id, "exhausted");
         }
         const { merchant } = delivery;
         const origin = originOf(delivery.url);
@@ -521,6 +527,11 @@ export function createPaymentGatewayMemoryStorage({
     async deliveriesOf(paymentId) {
       return deliveries
         .filter(({ event }) => event.paymentId === paymentId)
+    async dismiss(eventId) {
+      const rows = deliveries.filter(({ event, state }) => event.id === eventId && state === "exhausted");
+      for (const row of rows) row.state = "dropped";
+      return rows.length;
+    },
         .map(({ id, event, endpointId, state, attempts, dueAt, log }) => ({
           id,
           eventId: event.id,
@@ -553,13 +564,13 @@ export function createPaymentGatewayMemoryStorage({
       const endpoint = ownEndpoint(merchant, id);
       if (!endpoint) return false;
       endpoints.set(id, { ...endpoint, state });
-      if (state === "disabled") giveUp(id);
+      if (state === "disabled") end(id, "dropped");
       return true;
     },
     async removeEndpoint(merchant, id) {
       if (!ownEndpoint(merchant, id)) return false;
       endpoints.delete(id);
-      giveUp(id);
+      end(id, "dropped");
       return true;
     },
     async cleanUp({ expiredForMs, exhaustedForMs, keysForMs, limit }) {

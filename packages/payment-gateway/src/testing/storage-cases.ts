@@ -809,7 +809,7 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
-    name: "switches an endpoint off after 410, or by hand: what waits is given up, nothing new is sent, and it may come back",
+    name: "switches an endpoint off after 410, or by hand: what waits is ended, nothing new is sent, and it may come back",
     async run({ storage, clock }) {
       for (const id of ["we1", "we2"]) {
         await storage.addEndpoint(
@@ -882,6 +882,48 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
         told: { state: "delivered" },
         waiting: { state: "pending", delayMs: 0 },
         given_up: { state: "exhausted" },
+  {
+    name: "counts and finds what was given up until it is dismissed, or its endpoint is switched off or removed by hand",
+    async run({ storage, clock }) {
+      for (const id of ["we1", "we2"]) {
+        await storage.addEndpoint(
+          { id, merchant: "shop", url: `https://${id}.example/`, state: "enabled", createdAt: clock.now() },
+          "secret-of-it",
+        );
+      }
+      for (const id of ["p1", "p2", "p3"]) {
+        await storage.createPayment(payment(id, clock));
+        clock.advance(1);
+      }
+      for (const id of ["p1", "p2"]) await storage.change(id, (current) => pay(current, `t${id}`, 1n));
+      const statesOf = async (id: string) =>
+        Object.fromEntries((await storage.deliveriesOf(id)).map(({ endpointId, state }) => [endpointId, state]));
+      const givenUp = async () => [
+        (await storage.health()).exhausted,
+        ...(await storage.listPayments({ givenUp: true }, 10)).map(({ id }) => id),
+      ];
+      deepEqual(await givenUp(), [0]);
+      for (const delivery of await storage.claimDeliveries({ ...claimOne, limit: 10 })) {
+        if (delivery.paymentId === "p1" || delivery.endpointId === "we1") {
+          await finish(storage, delivery, clock, { state: "exhausted" });
+        } else await finish(storage, delivery, clock, { state: "pending", delayMs: 1_000 });
+      }
+      deepEqual(await givenUp(), [4, "p2", "p1"]);
+      deepEqual(await storage.listPayments({ givenUp: true, merchant: "other" }, 10), []);
+      equal(await storage.setEndpointState("shop", "we1", "disabled"), true);
+      deepEqual(await givenUp(), [2, "p1"]);
+      equal(await storage.removeEndpoint("shop", "we2"), true);
+      deepEqual(await givenUp(), [1, "p1"]);
+      deepEqual(await statesOf("p2"), { "": "pending", we1: "dropped", we2: "dropped" });
+      equal(await storage.dismiss("evt_p1_1"), 1);
+      equal(await storage.dismiss("evt_p1_1"), 0);
+      equal(await storage.dismiss("evt_p2_1"), 0); // waits: it is not given up
+      deepEqual(await givenUp(), [0]);
+      deepEqual(await statesOf("p1"), { "": "dropped", we1: "dropped", we2: "dropped" });
+      equal(await storage.redeliver("evt_p1_1"), 1); // a person may still want it
+      deepEqual(await statesOf("p1"), { "": "pending", we1: "dropped", we2: "dropped" });
+    },
+  },
         with_money: { state: "delivered" },
       };
       for (const delivery of await storage.claimDeliveries(claimOne)) {
