@@ -148,6 +148,11 @@ export interface PaymentProvider {
   state?(payment: Payment, context: ProviderContext): Promise<ProviderState>;
   /** Ends the remote invoice. `paid` when the money was faster. */
   cancel?(payment: Payment, context: ProviderContext): Promise<ProviderState>;
+  /**
+   * Longest pause before a pending refund is asked about again, in milliseconds, for one that a person at hand moves on.
+   * Not less than 30 s. @defaultValue a quarter of its age
+   */
+  readonly refundPauseMs?: number;
   /** `key` is the same for every try of one refund. `pending`: the outcome is not known yet; it is asked again. */
   refund?(request: {
     readonly payment: Payment;

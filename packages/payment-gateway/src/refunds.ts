@@ -114,10 +114,16 @@ export function createRefunds(
 
     due: [...providers.values()]
       .filter(({ refund }) => refund)
-      .map(({ name: provider }) =>
+      .map(({ name: provider, refundPauseMs }) =>
         createDueWork<Refund>(engine, {
           name: `gateway refunds ${provider}`,
-          claim: (limit) => storage.claimRefunds({ provider, limit, ttlMs: refundPatienceMs }),
+          claim: (limit) =>
+            storage.claimRefunds({
+              provider,
+              limit,
+              ttlMs: refundPatienceMs,
+              ...(refundPauseMs === undefined ? {} : { maxPauseMs: Math.max(refundPatienceMs, refundPauseMs) }),
+            }),
           claimMs: refundPatienceMs,
           work: settle,
         }),

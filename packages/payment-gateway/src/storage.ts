@@ -374,12 +374,15 @@ export interface GatewayStorage {
   keepRefundAnswer(id: string, answer: string): Promise<string>;
   /**
    * Claims open refunds of one provider whose outcome is to be asked for, the oldest first. Nobody else gets them for
-   * `ttlMs` or a quarter of their age, whichever is longer; then, unless they were settled, they are handed out again.
+   * `ttlMs` or a quarter of their age, whichever is longer, at most `maxPauseMs`; then, unless they were settled, they are
+   * handed out again.
    */
   claimRefunds(options: {
     readonly provider: string;
     readonly limit: number;
     readonly ttlMs: number;
+    /** @defaultValue without end */
+    readonly maxPauseMs?: number;
   }): Promise<readonly Refund[]>;
 
   /**

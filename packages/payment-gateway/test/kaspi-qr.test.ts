@@ -641,6 +641,27 @@ describe("refunds", () => {
     expect(provider.refundNotice?.(await get(payment.id), open.id)).toBeUndefined();
   });
 
+  test("r2: a buyer who comes hours later finds a refund QR that lives, and is heard of within a minute", async () => {
+    const { context, provider, fake, pass } = await start({ scheme: "r2" });
+    const payment = await create();
+    await context.pay(payment);
+    const { refund } = await qr.world.gateway.payments.refund({
+      merchant: "shop",
+      id: payment.id,
+      amountMinor: 98_055n,
+    });
+    await pass(4 * 3_600_000, 30_000);
+    const notice = async () => provider.refundNotice?.(await get(payment.id), refund.id);
+    const before = await notice();
+    fake.expireReturns();
+    await pass(30_000, 1_000);
+    expect(await notice()).not.toBe(before);
+    fake.scanReturns();
+    await pass(30_000, 1_000);
+    expect(await get(payment.id)).toMatchObject({ refundedMinor: 98_055n, refundingMinor: 0n });
+    expect(fake.journal.count("/payment/return")).toBe(1);
+  });
+
   test("r2: a buyer who does not come for a day gets nothing, and the sum is free again", async () => {
     const { context, pass, remote } = await start({ scheme: "r2" });
     const payment = await create(100_000n);

@@ -73,7 +73,7 @@ export function createChecks(
       await update.execute();
     },
 
-    async claimRefunds({ provider, limit, ttlMs }) {
+    async claimRefunds({ provider, limit, ttlMs, maxPauseMs = Number.MAX_SAFE_INTEGER }) {
       const due = await db
         .selectFrom("gateway_refund as r")
         .innerJoin("gateway_payment as p", "p.id", "r.payment_id")
@@ -86,7 +86,8 @@ export function createChecks(
         .execute();
       if (due.length === 0) return [];
       const ids = due.map(({ id }) => text(id));
-      const pause = sql<number>`${now()} + ${greatest}(${sql.lit(ttlMs)}, (${now()} - created_at) ${quarter})`;
+      const stretched = sql`${greatest}(${sql.lit(ttlMs)}, (${now()} - created_at) ${quarter})`;
+      const pause = sql<number>`${now()} + ${least}(${stretched}, ${sql.lit(maxPauseMs)})`;
       const claimed = await claim("gateway_refund", ids, pause);
       const rows = await db
         .selectFrom("gateway_refund")

@@ -405,14 +405,15 @@ export function createPaymentGatewayMemoryStorage({
       if (refunds.has(id)) refundAnswers.set(id, kept);
       return kept;
     },
-    async claimRefunds({ provider, limit, ttlMs }) {
+    async claimRefunds({ provider, limit, ttlMs, maxPauseMs = Number.POSITIVE_INFINITY }) {
       const due = [...refunds.values()]
         .filter(({ paymentId }) => payments.get(paymentId)?.provider === provider)
         .filter(({ id, status }) => status === "pending" && (refundChecks.get(id) ?? 0) <= now())
         .sort((left, right) => (refundChecks.get(left.id) ?? 0) - (refundChecks.get(right.id) ?? 0))
         .slice(0, limit);
       for (const { id, createdAt } of due) {
-        refundChecks.set(id, now() + Math.max(ttlMs, Math.floor((now() - createdAt.getTime()) / 4)));
+        const pauseMs = Math.max(ttlMs, Math.floor((now() - createdAt.getTime()) / 4));
+        refundChecks.set(id, now() + Math.min(pauseMs, maxPauseMs));
       }
       return due;
     },

@@ -26,9 +26,10 @@ export function createKaspiQrRefunds({
   readonly api: KaspiQrApi;
   readonly scheme: "r2" | "r3";
   readonly clock: Pick<Clock, "now">;
-}): Required<Pick<PaymentProvider, "refund" | "refundNotice" | "settleRefund">> {
+}): Pick<PaymentProvider, "refund" | "refundNotice" | "settleRefund" | "refundPauseMs"> {
   const nowMs = (): number => clock.now().getTime();
-  return { refund, refundNotice, settleRefund };
+  // The buyer, who may come hours later, stands before the till and waits.
+  return { refund, refundNotice, settleRefund, ...(scheme === "r2" ? { refundPauseMs: 30_000 } : {}) };
 
   function refundNotice(payment: Payment, key: string): string | undefined {
     const { state, facts } = readSession(payment).refunds[key] ?? { state: "failed", facts: {} };

@@ -50,6 +50,8 @@ export interface FakeKaspiQr {
   setStatus(id: string, status: string): void;
   /** r2: buyers scan every refund QR that waits for one. */
   scanReturns(): void;
+  /** r2: every refund QR that nobody scanned is over. */
+  expireReturns(): void;
   /** Somebody refunds by hand in the application. */
   refundByHand(id: string, amountMinor: bigint): void;
   /** The next call whose path ends so is answered with this `StatusCode` and does nothing. */
@@ -405,6 +407,11 @@ export function createFakeKaspiQr({
     scanReturns() {
       for (const refunding of returns.values()) {
         if (refunding.status === "QrTokenCreated") refunding.status = "CustomerIdentityObtained";
+      }
+    },
+    expireReturns() {
+      for (const refunding of returns.values()) {
+        if (refunding.status === "QrTokenCreated") refunding.status = "Error";
       }
     },
     refundByHand(id, amountMinor) {

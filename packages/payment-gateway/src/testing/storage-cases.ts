@@ -255,6 +255,11 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       clock.advance(7_499);
       deepEqual(await storage.claimRefunds(checks), []);
       clock.advance(1);
+      equal((await storage.claimRefunds({ ...checks, maxPauseMs: 2_000 })).length, 1);
+      // And this time after two seconds, as the provider wishes.
+      clock.advance(1_999);
+      deepEqual(await storage.claimRefunds(checks), []);
+      clock.advance(1);
       equal((await storage.claimRefunds(checks)).length, 1);
       const settle = () =>
         storage.change("p1", (current) => ({
