@@ -244,6 +244,41 @@ describe.each(testDatabases())("providers with attempts on $name", ({ skipped, o
   test.skipIf(skipped).each(providerCases)("kaspi-qr: $name", async ({ run }) =>
     run(await opened(openQr({ storageFor }))),
   );
+  test.skipIf(skipped).each(["kaspi-qr", "kaspi-smartpos"] as const)(
+    "%s: money that cannot be booked is not written down either, and a press meanwhile begins nothing",
+    async (name) => {
+      let isBroken = true;
+      const brokenFor = async (clock: FakeClock) => {
+        const storage = await storageFor(clock);
+        const change: typeof storage.change = (id, decide, key) =>
+          storage.change(
+            id,
+            (payment) => {
+              const decision = decide(payment);
+              if (decision?.booking && isBroken) throw new Error("the process ends here");
+              return decision;
+            },
+            key,
+          );
+        return { ...storage, change };
+      };
+      const openAs = name === "kaspi-qr" ? openQr : openSmartpos;
+      const context = await opened(openAs({ storageFor: brokenFor }));
+      const { payment } = await context.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+      const get = async () => (await context.gateway.payments.get("shop", payment.id)) as Payment;
+      await context.payUntold?.(payment);
+      await context.pass(10_000);
+      await pressButton(world, name, payment.id, { action: "pay" });
+      expect([(await get()).paidMinor, context.provider.attempts?.(await get()).map(({ state }) => state)]).toEqual([
+        0n,
+        ["open"],
+      ]);
+      isBroken = false;
+      await context.pass(60_000);
+      expect(await get()).toMatchObject({ status: "paid", paidMinor: 50_000n });
+      expect(context.begunAtProvider?.(payment)).toBe(1);
+    },
+  );
   test.skipIf(skipped)(
     "four processes, and payers who press meanwhile, ask Kaspi no earlier than its interval",
     async () => {
