@@ -172,10 +172,11 @@ export function createCreation({
   const merchantSecret = (merchant: string): Promise<string> =>
     storage.merchantSecret(merchant, toStandardSecret(randomId()));
 
-  async function describe(payment: Payment): Promise<CreatedPayment> {
+  /** A repeated request is the same one, so its secret is that of the payment. */
+  async function describe(payment: Payment, ownSecret: string | undefined): Promise<CreatedPayment> {
     const paymentUrl = payUrl(payment.id);
     if (payment.webhookUrl === undefined) return { payment, paymentUrl };
-    const secret = payment.webhookSecret ?? (await merchantSecret(payment.merchant));
+    const secret = ownSecret ?? (await merchantSecret(payment.merchant));
     return { payment, paymentUrl, webhookSecret: toStandardSecret(secret) };
   }
 
@@ -197,7 +198,6 @@ export function createCreation({
       description,
       metadata,
       ...(webhookUrl === undefined ? {} : { webhookUrl }),
-      ...(webhookSecret === undefined ? {} : { webhookSecret }),
       ...(returnUrl === undefined ? {} : { returnUrl }),
       late: false,
       test: provider.test ?? false,
@@ -210,10 +210,12 @@ export function createCreation({
     // The secret must exist before the payment: nothing goes out unsigned.
     if (webhookUrl !== undefined && webhookSecret === undefined) await merchantSecret(merchant);
     const key = toStorageKey(merchant, idempotency, payment.id, provider.start ? workMs : 0);
-    const result = await storage.createPayment(payment, key);
-    if (result.state === "created") return describe(await startAtProvider(provider, payment, idempotency, workEndsMs));
+    const secret = webhookSecret === undefined ? {} : { webhookSecret };
+    const result = await storage.createPayment({ ...payment, ...secret }, key);
+    if (result.state === "created")
+      return describe(await startAtProvider(provider, payment, idempotency, workEndsMs), webhookSecret);
     const stored = await ownPayment(merchant, resourceOf(result.key));
-    if (result.key.state === "done") return describe(stored);
-    return describe(await startAtProvider(provider, stored, idempotency, workEndsMs));
+    if (result.key.state === "done") return describe(stored, webhookSecret);
+    return describe(await startAtProvider(provider, stored, idempotency, workEndsMs), webhookSecret);
   };
 }

@@ -48,6 +48,7 @@ export type {
   DeliveryRecord,
   GatewayHealth,
   GatewayStorage,
+  NewPayment,
   PausedReceiver,
   PaymentFilter,
   PaymentHistory,

@@ -47,8 +47,6 @@ export interface Payment {
   /** JSON text of an object, digits of numbers as the merchant sent them. */
   readonly metadata: string;
   readonly webhookUrl?: string;
-  /** Left out: the merchant's own secret signs. */
-  readonly webhookSecret?: string;
   readonly returnUrl?: string;
   /** What a payer types to find this payment, for providers that work so. */
   readonly account?: string;

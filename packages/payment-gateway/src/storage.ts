@@ -1,5 +1,14 @@
 import type { Payment, PaymentEventName, PaymentStatus } from "./payment.ts";
 
+/** A payment as it is created. */
+export interface NewPayment extends Payment {
+  /**
+   * Signs the webhooks of this payment; left out, the merchant's own secret does. A payment is read without it: only
+   * deliveries need it, and one that cannot be opened must stop nothing else.
+   */
+  readonly webhookSecret?: string;
+}
+
 /** Money that a provider reported. One provider transaction is booked once, whatever repeats. */
 export interface Booking {
   readonly provider: string;
@@ -321,7 +330,7 @@ export interface DeliveryHints {
 /** Everything that the gateway remembers. Each sentence of a comment is a case in `gatewayStorageCases`. */
 export interface GatewayStorage {
   /** Inserts a payment together with its idempotency key. A used key inserts nothing. */
-  createPayment(payment: Payment, key?: IdempotencyKey): Promise<CreateResult>;
+  createPayment(payment: NewPayment, key?: IdempotencyKey): Promise<CreateResult>;
   getPayment(id: string): Promise<Payment | undefined>;
   /** Of one provider no two payments have the same account. */
   findByAccount(provider: string, account: string): Promise<Payment | undefined>;

@@ -2,14 +2,14 @@ import type { KyselyPlugin } from "kysely";
 import { describe, expect, test } from "vitest";
 import { testDatabases } from "../../core/test/databases.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
-import type { Payment } from "../src/payment.ts";
+import type { NewPayment } from "../src/storage.ts";
 
 const isProof = process.env.PROOF === "1";
 const day = 86_400_000;
 const rule = { expiredForMs: 7 * day, exhaustedForMs: 30 * day, keysForMs: 30 * day, limit: 100 };
 
 const at = new Date(Date.now() - 8 * day);
-const unpaid = (id: string): Payment => ({
+const unpaid = (id: string): NewPayment => ({
   id,
   merchant: "shop",
   provider: "bank",

@@ -10,7 +10,7 @@ import { recordProof } from "../../../test/proof-report.ts";
 import { type TestDatabase, testDatabases } from "../../core/test/databases.ts";
 import { createPaymentGateway } from "../src/index.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
-import type { Payment } from "../src/payment.ts";
+import type { NewPayment } from "../src/storage.ts";
 import { createFakeReceiver, type FakeReceiver } from "../src/testing/index.ts";
 import { type Bank, createBank, createBankProvider } from "./bank.ts";
 import { startWorker, type WorkerProcess, workerToken } from "./processes.ts";
@@ -134,7 +134,7 @@ describe.each(testDatabases())("processes on $name", ({ name, skipped, open }) =
       const expiresAt = new Date(Date.now() - 1_000);
       const ids = Array.from({ length: 12 }, (_, index) => `p${index}`);
       for (const id of ids) {
-        const payment: Payment = {
+        const payment: NewPayment = {
           id,
           merchant: "shop",
           provider: "bank",
@@ -214,7 +214,7 @@ describe.each(testDatabases())("processes on $name", ({ name, skipped, open }) =
 
     test("eight writers whose commits are delayed: a reader of the cursor sees every event once, in the order of each payment", async () => {
       const perWriter = isProof ? 100 : 12;
-      const base = (id: string): Payment => ({
+      const base = (id: string): NewPayment => ({
         id,
         merchant: "shop",
         provider: "bank",

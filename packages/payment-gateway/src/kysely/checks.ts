@@ -8,7 +8,7 @@ import { integer, text, toPayment, toRefund } from "./rows.ts";
 export function createChecks(
   context: StorageContext,
 ): Pick<GatewayStorage, "claimChecks" | "scheduleCheck" | "claimRefunds"> {
-  const { db, dialect, now, later, seal } = context;
+  const { db, dialect, now, later } = context;
   const least = sql.raw(dialect === "sqlite" ? "min" : "least");
   const greatest = sql.raw(dialect === "sqlite" ? "max" : "greatest");
   const quarter = sql.raw(dialect === "mariadb" ? "div 4" : "/ 4");
@@ -50,7 +50,7 @@ export function createChecks(
         .where("check_claim", "=", claimed)
         .execute();
       return rows.map((row) => {
-        const payment = toPayment(row, seal);
+        const payment = toPayment(row);
         const isOpen = payment.status === "pending" || payment.status === "processing";
         return { payment, isOver: isOpen && integer(row.is_over) === 1, claim: claimed };
       });

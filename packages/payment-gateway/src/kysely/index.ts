@@ -31,9 +31,11 @@ import { hintChannel } from "./hints.ts";
 import { createMerchantSecrets } from "./merchant-secrets.ts";
 import { createMigrations } from "./migrations.ts";
 import { createProviderErrors } from "./provider-errors.ts";
+import { type Reencrypted, reencryptSecrets } from "./reencryption.ts";
 import {
   fromPayment,
   integer,
+  paymentSecretPlace,
   type Row,
   type Seal,
   text,
@@ -75,9 +77,16 @@ class Dropped extends Error {
 }
 
 /** Storage on SQLite, PostgreSQL or MariaDB, in tables `gateway_…`. Call `migrate()` once at start. */
-export function createPaymentGatewayStorage(
-  options: PaymentGatewayStorageOptions,
-): GatewayStorage & { migrate(): Promise<void> } {
+export function createPaymentGatewayStorage(options: PaymentGatewayStorageOptions): GatewayStorage & {
+  migrate(): Promise<void>;
+  /**
+   * Stores every webhook secret under the first key of the cipher; afterwards the others may go, once no process encrypts
+   * with them any more.
+   *
+   * @throws {ConfigError} without a cipher.
+   */
+  reencrypt(): Promise<Reencrypted>;
+} {
   const { db, dialect, clock, cipher, hints } = options;
   if (hints && dialect !== "postgres") throw new ConfigError("hints: only PostgreSQL gives them");
   const seal = createSeal(cipher);
@@ -220,10 +229,13 @@ export function createPaymentGatewayStorage(
     return numUpdatedRows === 1n;
   }
 
-  /** Gives positions to committed events. The counter's row is locked first, so positions become visible in order. */
-  async function placeEvents(): Promise<void> {
-    const unplaced = db.selectFrom("gateway_event").select("id").where("position", "is", null).limit(1);
-    if (!(await unplaced.executeTakeFirst())) return;
+  /**
+   * Gives positions to committed events of a merchant. The counter's row is locked first, so positions become visible in
+   * order. Those of others wait for their own readers: a merchant who never reads must not hold up one who does.
+   */
+  async function placeEvents(merchant: string): Promise<void> {
+    const unplaced = db.selectFrom("gateway_event").where("merchant", "=", merchant).where("position", "is", null);
+    if (!(await unplaced.select("id").limit(1).executeTakeFirst())) return;
     await inTransaction(async (trx) => {
       await trx.updateTable("gateway_counter").set({ value: sql`value` }).where("name", "=", "event").execute();
       const counter = await trx
@@ -234,6 +246,7 @@ export function createPaymentGatewayStorage(
       const events = await trx
         .selectFrom("gateway_event")
         .select("id")
+        .where("merchant", "=", merchant)
         .where("position", "is", null)
         .orderBy("created_at")
         .orderBy("payment_id")
@@ -263,8 +276,15 @@ export function createPaymentGatewayStorage(
       await insertIfAbsent(db, dialect, "gateway_counter", { name: "event", value: 0 });
     },
 
+    async reencrypt() {
+      if (!cipher) throw new ConfigError("cipher: encryption keys are needed to encrypt anew");
+      return reencryptSecrets(context, cipher);
+    },
+
     async createPayment(payment, key) {
-      const row = { ...fromPayment(payment, seal), check_at: payment.expiresAt.getTime() };
+      const { id, webhookSecret: secret } = payment;
+      const webhook_secret = secret === undefined ? null : seal.close(secret, paymentSecretPlace(id));
+      const row = { ...fromPayment(payment), webhook_secret, check_at: payment.expiresAt.getTime() };
       if (!key) {
         await db.insertInto("gateway_payment").values(row).execute();
         return { state: "created" };
@@ -280,7 +300,7 @@ export function createPaymentGatewayStorage(
 
     async getPayment(id) {
       const row = await db.selectFrom("gateway_payment").selectAll().where("id", "=", id).executeTakeFirst();
-      return row && toPayment(row, seal);
+      return row && toPayment(row);
     },
 
     async findByAccount(provider, account) {
@@ -290,7 +310,7 @@ export function createPaymentGatewayStorage(
         .where("account", "=", account)
         .where("provider", "=", provider)
         .executeTakeFirst();
-      return row && toPayment(row, seal);
+      return row && toPayment(row);
     },
 
     async change(paymentId, decide, key) {
@@ -303,7 +323,7 @@ export function createPaymentGatewayStorage(
             .$if(dialect !== "sqlite", (query) => query.forUpdate())
             .executeTakeFirst();
           if (!row) return { state: "not_found" };
-          const before = toPayment(row, seal);
+          const before = toPayment(row);
           const used = key && (await useKey(trx, key));
           if (used) return { state: "key_used", payment: before, key: used };
           const change = decide(before);
@@ -322,7 +342,7 @@ export function createPaymentGatewayStorage(
           if (refund && !(await storeRefund(trx, refund))) throw new Dropped({ state: "duplicate", payment: before });
           checkChange(before, change.payment);
           const payment = { ...change.payment, version: before.version + 1 };
-          const { id: _id, webhook_secret: _secret, ...columns } = fromPayment(payment, seal);
+          const { id: _id, ...columns } = fromPayment(payment);
           const { numUpdatedRows } = await trx
             .updateTable("gateway_payment")
             .set({ ...columns, ...(hasJustEnded(before, payment) ? forgetExpiry : {}) })
@@ -505,7 +525,7 @@ export function createPaymentGatewayStorage(
       }),
 
     async eventsAfter(merchant, position, limit) {
-      await placeEvents();
+      await placeEvents(merchant);
       const rows = await db
         .selectFrom("gateway_event")
         .select(["position", "body"])
@@ -567,3 +587,4 @@ function createSeal(cipher: Cipher | undefined): Seal {
 }
 
 export { createPostgresHints } from "./hints.ts";
+export type { Reencrypted } from "./reencryption.ts";

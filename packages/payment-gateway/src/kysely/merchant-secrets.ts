@@ -11,7 +11,7 @@ interface Former {
   readonly endsAt: number;
 }
 
-const readFormer = (stored: unknown): readonly Former[] =>
+export const readFormer = (stored: unknown): readonly Former[] =>
   typeof stored === "string" ? (JSON.parse(stored) as readonly Former[]) : [];
 
 /**

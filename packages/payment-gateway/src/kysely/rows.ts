@@ -33,9 +33,8 @@ export const paymentSecretPlace = (id: string): string => `gateway_payment/${id}
 export const endpointSecretPlace = (id: string, number: number): string => `gateway_endpoint/${id}/secret/${number}`;
 export const merchantSecretPlace = (id: string): string => `gateway_merchant/${id}/webhook_secret`;
 
-export function toPayment(row: Row, seal: Seal): Payment {
-  const stored = row.webhook_secret;
-  const secret = typeof stored === "string" ? seal.open(stored, paymentSecretPlace(text(row.id))) : null;
+/** Without the secret, which money and lists do not need: one that cannot be opened must not stop them. */
+export function toPayment(row: Row): Payment {
   return {
     id: text(row.id),
     merchant: text(row.merchant),
@@ -49,7 +48,6 @@ export function toPayment(row: Row, seal: Seal): Payment {
     description: text(row.description),
     metadata: text(row.metadata),
     ...optional("webhookUrl", row.webhook_url),
-    ...optional("webhookSecret", secret),
     ...optional("returnUrl", row.return_url),
     ...optional("account", row.account),
     ...optional("session", row.session),
@@ -65,8 +63,7 @@ export function toPayment(row: Row, seal: Seal): Payment {
   };
 }
 
-export function fromPayment(payment: Payment, seal: Seal): Row {
-  const secret = payment.webhookSecret;
+export function fromPayment(payment: Payment): Row {
   return {
     id: payment.id,
     merchant: payment.merchant,
@@ -80,7 +77,6 @@ export function fromPayment(payment: Payment, seal: Seal): Row {
     description: payment.description,
     metadata: payment.metadata,
     webhook_url: payment.webhookUrl ?? null,
-    webhook_secret: secret === undefined ? null : seal.close(secret, paymentSecretPlace(payment.id)),
     return_url: payment.returnUrl ?? null,
     account: payment.account ?? null,
     session: payment.session ?? null,

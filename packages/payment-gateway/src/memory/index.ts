@@ -70,6 +70,7 @@ export function createPaymentGatewayMemoryStorage({
   readonly clock?: Clock;
 } = {}): GatewayStorage {
   const payments = new Map<string, Payment>();
+  const paymentSecrets = new Map<string, string>();
   const bookings = new Map<string, Booking>();
   const events: { readonly position: number; readonly event: PaymentEvent }[] = [];
   let lastPosition = 0;
@@ -203,11 +204,12 @@ export function createPaymentGatewayMemoryStorage({
   const isFree = (row: DeliveryRow): boolean => row.claim === undefined || row.claimEndsAt <= now();
 
   return {
-    async createPayment(payment, key) {
+    async createPayment({ webhookSecret, ...payment }, key) {
       refuseTakenAccount(payment);
       const used = key && useKey(key);
       if (used) return { state: "key_used", key: used };
       payments.set(payment.id, payment);
+      if (webhookSecret !== undefined) paymentSecrets.set(payment.id, webhookSecret);
       checks.set(payment.id, { at: payment.expiresAt.getTime(), claim: undefined });
       return { state: "created" };
     },
@@ -272,11 +274,11 @@ export function createPaymentGatewayMemoryStorage({
         .filter((payment) => status === undefined || payment.status === status)
         .filter((payment) => !needsAttention || payment.needsAttention !== undefined)
         .filter(
-          ({ id, account, description, metadata }) =>
-        .filter(
           ({ id }) =>
             !givenUp || deliveries.some(({ event, state }) => event.paymentId === id && state === "exhausted"),
         )
+        .filter(
+          ({ id, account, description, metadata }) =>
             search === undefined ||
             id === search ||
             account === search ||
@@ -452,7 +454,7 @@ export function createPaymentGatewayMemoryStorage({
         row.scheduleAttempts++;
         row.claim = crypto.randomUUID();
         row.claimEndsAt = now() + ttlMs;
-        const own = payments.get(event.paymentId)?.webhookSecret;
+        const own = paymentSecrets.get(event.paymentId);
         const held =
           row.endpointId === "" ? merchantSecrets.get(event.merchant) : endpoints.get(row.endpointId)?.secrets;
         const inForce = row.endpointId === "" && own !== undefined ? [own] : heldNow(held).map(({ secret }) => secret);
@@ -525,14 +527,14 @@ export function createPaymentGatewayMemoryStorage({
       }
       return rows.length;
     },
-    async deliveriesOf(paymentId) {
-      return deliveries
-        .filter(({ event }) => event.paymentId === paymentId)
     async dismiss(eventId) {
       const rows = deliveries.filter(({ event, state }) => event.id === eventId && state === "exhausted");
       for (const row of rows) row.state = "dropped";
       return rows.length;
     },
+    async deliveriesOf(paymentId) {
+      return deliveries
+        .filter(({ event }) => event.paymentId === paymentId)
         .map(({ id, event, endpointId, state, attempts, dueAt, log }) => ({
           id,
           eventId: event.id,

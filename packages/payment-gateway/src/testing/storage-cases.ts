@@ -8,6 +8,7 @@ import type {
   DueCheck,
   GatewayStorage,
   IdempotencyKey,
+  NewPayment,
   PaymentChange,
   WebhookEndpoint,
 } from "../storage.ts";
@@ -19,7 +20,7 @@ export interface GatewayStorageContext {
   readonly clock: Pick<FakeClock, "advance" | "now">;
 }
 
-const payment = (id: string, clock: GatewayStorageContext["clock"], fields: Partial<Payment> = {}): Payment => ({
+const payment = (id: string, clock: GatewayStorageContext["clock"], fields: Partial<NewPayment> = {}): NewPayment => ({
   id,
   merchant: "shop",
   provider: "sandbox",
@@ -104,7 +105,7 @@ const checks = { provider: "sandbox", limit: 10, ttlMs: 1_000 };
 /** What a storage of the gateway must do; run each case on an empty one. */
 export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext>[] = [
   {
-    name: "gives a payment back as it was stored",
+    name: "gives a payment back as it was stored, without its secret",
     async run({ storage, clock }) {
       const stored = payment("p1", clock, {
         amountMinor: 1_000_000_000_000_00n,
@@ -115,7 +116,8 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
         needsAttention: "look",
       });
       deepEqual(await storage.createPayment(stored), { state: "created" });
-      deepEqual(await storage.getPayment("p1"), stored);
+      const { webhookSecret: _secret, ...shown } = stored;
+      deepEqual(await storage.getPayment("p1"), shown);
       equal(await storage.getPayment("P1"), undefined);
       equal(await storage.getPayment("p2"), undefined);
     },
@@ -338,6 +340,28 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
         (await storage.claimChecks(checks)).map((check) => [check.payment.id, check.isOver]),
         [["p2", false]],
       );
+    },
+  },
+  {
+    name: "gives a reader its next event, however many of others were not read",
+    async run({ storage, clock }) {
+      const other = { merchant: "other", webhookUrl: "" };
+      for (let index = 0; index < 600; index++) {
+        await storage.createPayment(payment(`o${index}`, clock, other));
+        await storage.change(`o${index}`, (current) => pay(current, `o${index}`, 1n));
+      }
+      clock.advance(1);
+      await storage.createPayment(payment("p1", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      const [first] = await storage.eventsAfter("shop", 0, 10);
+      equal(first?.body, "{}");
+      await storage.change("p1", (current) => pay(current, "t2", 1n, '{"second":true}'));
+      const next = await storage.eventsAfter("shop", first?.position ?? 0, 10);
+      deepEqual(
+        next.map(({ body }) => body),
+        ['{"second":true}'],
+      );
+      equal((await storage.eventsAfter("other", 0, 1_000)).length >= 500, true);
     },
   },
   {
@@ -859,35 +883,6 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
-    name: "cleans up what expired long ago without money and was told, and leaves what books and tells late money",
-    async run({ storage, clock }) {
-      const expire = (id: string) =>
-        storage.change(id, (current) => ({
-          payment: { ...current, status: "expired", sequence: 1, updatedAt: clock.now() },
-          event: {
-            id: `evt_${id}`,
-            paymentId: id,
-            merchant: "shop",
-            sequence: 1,
-            name: "expired",
-            body: '{"metadata":{"имя":"Әлия"}}',
-            createdAt: clock.now(),
-          },
-        }));
-      const fields = { description: "для Әлии", metadata: '{"имя":"Әлия"}', returnUrl: "https://shop.example/aliya" };
-      for (const id of ["told", "waiting", "given_up", "with_money", "silent"]) {
-        const { webhookUrl: _url, ...silent } = payment(id, clock, { ...fields, account: id });
-        await storage.createPayment(
-          id === "silent" ? silent : payment(id, clock, { ...fields, account: id }),
-          key({ key: id }),
-        );
-        await expire(id);
-      }
-      const states: Readonly<Record<string, DeliveryVerdict>> = {
-        told: { state: "delivered" },
-        waiting: { state: "pending", delayMs: 0 },
-        given_up: { state: "exhausted" },
-  {
     name: "counts and finds what was given up until it is dismissed, or its endpoint is switched off or removed by hand",
     async run({ storage, clock }) {
       for (const id of ["we1", "we2"]) {
@@ -929,6 +924,35 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       deepEqual(await statesOf("p1"), { "": "pending", we1: "dropped", we2: "dropped" });
     },
   },
+  {
+    name: "cleans up what expired long ago without money and was told, and leaves what books and tells late money",
+    async run({ storage, clock }) {
+      const expire = (id: string) =>
+        storage.change(id, (current) => ({
+          payment: { ...current, status: "expired", sequence: 1, updatedAt: clock.now() },
+          event: {
+            id: `evt_${id}`,
+            paymentId: id,
+            merchant: "shop",
+            sequence: 1,
+            name: "expired",
+            body: '{"metadata":{"имя":"Әлия"}}',
+            createdAt: clock.now(),
+          },
+        }));
+      const fields = { description: "для Әлии", metadata: '{"имя":"Әлия"}', returnUrl: "https://shop.example/aliya" };
+      for (const id of ["told", "waiting", "given_up", "with_money", "silent"]) {
+        const { webhookUrl: _url, ...silent } = payment(id, clock, { ...fields, account: id });
+        await storage.createPayment(
+          id === "silent" ? silent : payment(id, clock, { ...fields, account: id }),
+          key({ key: id }),
+        );
+        await expire(id);
+      }
+      const states: Readonly<Record<string, DeliveryVerdict>> = {
+        told: { state: "delivered" },
+        waiting: { state: "pending", delayMs: 0 },
+        given_up: { state: "exhausted" },
         with_money: { state: "delivered" },
       };
       for (const delivery of await storage.claimDeliveries(claimOne)) {
@@ -949,8 +973,8 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
         ["", "{}", undefined, clock.now()],
       );
       deepEqual(
-        [tombstone?.amountMinor, tombstone?.account, tombstone?.webhookUrl, tombstone?.webhookSecret],
-        [10_000n, "told", "https://shop.example/hook", "test_secret_key"],
+        [tombstone?.amountMinor, tombstone?.account, tombstone?.webhookUrl],
+        [10_000n, "told", "https://shop.example/hook"],
       );
       deepEqual([await storage.deliveriesOf("told"), (await storage.historyOf("told")).events], [[], []]);
       equal(await storage.getEvent("evt_told"), undefined);
