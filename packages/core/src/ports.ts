@@ -168,7 +168,7 @@ export interface ClaimedMessage {
   readonly topic: string;
   readonly key: string;
   readonly payload: string;
-  /** 1 for the first attempt. */
+  /** 1 for the first attempt, and again for the first one after `redeliver`. */
   readonly attempt: number;
   /** Proves the claim to `complete`, `retry` and `bury`. */
   readonly claim: string;
@@ -183,9 +183,10 @@ export interface OutboxEntry {
   readonly key: string;
   readonly payload: string;
   readonly state: OutboxState;
-  /** Attempts that were started. */
+  /** Attempts that were started since it was enqueued or made due again. */
   readonly attempts: number;
   readonly createdAt: Date;
+  /** Of an ended message: when it ended. */
   readonly dueAt: Date;
   readonly lastError?: string;
 }
@@ -216,7 +217,10 @@ export interface OutboxStore {
   retry(message: ClaimedMessage, options: { readonly delayMs: number; readonly error: string }): Promise<boolean>;
   /** Ends delivery without success; later messages of the key go on. Resolves to `false` when the claim was lost. */
   bury(message: ClaimedMessage, error: string): Promise<boolean>;
-  /** Makes a delivered or dead message due at once, same id and payload. Resolves to `false` for an unknown id. */
+  /**
+   * Makes a delivered or dead message due at once, same id and payload, its attempts counted anew; while another message
+   * of its key is claimed, when that claim expires. Resolves to `false` for an unknown id.
+   */
   redeliver(id: string): Promise<boolean>;
   get(id: string): Promise<OutboxEntry | undefined>;
   /**

@@ -46,6 +46,51 @@ test("keeps one pace over four processes", async () => {
   expect(starts).toEqual([0, 60_000, 120_000, 180_000, 240_000, 300_000]);
 });
 
+test("a job that could not begin, because the store failed, begins soon and not an interval later", async () => {
+  const { clock, leases, pass, stop } = setUp();
+  const starts: number[] = [];
+  const errors: unknown[] = [];
+  let failures = 2;
+  const engine = createJobEngine({
+    jobs: [{ name: "prune", everyMs: 86_400_000, run: async () => void starts.push(clock.monotonicMs()) }],
+    leases: {
+      ...leases,
+      acquire: (name, options) =>
+        name === "job prune" && failures-- > 0 ? Promise.reject(new Error("deadlock")) : leases.acquire(name, options),
+    },
+    clock,
+    logger: { debug() {}, info() {}, warn() {}, error: (message) => void errors.push(message) },
+  });
+  const running = engine.run(stop.signal);
+  await settle();
+  await pass(10_000);
+  stop.abort();
+  await running;
+  expect(starts).toEqual([2000]);
+  expect(errors).toEqual(["job failed", "job failed"]);
+});
+
+test("a job that throws has used its turn", async () => {
+  const { engine, stop, pass } = setUp();
+  let starts = 0;
+  const broken: Job = {
+    name: "broken",
+    everyMs: 60_000,
+    async run() {
+      starts++;
+      throw new Error("no");
+    },
+  };
+  const running = engine([broken]).run(stop.signal);
+  await settle();
+  await pass(59_000);
+  expect(starts).toBe(1);
+  await pass(1000);
+  expect(starts).toBe(2);
+  stop.abort();
+  await running;
+});
+
 test("never runs a job twice at the same time, however long it takes", async () => {
   const { engine, stop, pass, clock } = setUp();
   let [now, most] = [0, 0];

@@ -50,6 +50,30 @@ test("delivers what is enqueued, in order per key", async () => {
   expect((await outbox.get("a2"))?.state).toBe("delivered");
 });
 
+test("a buried message that a person sends again gets the whole schedule again", async () => {
+  const tries: number[] = [];
+  const { worker, enqueue, outbox, clock } = setUp({
+    retryDelaysMs: [10, 20],
+    deliver: async ({ attempt }) => {
+      tries.push(attempt);
+      return { state: "retry", error: "answered 502" };
+    },
+  });
+  const exhaust = async () => {
+    for (let round = 0; round < 5; round++) {
+      await worker.deliverDue();
+      clock.advance(20);
+    }
+  };
+  await enqueue("a1");
+  await exhaust();
+  expect(await outbox.get("a1")).toMatchObject({ state: "dead", attempts: 3 });
+  await outbox.redeliver("a1");
+  await exhaust();
+  expect(tries).toEqual([1, 2, 3, 1, 2, 3]);
+  expect((await outbox.get("a1"))?.state).toBe("dead");
+});
+
 test("tells the outbox together of deliveries that end together, and of a lost claim only for its message", async () => {
   const clock = createFakeClock();
   const { outbox } = createMemoryStorage({ clock });

@@ -112,6 +112,18 @@ for (const { name, skipped, open } of testDatabases()) {
       }
     });
 
+    test("prune keeps what was delivered late for as long as the rest", async () => {
+      await storage.outbox.enqueue([message("late")]);
+      clock.advance(31 * day);
+      const [late] = await storage.outbox.claim({ topic: "webhook", limit: 1, ttlMs: 1000 });
+      await storage.outbox.complete(late as NonNullable<typeof late>);
+      clock.advance(30 * day);
+      expect((await storage.prune()).outbox).toBe(0);
+      expect(await storage.outbox.enqueue([message("late")])).toBe(0); // the id is still known
+      clock.advance(1);
+      expect((await storage.prune()).outbox).toBe(1);
+    });
+
     test("prune deletes what ended long ago, in batches, and nothing else", async () => {
       const ids = Array.from({ length: 12 }, (_, index) => `old-${index}`);
       await storage.outbox.enqueue(ids.map(message));

@@ -3,7 +3,7 @@ import { ConfigError } from "../errors.ts";
 import { redactingLogger, silentLogger } from "../http/logger.ts";
 import { redactText } from "../http/redact.ts";
 import { silentTelemetry } from "../http/telemetry.ts";
-import type { Clock, LeaseStore, Logger, Telemetry } from "../ports.ts";
+import type { Clock, Lease, LeaseStore, Logger, Telemetry } from "../ports.ts";
 import { type HeldLease, withLease } from "./with-lease.ts";
 
 /** What a running job gets. */
@@ -15,7 +15,10 @@ export interface JobRun extends HeldLease {
 export interface Job {
   /** Unique in the fleet: also the name of its leases. At most 180 characters. */
   readonly name: string;
-  /** From the start of one run to the start of the next one, over the whole fleet, in milliseconds. */
+  /**
+   * From the start of one run to the start of the next one, over the whole fleet, in milliseconds. A run whose process is
+   * killed is not made up for: with a long interval let the job be short, or go on where it was.
+   */
   readonly everyMs: number;
   /** What it throws is logged and shown in the status; the next run comes in its time. */
   run(run: JobRun): Promise<void>;
@@ -83,7 +86,7 @@ export function createJobEngine(options: JobEngineOptions): JobEngine {
   }
   const statuses = new Map<string, JobStatus>(options.jobs.map(({ name }) => [name, { name, isRunning: false }]));
 
-  async function runLeased(job: Job, signal: AbortSignal | undefined): Promise<"done" | "busy"> {
+  async function runLeased(job: Job, signal: AbortSignal | undefined, onStart?: () => void): Promise<"done" | "busy"> {
     const { name } = job;
     const { state } = await withLease(
       { leases, name: `job ${name}`, holder, ttlMs: leaseTtlMs, clock, ...(signal ? { signal } : {}) },
@@ -95,6 +98,7 @@ export function createJobEngine(options: JobEngineOptions): JobEngine {
           statuses.set(name, { ...started, isRunning: true });
         };
         const run: JobRun = { ...held, progress };
+        onStart?.();
         try {
           await telemetry.operation({ kind: "job", name, attributes: { job: name } }, () => job.run(run));
           statuses.set(name, { ...started, isRunning: false, lastEndedAt: clock.now() });
@@ -110,14 +114,25 @@ export function createJobEngine(options: JobEngineOptions): JobEngine {
 
   async function runDue(job: Job, signal: AbortSignal | undefined): Promise<number> {
     let takenAt: number | undefined;
+    let interval: Lease | undefined;
+    let isStarted = false;
+    const onStart = () => {
+      isStarted = true;
+    };
     try {
-      if (await leases.acquire(`job ${job.name} interval`, { holder, ttlMs: job.everyMs })) {
+      interval = await leases.acquire(`job ${job.name} interval`, { holder, ttlMs: job.everyMs });
+      if (interval) {
         takenAt = clock.monotonicMs(); // the interval began before the answer came, so it is over when we look again
-        if ((await runLeased(job, signal)) === "busy")
+        if ((await runLeased(job, signal, onStart)) === "busy")
           logger.warn("job still runs, this turn is left out", { job: job.name });
       }
     } catch (error) {
       if (!signal?.aborted) logger.error("job failed", { job: job.name, error });
+      if (interval && !isStarted) {
+        // The store failed in between: what did not begin has not used its turn.
+        await leases.release(interval).catch(() => undefined);
+        takenAt = undefined;
+      }
     }
     if (takenAt === undefined) return Math.min(pollMs, job.everyMs);
     return Math.max(0, job.everyMs - (clock.monotonicMs() - takenAt));

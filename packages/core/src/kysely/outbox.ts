@@ -61,7 +61,7 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
     return numUpdatedRows === 1n;
   }
 
-  const complete = (message: ClaimedMessage): Promise<boolean> => end(message, { state: delivered });
+  const complete = (message: ClaimedMessage): Promise<boolean> => end(message, { state: delivered, due_at: now() });
 
   return {
     async enqueue(messages) {
@@ -143,7 +143,7 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
             const ids = messages.filter((message) => message.claim === claim).map(({ id }) => id);
             const { numUpdatedRows } = await db
               .updateTable(table)
-              .set({ claim: null, claim_ends_at: 0, state: delivered })
+              .set({ claim: null, claim_ends_at: 0, state: delivered, due_at: now() })
               .where("id", "in", ids)
               .where("claim", "=", claim)
               .where("state", "=", pending)
@@ -162,13 +162,26 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
       }
     },
     retry: (message, { delayMs, error }) => end(message, { due_at: after(delayMs), last_error: storable(error) }),
-    bury: (message, error) => end(message, { state: "dead" satisfies OutboxState, last_error: storable(error) }),
+    bury: (message, error) =>
+      end(message, { state: "dead" satisfies OutboxState, due_at: now(), last_error: storable(error) }),
     async redeliver(id) {
       checkKey("message id", id);
-      const { numUpdatedRows } = await run((db) =>
-        db.updateTable(table).set({ state: pending, due_at: now() }).where("id", "=", id).executeTakeFirst(),
-      );
-      return numUpdatedRows === 1n;
+      return transaction(async (db) => {
+        const message = await db.selectFrom(table).select(["topic", "key"]).where("id", "=", id).executeTakeFirst();
+        if (!message) return false;
+        const { busyUntil } = await db
+          .selectFrom(table)
+          .select(({ fn }) => fn.max("claim_ends_at").as("busyUntil"))
+          .where("state", "=", pending)
+          .where("topic", "=", message.topic)
+          .where("key", "=", message.key)
+          .where("id", "!=", id)
+          .executeTakeFirstOrThrow();
+        const dueAt = sql<number>`case when ${now()} < ${Number(busyUntil ?? 0)} then ${Number(busyUntil ?? 0)} else ${now()} end`;
+        const again = { state: pending, attempts: 0, due_at: dueAt };
+        const { numUpdatedRows } = await db.updateTable(table).set(again).where("id", "=", id).executeTakeFirst();
+        return numUpdatedRows === 1n;
+      });
     },
     async get(id) {
       checkKey("message id", id);

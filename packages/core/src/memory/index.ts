@@ -156,6 +156,7 @@ function createOutbox(clock: Clock): OutboxStore {
     const row = rows.get(message.id);
     if (row?.state !== "pending" || row.claim !== message.claim) return false;
     row.state = state;
+    row.dueAt = clock.now().getTime();
     row.claimEndsAt = 0;
     delete row.claim;
     if (error !== undefined) row.lastError = error;
@@ -241,8 +242,12 @@ function createOutbox(clock: Clock): OutboxStore {
       checkKey("message id", id);
       const row = rows.get(id);
       if (!row) return false;
+      const claimsOfKey = [...rows.values()]
+        .filter((other) => other !== row && other.topic === row.topic && other.key === row.key)
+        .map(({ claimEndsAt }) => claimEndsAt);
       row.state = "pending";
-      row.dueAt = clock.now().getTime();
+      row.attempts = 0;
+      row.dueAt = Math.max(clock.now().getTime(), ...claimsOfKey);
       return true;
     },
     async get(id) {

@@ -153,10 +153,43 @@ export const outboxCases: readonly ConformanceCase<StorageContext>[] = [
       deepEqual(
         again.map(({ id, payload, attempt }) => [id, payload, attempt]),
         [
-          ["1", "payload of 1", 2],
-          ["2", "payload of 2", 2],
+          ["1", "payload of 1", 1],
+          ["2", "payload of 2", 1],
         ],
       );
+    },
+  },
+  {
+    name: "outbox: does not hand out a redelivered message beside a newer one of its key",
+    async run({ storage: { outbox }, clock }) {
+      await outbox.enqueue([message("1", "a"), message("2", "a"), message("3", "b")]);
+      for (const claimed of await outbox.claim(ten)) await outbox.complete(claimed); // 1 and 3
+      const newer = await claimOne(outbox);
+      equal(newer.id, "2");
+      equal(await outbox.redeliver("1"), true);
+      equal(await outbox.redeliver("3"), true); // another key waits for nobody
+      deepEqual(ids(await outbox.claim(ten)), ["3"]);
+      clock.advance(999);
+      deepEqual(ids(await outbox.claim(ten)), []);
+      clock.advance(1);
+      deepEqual(
+        ids(await outbox.claim(ten)).filter((id) => id !== "3"),
+        ["1"],
+      );
+    },
+  },
+  {
+    name: "outbox: shows when an ended message ended",
+    async run({ storage: { outbox }, clock }) {
+      await outbox.enqueue([message("1", "a"), message("2", "b"), message("3", "c"), message("4", "d")]);
+      clock.advance(86_400_000);
+      const [first, second, third, fourth] = await outbox.claim(ten);
+      clock.advance(5);
+      const endedAt = clock.now();
+      await outbox.complete(first as ClaimedMessage);
+      await outbox.completeAll([second as ClaimedMessage, third as ClaimedMessage]);
+      await outbox.bury(fourth as ClaimedMessage, "gone");
+      for (const id of ["1", "2", "3", "4"]) deepEqual((await outbox.get(id))?.dueAt, endedAt);
     },
   },
   {
