@@ -250,6 +250,8 @@ export interface PaymentFilter {
   readonly search?: string;
   /** Only payments that a person must look at. */
   readonly needsAttention?: true;
+  /** Only payments with a webhook that was given up. */
+  readonly givenUp?: true;
   /** Only payments that stand behind this one. */
   readonly after?: Pick<Payment, "id" | "createdAt">;
 }
@@ -259,8 +261,6 @@ export interface ActivityDay {
   /** Its first instant. */
   readonly day: Date;
   /** Payments that were created on it. */
-  /** Only payments with a webhook that was given up. */
-  readonly givenUp?: true;
   readonly created: number;
   /** Of these, the ones that have money by now. */
   readonly paid: number;
@@ -428,6 +428,8 @@ export interface GatewayStorage {
    * receivers. Endpoints that are switched off are left out. Resolves to how many there are.
    */
   redeliver(eventId: string): Promise<number>;
+  /** Drops the deliveries of an event that were given up, so that they call nobody any more. Resolves to how many. */
+  dismiss(eventId: string): Promise<number>;
   deliveriesOf(paymentId: string): Promise<readonly DeliveryRecord[]>;
 
   /** The merchant's own webhook secret, the newest one; `proposal` is stored when there is none. */
@@ -440,8 +442,6 @@ export interface GatewayStorage {
     merchant: string,
     rotation: { readonly secret: string; readonly overlapMs: number },
   ): Promise<boolean>;
-  /** Drops the deliveries of an event that were given up, so that they call nobody any more. Resolves to how many. */
-  dismiss(eventId: string): Promise<number>;
 
   /** Adds an endpoint that hears of events from now on. */
   addEndpoint(endpoint: WebhookEndpoint, secret: string): Promise<void>;

@@ -382,6 +382,10 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
       if (merchant !== undefined) query = query.where("merchant", "=", merchant);
       if (status !== undefined) query = query.where("status", "=", status);
       if (needsAttention) query = query.where("needs_attention", "is not", null);
+      if (givenUp) {
+        const givenUpOf = db.selectFrom("gateway_delivery").select("payment_id").where("state", "=", "exhausted");
+        query = query.where("id", "in", givenUpOf);
+      }
       if (search !== undefined) {
         query = query.where(({ eb, or }) =>
           or([
@@ -399,13 +403,9 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
         );
       }
       const rows = await query.orderBy("created_at", "desc").orderBy("id", "desc").limit(limit).execute();
-      return rows.map((row: Row) => toPayment(row, seal));
+      return rows.map((row: Row) => toPayment(row));
     },
 
-      if (givenUp) {
-        const givenUpOf = db.selectFrom("gateway_delivery").select("payment_id").where("state", "=", "exhausted");
-        query = query.where("id", "in", givenUpOf);
-      }
     async historyOf(paymentId) {
       const of = (table: string) => db.selectFrom(table).selectAll().where("payment_id", "=", paymentId);
       const [events, bookings, refunds] = await Promise.all([
