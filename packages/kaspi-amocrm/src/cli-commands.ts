@@ -249,25 +249,54 @@ async function runOrder(
   const shops = shop === undefined ? kaspi : kaspi.filter((client) => client.shop === shop);
   if (shops.length === 0) throw new UsageError(`there is no shop ${shop}`);
   let isKnown = false;
-  for (const client of shops) {
-    if (rerun) {
-      const report = await sync.rerun({ shop: client.shop, code });
-      if (report) print(`re-run: ${describe(report)}`);
+  let isAnswered = true;
+  /** When a vendor is down or blocks us is when people look here: the others are asked all the same. */
+  async function ask(look: () => Promise<string>): Promise<string> {
+    try {
+      return await look();
+    } catch (error) {
+      if (!SdkError.isInstance(error)) throw error;
+      isAnswered = false;
+      return `cannot be asked: ${error.message}`;
     }
-    const row = await storage.orders.get({ shop: client.shop, code });
-    const order = await client.orders.byCode(code);
-    if (!row && !order) continue;
-    isKnown = true;
-    print(`order ${code} of shop ${client.shop}`);
-    print(`  Kaspi:  ${order ? `${order.state}/${order.status}` : "does not know it"}`);
-    for (const line of row ? tell(row) : ["not imported"]) print(`  ledger: ${line}`);
-    if (row?.leadId === undefined) continue;
-    const lead = await amocrm.leads.get(row.leadId);
-    print(
-      `  amoCRM: ${lead ? `lead ${lead.id} in stage ${lead.statusId}, price ${lead.price}` : "the lead is deleted"}`,
-    );
   }
-  if (isKnown) return 0;
+  for (const client of shops) {
+    const key = { shop: client.shop, code };
+    const before = await storage.orders.get(key);
+    if (rerun && before?.phase === "skipped") {
+      print("re-run: the order is skipped, which nothing brings back; make its lead by hand if it needs one");
+    } else if (rerun) {
+      const told = await ask(async () => {
+        const report = await sync.rerun(key);
+        return report ? describe(report) : "";
+      });
+      if (told) print(`re-run: ${told}`);
+    }
+    const row = await storage.orders.get(key);
+    if (row) {
+      isKnown = true;
+      print(`order ${code} of shop ${client.shop}`);
+      for (const line of tell(row)) print(`  ledger: ${line}`);
+    }
+    const shown = await ask(async () => {
+      const order = await client.orders.byCode(code);
+      return order ? `${order.state}/${order.status}` : "";
+    });
+    if (!row && shown) {
+      isKnown = true;
+      print(`order ${code} of shop ${client.shop}`);
+      print("  ledger: not imported");
+    }
+    if (row || shown) print(`  Kaspi:  ${shown || "does not know it"}`);
+    const leadId = row?.leadId;
+    if (leadId === undefined) continue;
+    const inCrm = await ask(async () => {
+      const lead = await amocrm.leads.get(leadId);
+      return lead ? `lead ${lead.id} in stage ${lead.statusId}, price ${lead.price}` : "the lead is deleted";
+    });
+    print(`  amoCRM: ${inCrm}`);
+  }
+  if (isKnown) return isAnswered ? 0 : 1;
   print(`no shop has an order ${code}`);
   return 1;
 }

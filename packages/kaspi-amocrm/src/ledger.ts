@@ -38,6 +38,8 @@ export interface LedgerRow extends OrderKey {
   readonly stageId: string | undefined;
   /** The stage that the lead was last seen in: when it is not `stageId`, a person moved the lead. */
   readonly seenStageId: string | undefined;
+  /** The stage of a write that has not ended: seen there, the lead was moved by us. */
+  readonly intendedStageId: string | undefined;
   /** What we wrote last, in whole units. */
   readonly price: number | undefined;
   /** `undefined`: not written yet. */
@@ -63,6 +65,8 @@ export interface ObservedOrder {
   readonly state: string;
   readonly status: string;
   readonly isFinal: boolean;
+  /** Not inserted: only a row that is there already moves on. @defaultValue false */
+  readonly mustBeKnown?: boolean;
 }
 
 /** Phases in which work is outstanding. */
@@ -77,6 +81,7 @@ export const emptyRow: Omit<LedgerRow, keyof OrderKey | "orderedAt" | "state" | 
   contactId: undefined,
   stageId: undefined,
   seenStageId: undefined,
+  intendedStageId: undefined,
   price: undefined,
   lines: undefined,
   noteId: undefined,
@@ -90,7 +95,7 @@ export const emptyRow: Omit<LedgerRow, keyof OrderKey | "orderedAt" | "state" | 
 export interface OrderLedger {
   /**
    * Inserts the orders that are not there, as `seen`; for the others only state, status and `finalSince` move on.
-   * Resolves to the rows of all given codes, once they are stored.
+   * Resolves to the rows of all given codes, once they are stored; without those that must be known and are not.
    */
   observe(shop: string, orders: readonly ObservedOrder[], at: Date): Promise<readonly LedgerRow[]>;
   /**

@@ -1,6 +1,10 @@
+import { silentLogger } from "@orderbridge/core";
+import { fetchFrom } from "@orderbridge/core/testing";
 import { expect, test } from "vitest";
+import { createAmocrm } from "../src/amocrm/index.ts";
 import type { KaspiAmocrmAlert } from "../src/index.ts";
-import { type FakeOrder, fakeAccount } from "../src/testing/index.ts";
+import { createKaspi } from "../src/kaspi/index.ts";
+import { createFakeKaspi, type FakeOrder, fakeAccount } from "../src/testing/index.ts";
 import { createSetting, type SettingOptions } from "./setting.ts";
 
 const minute = 60_000;
@@ -10,6 +14,13 @@ const order = (code: string, more: Partial<FakeOrder> = {}): FakeOrder => ({
   entries: [{ sku: "LAMP", basePrice: 7990 }],
   ...more,
 });
+
+/** Its long-lived token was revoked in the keys tab. */
+function revokedWorker({ createWorker, clock, amocrm, storage }: ReturnType<typeof createWatched>) {
+  const { rateLimits } = storage;
+  const client = { clock, rateLimits, fetch: fetchFrom(amocrm.handle), minDelayMs: 1 };
+  return createWorker({ amocrm: createAmocrm({ ...client, host: fakeAccount.host, token: "revoked" }) });
+}
 
 function createWatched(options: SettingOptions = {}) {
   const alerts: KaspiAmocrmAlert[] = [];
@@ -31,13 +42,30 @@ test("a second lead with an order's code gets a note and is closed, once; the le
   expect([twin.statusId, lead?.statusId, stranger.statusId]).toEqual([stageIds.lost, stageIds.new, stageIds.new]);
   const notes = () => amocrm.notes.filter(({ leadId }) => leadId === twin.id).map(({ text }) => text);
   expect(notes()).toEqual([`Двойник: сделка заказа Kaspi 700000001 — ${lead?.id}`]);
-  const told = { kind: "twin", shop: "default", code: "700000001", leadId: String(lead?.id), twinId: String(twin.id) };
-  expect(alerts).toEqual([told]);
+  const ids = { leadId: String(lead?.id), twinId: String(twin.id) };
+  expect(alerts).toEqual([{ kind: "twin", isClosed: true, shop: "default", code: "700000001", ...ids }]);
 
   amocrm.moveLead(twin.id, stageIds.won); // whoever closes it otherwise keeps that
   clock.advance(10 * minute);
   await sync.reconcile();
   expect([twin.statusId, notes().length, alerts.length]).toEqual([stageIds.won, 1, 1]);
+});
+
+test("a lead that was there before the ledger's is not ours: it stays open, without a note, and is told", async () => {
+  const { alerts, kaspi, amocrm, sync, clock } = createWatched();
+  const old = amocrm.addLead({ name: "Kaspi 700000001", orderCode: "700000001", statusId: stageIds.delivery });
+  clock.advance(60 * minute);
+  kaspi.addOrder(order("700000001"));
+  await sync.importNew();
+  amocrm.moveLead(old.id, stageIds.accepted); // a manager works on it
+  for (let run = 0; run < 3; run++) {
+    clock.advance(10 * minute);
+    await sync.importNew();
+    await sync.reconcile();
+  }
+  expect(old.statusId).toBe(stageIds.accepted);
+  expect(amocrm.notes.filter(({ leadId }) => leadId === old.id)).toEqual([]);
+  expect(alerts).toMatchObject([{ kind: "twin", isClosed: false, code: "700000001", twinId: String(old.id) }]);
 });
 
 test.each(["POST", "PATCH"])(
@@ -102,7 +130,7 @@ test("an order is told when it is parked, not at its earlier and later failures"
 });
 
 test("a block is told once while it lasts, and again when it comes again", async () => {
-  const { alerts, kaspi, amocrm, sync, clock, storage } = createWatched();
+  const { alerts, kaspi, amocrm, sync, clock, storage } = createWatched({ sync: { silenceAfterMs: 1_000 * minute } });
   kaspi.addOrder(order("700000001"));
   const block = async () => {
     amocrm.faults.add({ fault: { kind: "block" } });
@@ -123,7 +151,7 @@ test("a block is told once while it lasts, and again when it comes again", async
 test("a shop whose imports no longer end is told as silent, until one ends", async () => {
   const { alerts, sync, clock } = createWatched();
   await sync.importNew();
-  const since = (await sync.status()).shops[0]?.watermark;
+  const since = clock.now();
   for (let run = 0; run < 3; run++) {
     clock.advance(59 * minute);
     await sync.reconcile();
@@ -147,6 +175,72 @@ test("a failing onAlert holds nothing up", async () => {
   kaspi.addOrder(order("700000001", { status: "CANCELLING" }));
   expect(await sync.importNew()).toMatchObject({ created: 1, unmapped: 1 });
   expect(amocrm.leads).toHaveLength(1);
+});
+
+test("an onAlert that rejects is logged and ends no process", async () => {
+  const logged: unknown[][] = [];
+  const { kaspi, sync } = createSetting({
+    sync: {
+      onAlert: () => Promise.reject(new Error("the pager is broken")),
+      logger: { ...silentLogger, error: (...line) => void logged.push(line) },
+    },
+  });
+  kaspi.addOrder(order("700000001", { status: "CANCELLING" }));
+  await sync.importNew(); // a rejection that nobody takes fails the test run
+  await expect.poll(() => logged.map(([message]) => message)).toContain("kaspi-amocrm: onAlert failed");
+});
+
+test("the log names the order of an alert", async () => {
+  const logged: unknown[][] = [];
+  const logger = { ...silentLogger, error: (...line: unknown[]) => void logged.push(line) };
+  const { kaspi, amocrm, sync } = createSetting({ sync: { attemptsBeforeParking: 1, logger } });
+  kaspi.addOrder(order("700000001"));
+  amocrm.refuses = (item) => item.includes('"Kaspi 700000001"');
+  await sync.importNew();
+  const [, fields] = logged.find(([message]) => String(message).includes("parked")) ?? [];
+  expect(fields).toMatchObject({ kind: "parked", shop: "default", order: "700000001" });
+});
+
+test.each([
+  [401, (setting: ReturnType<typeof createWatched>) => revokedWorker(setting)],
+  [
+    402,
+    (setting: ReturnType<typeof createWatched>) => {
+      setting.amocrm.isPaid = false;
+      return setting.sync;
+    },
+  ],
+] as const)(
+  "amoCRM that answers every call with %i is told once, and the silence after an hour",
+  async (status, spoil) => {
+    const setting = createWatched();
+    const { alerts, kaspi, clock } = setting;
+    await setting.sync.importNew();
+    const worker = spoil(setting);
+    kaspi.addOrder(order("700000001"));
+    for (let run = 0; run < 12; run++) {
+      clock.advance(10 * minute);
+      await worker.importNew().catch(() => undefined);
+      await worker.reconcile().catch(() => undefined);
+    }
+    expect(alerts).toMatchObject([
+      { kind: "refused", vendor: "amocrm", status },
+      { kind: "silence", shop: "default" },
+    ]);
+  },
+);
+
+test("a Kaspi token that was wrong from the start is told, and that no import has ever ended", async () => {
+  const { alerts, createWorker, clock } = createWatched();
+  const worker = createWorker({
+    kaspi: [createKaspi({ token: "wrong", clock, fetch: fetchFrom(createFakeKaspi({ clock }).handle), minDelayMs: 1 })],
+  });
+  for (let run = 0; run < 10; run++) {
+    await worker.importNew().catch(() => undefined);
+    await worker.reconcile().catch(() => undefined);
+    clock.advance(10 * minute);
+  }
+  expect(alerts).toMatchObject([{ kind: "refused", vendor: "kaspi", status: 401 }, { kind: "silence" }]);
 });
 
 test("a Kaspi token that is known under another shop's name is refused before anything is read", async () => {

@@ -115,6 +115,8 @@ test("events, fields, elements and contacts: each area of the API answers in our
   const moves = await all(amocrm.events({ types: ["lead_status_changed"], leadIds: [String(lead.id)] }));
   expect(moves).toMatchObject([{ type: "lead_status_changed", leadId: String(lead.id), createdBy: "0" }]);
   expect(await all(amocrm.events())).toHaveLength(3);
+  const asked = decodeURIComponent(fake.journal.entries.find(({ path }) => path.includes("/events"))?.path ?? "");
+  expect(asked).toContain(`filter[entity][]=lead&filter[type][]=lead_status_changed&filter[entity_id][]=${lead.id}`);
   await expect(all(amocrm.events({ leadIds: Array(11).fill("1") }))).rejects.toThrow(ConfigError);
 });
 

@@ -176,11 +176,30 @@ test("a dry backfill counts what the real one does, and an order tells its story
   const story = await cli(["order", "700000004"]);
   expect(story.code).toBe(0);
   expect(story.output).toMatch(
-    /Kaspi: {2}PICKUP\/ACCEPTED_BY_MERCHANT[\s\S]*ledger: done[\s\S]*amoCRM: lead \d+ in stage 70012, price 100/,
+    /ledger: done[\s\S]*Kaspi: {2}PICKUP\/ACCEPTED_BY_MERCHANT[\s\S]*amoCRM: lead \d+ in stage 70012, price 100/,
   );
   kaspi.changeOrder("700000004", { entries: [{ sku: "LAMP", basePrice: 300 }] });
   expect((await cli(["order", "700000004", "--rerun"])).output).toMatch(/1 updated[\s\S]*price 300/);
   expect((await cli(["order", "1"])).code).toBe(1);
+
+  const skipped = await cli(["order", "700000002", "--rerun"]);
+  expect([skipped.code, skipped.output]).toEqual([0, expect.stringContaining("re-run: the order is skipped")]);
+});
+
+test("an order tells its story, and why it stands still, when a vendor refuses or blocks us", async () => {
+  kaspi.addOrder({ code: "700000001", entries: [{ sku: "LAMP", basePrice: 100 }] });
+  await cli(["order", "700000001", "--rerun"]);
+  const wrong = await cli(["order", "700000001", "--rerun"], { KASPI_TOKEN: "another-token" });
+  expect([wrong.code, wrong.output]).toEqual([
+    1,
+    expect.stringMatching(/ledger: done[\s\S]*Kaspi: {2}cannot be asked: [\s\S]*amoCRM: lead \d+ in stage/),
+  ]);
+  amocrm.faults.add({ fault: { kind: "block" } });
+  const blocked = await cli(["order", "700000001"]);
+  expect([blocked.code, blocked.output]).toEqual([
+    1,
+    expect.stringMatching(/ledger: done[\s\S]*Kaspi: {2}NEW\/[\s\S]*amoCRM: cannot be asked: .*block/),
+  ]);
 });
 
 test("a stored block is shown and lifted; parked orders are listed; a buyer is forgotten", async () => {
@@ -200,6 +219,8 @@ test("a stored block is shown and lifted; parked orders are listed; a buyer is f
     0,
     expect.stringMatching(new RegExp(`1 contacts are forgotten here[\\s\\S]*/contacts/detail/${contact?.id}\n`)),
   ]);
+  expect((await cli(["erase", "--phone", "+77010000001"])).output).toContain("1 contacts"); // amoCRM still has it
+  amocrm.deleteContact(contact?.id as number);
   expect((await cli(["erase", "--phone", "+77010000001"])).output).toContain("0 contacts");
 });
 

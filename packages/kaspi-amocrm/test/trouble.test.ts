@@ -129,6 +129,11 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       },
     );
 
+    test("lists that come without their lines change nothing in the end", async () => {
+      const setting = createSetting({ ...(await storage.clear()), kaspi: { ignoresInclude: true } });
+      expect(await play(setting, () => undefined)).toEqual(clean);
+    });
+
     // Each with memory and in full; of the rest the databases see what is answered in place of JSON.
     const kaspiFaults = stepOf(storageName) <= 7 ? faults : faults.filter(({ kind }) => /html|truncate/.test(kind));
     test.each(kaspiFaults)("$kind of Kaspi in the middle of a listing loses nothing", async (fault) => {

@@ -135,12 +135,15 @@ export function createAccount({ request, items }: AmocrmTransport): AmocrmAccoun
     },
     async *events({ types = [], leadIds = [], since, signal } = {}) {
       if (leadIds.length > 10) throw new ConfigError("amocrm: events takes at most ten leads");
-      const filter: [string, string][] = [["filter[entity]", "lead"]];
-      if (types.length > 0) filter.push(["filter[type]", types.join(",")]);
+      const filter: [string, string][] = [["filter[entity][]", "lead"]];
+      for (const type of types) filter.push(["filter[type][]", type]);
       for (const id of leadIds) filter.push(["filter[entity_id][]", id]);
       if (since) filter.push(["filter[created_at][from]", String(Math.floor(since.getTime() / 1000))]);
       const options = { limit: 100, ...(signal && { signal }) };
       for await (const event of items("events.list", "/events", "events", eventSchema, options, filter)) {
+        // A filter that amoCRM does not know it ignores without a word.
+        if (types.length > 0 && !types.includes(event.type ?? "")) continue;
+        if (leadIds.length > 0 && !leadIds.includes(event.entity_id ?? "")) continue;
         yield {
           id: event.id,
           type: event.type ?? "",

@@ -3,6 +3,14 @@ import { readFields } from "./fields.ts";
 import { catalogSchema, elementSchema } from "./schemas.ts";
 import { type AmocrmTransport, all, type BulkResult } from "./transport.ts";
 
+export interface Catalog {
+  readonly id: string;
+  readonly name: string;
+  /** `products` has the fields SKU and PRICE; also `regular`, `invoices`, … */
+  readonly type: string;
+  readonly canLinkMultiple: boolean | undefined;
+}
+
 export interface CatalogElement {
   readonly id: string;
   readonly name: string;
@@ -18,9 +26,7 @@ export interface NewElement {
 }
 
 export interface AmocrmCatalogs {
-  list(): Promise<
-    readonly { readonly id: string; readonly name: string; readonly canLinkMultiple: boolean | undefined }[]
-  >;
+  list(): Promise<readonly Catalog[]>;
   elements(catalogId: string, options?: { readonly query?: string }): AsyncIterable<CatalogElement>;
   findBySku(catalogId: string, sku: string): Promise<CatalogElement | undefined>;
   /** `undefined` for a missing one. */
@@ -37,9 +43,10 @@ export function createCatalogs({ request, items, write }: AmocrmTransport): Amoc
   return {
     async list() {
       const found = await all(items("catalogs.list", "/catalogs", "catalogs", catalogSchema));
-      return found.map(({ id, name, can_link_multiple }) => ({
+      return found.map(({ id, name, type, can_link_multiple }) => ({
         id,
         name: name ?? "",
+        type: type ?? "",
         canLinkMultiple: can_link_multiple ?? undefined,
       }));
     },

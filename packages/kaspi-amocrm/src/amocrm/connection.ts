@@ -44,8 +44,8 @@ export interface AmocrmConnectionOptions {
   readonly origin?: string;
   /** The account's own, so that refreshes take slots too. */
   readonly limiter?: RateLimiter;
-  /** Told once when a person must consent again. */
-  readonly onNeedsReauth?: () => void;
+  /** Told once when a person must consent again. What it throws or rejects with is logged, and holds nothing up. */
+  readonly onNeedsReauth?: () => void | Promise<void>;
   readonly fetch?: typeof fetch;
   readonly clock?: Clock;
   readonly logger?: Logger;
@@ -189,6 +189,15 @@ export function createAmocrmConnection({
     return storage.idempotency.complete(claimed.claim, "");
   }
 
+  function tellNeedsReauth(): void {
+    const failed = (error: unknown) => logger.error("amocrm: onNeedsReauth failed", { error });
+    try {
+      Promise.resolve(onNeedsReauth?.()).catch(failed);
+    } catch (error) {
+      failed(error);
+    }
+  }
+
   const keeper = createTokenKeeper({
     vendor: "amocrm",
     key,
@@ -198,7 +207,7 @@ export function createAmocrmConnection({
     isRefused: (error) => error instanceof ApiError && error.outcome === "refused",
     refreshAheadMs: 3 * 3_600_000,
     clock,
-    ...(onNeedsReauth && { onNeedsReauth }),
+    onNeedsReauth: tellNeedsReauth,
     logger,
   });
 
@@ -239,7 +248,7 @@ export function createAmocrmConnection({
     const saved = await storage.tokens.save(key, { ...pair, expiresAt: clock.now() }, version);
     if (!saved || !(await storage.tokens.markNeedsReauth(key, saved.version))) return; // a consent came meanwhile
     logger.error("amocrm: the integration was switched off in the account; a person must connect it again");
-    onNeedsReauth?.();
+    tellNeedsReauth();
   }
 
   return {

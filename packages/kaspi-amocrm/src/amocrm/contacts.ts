@@ -30,12 +30,25 @@ export interface AmocrmContacts {
   get(id: string): Promise<Contact | undefined>;
   /** Exact: asks the fuzzy search for the last ten digits and checks every hit. The smallest id of several. */
   findByPhone(phone: string): Promise<Contact | undefined>;
+  /** All of them, the smallest id first. */
+  allByPhone(phone: string): Promise<readonly Contact[]>;
   create(contacts: readonly NewContact[]): Promise<BulkResult>;
   /** Send only what changed. A phone that is given replaces all phones. Keys of the result are contact ids. */
   update(changes: readonly ContactChange[]): Promise<BulkResult>;
 }
 
 export function createContacts({ request, items, write }: AmocrmTransport, country: "KZ" | "RU"): AmocrmContacts {
+  async function allByPhone(phone: string): Promise<readonly Contact[]> {
+    // Stored numbers are free text; the last ten digits occur in most ways of writing them.
+    const query = phone.replace(/\D/g, "").slice(-10);
+    const exact: Contact[] = [];
+    for await (const contact of items("contacts.search", "/contacts", "contacts", contactSchema, { query })) {
+      const read = readContact(contact, country);
+      if (read.phones.includes(phone)) exact.push(read);
+    }
+    return exact.sort((left, right) => Number(left.id) - Number(right.id));
+  }
+
   return {
     async *list(options) {
       for await (const contact of items("contacts.list", "/contacts", "contacts", contactSchema, options)) {
@@ -46,16 +59,8 @@ export function createContacts({ request, items, write }: AmocrmTransport, count
       const contact = await request({ name: "contacts.get", path: `/contacts/${id}`, schema: contactSchema });
       return contact && readContact(contact, country);
     },
-    async findByPhone(phone) {
-      // Stored numbers are free text; the last ten digits occur in most ways of writing them.
-      const query = phone.replace(/\D/g, "").slice(-10);
-      const exact: Contact[] = [];
-      for await (const contact of items("contacts.search", "/contacts", "contacts", contactSchema, { query })) {
-        const read = readContact(contact, country);
-        if (read.phones.includes(phone)) exact.push(read);
-      }
-      return exact.sort((left, right) => Number(left.id) - Number(right.id))[0];
-    },
+    findByPhone: async (phone) => (await allByPhone(phone))[0],
+    allByPhone,
     create: (contacts) =>
       write({ name: "contacts.create", method: "POST", path: "/contacts", plural: "contacts" }, contacts, {
         keyOf: (contact) => contact.requestId,

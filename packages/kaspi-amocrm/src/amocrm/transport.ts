@@ -170,6 +170,7 @@ export function createTransport({
       yield* found;
       if (!answer?._links?.next || found.length === 0) return;
     }
+    throw new ConfigError(`amocrm: ${name} has more than ${maxPages} pages of ${limit}; ask for less of it at a time`);
   }
 
   async function write<Item>(

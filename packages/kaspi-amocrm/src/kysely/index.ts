@@ -35,6 +35,7 @@ interface OrderColumns {
   contact_id: string | null;
   stage_id: string | null;
   seen_stage_id: string | null;
+  intended_stage_id: string | null;
   price: Integer | null;
   lines: string | null;
   note_id: string | null;
@@ -199,7 +200,7 @@ function createOrders(
         const codes = orders.map(({ code }) => code);
         const known = new Map((await rowsOf(trx, shop, codes)).map((row) => [row.code, row]));
         const fresh = [...new Map(orders.map((order) => [order.code, order])).values()]
-          .filter(({ code }) => !known.has(code))
+          .filter(({ code, mustBeKnown = false }) => !known.has(code) && !mustBeKnown)
           .map((order) => ({
             shop,
             code: order.code,
@@ -427,6 +428,7 @@ function toRow(row: OrderColumns): LedgerRow {
     contactId: row.contact_id ?? undefined,
     stageId: row.stage_id ?? undefined,
     seenStageId: row.seen_stage_id ?? undefined,
+    intendedStageId: row.intended_stage_id ?? undefined,
     price: row.price === null ? undefined : Number(row.price),
     lines: row.lines === null ? undefined : (JSON.parse(row.lines) as LedgerLine[]),
     noteId: row.note_id ?? undefined,
@@ -454,6 +456,7 @@ function toColumns(change: LedgerChange): Partial<OrderColumns> {
   if ("contactId" in change) columns.contact_id = change.contactId ?? null;
   if ("stageId" in change) columns.stage_id = change.stageId ?? null;
   if ("seenStageId" in change) columns.seen_stage_id = change.seenStageId ?? null;
+  if ("intendedStageId" in change) columns.intended_stage_id = change.intendedStageId ?? null;
   if ("price" in change) columns.price = change.price ?? null;
   if ("lines" in change) columns.lines = change.lines ? JSON.stringify(change.lines) : null;
   if ("noteId" in change) columns.note_id = change.noteId ?? null;

@@ -1,4 +1,5 @@
 import { columnTypes, type DatabaseDialect, type Migration } from "@orderbridge/core/kysely";
+import { sql } from "kysely";
 
 /** Tables and the statements that made them; a statement that was published is never changed. */
 export function kaspiAmocrmMigrations(dialect: DatabaseDialect): Readonly<Record<string, Migration>> {
@@ -118,6 +119,19 @@ export function kaspiAmocrmMigrations(dialect: DatabaseDialect): Readonly<Record
           .addColumn("since", integer64, (column) => column.notNull())
           .addPrimaryKeyConstraint("kaspi_amocrm_event_key", ["entity", "entity_id"])
           .execute();
+      },
+    },
+    "010-orders-intended-stage": {
+      async up(db) {
+        // SQLite knows no `if not exists` here, and needs none: there a migration is one transaction.
+        const ifAbsent = sql.raw(dialect === "sqlite" ? "" : "if not exists ");
+        await sql`alter table kaspi_amocrm_order add column ${ifAbsent}intended_stage_id ${key}`.execute(db);
+      },
+    },
+    // The writer's lease has another name since, and the tokens of a lease begin at 1.
+    "011-orders-fence": {
+      async up(db) {
+        await db.updateTable("kaspi_amocrm_order").set({ fence: 0 }).execute();
       },
     },
   };

@@ -24,9 +24,10 @@ function createOrders(): KaspiAmocrmStorage["orders"] {
 
   return {
     async observe(shop, orders, at) {
-      return orders.map(({ code, orderedAt, state, status, isFinal }) => {
+      return orders.flatMap(({ code, orderedAt, state, status, isFinal, mustBeKnown = false }) => {
         const id = idOf({ shop, code });
         const known = rows.get(id);
+        if (!known && mustBeKnown) return [];
         const finalSince = isFinal ? (known?.row.finalSince ?? at) : undefined;
         const row: LedgerRow = known
           ? { ...known.row, state, status, finalSince }

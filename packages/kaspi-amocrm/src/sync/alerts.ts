@@ -10,9 +10,13 @@ export type KaspiAmocrmAlert =
   | { readonly kind: "unmapped"; readonly state: string; readonly status: string }
   /** An order failed again and again; from now on it is tried hourly. */
   | { readonly kind: "parked"; readonly shop: string; readonly code: string; readonly reason: string }
-  /** A second lead carried an order's code. It got a note and was closed; `leadId` is the one that stays. */
+  /**
+   * A second lead carries an order's code; `leadId` is the ledger's. `isClosed`: it got a note and was closed. A lead that
+   * was there before the ledger's is somebody else's, and is left alone: say which of the two counts.
+   */
   | {
       readonly kind: "twin";
+      readonly isClosed: boolean;
       readonly shop: string;
       readonly code: string;
       readonly leadId: string;
@@ -22,6 +26,8 @@ export type KaspiAmocrmAlert =
   | { readonly kind: "catalog"; readonly catalogId: string }
   /** A long-lived token ends soon, and nothing refreshes it: make a new one in the integration's keys tab. */
   | { readonly kind: "token"; readonly endsAt: Date }
+  /** A vendor refuses every call: 401 the token is wrong or revoked, 402 the account is not paid for, 403 a right is missing. */
+  | { readonly kind: "refused"; readonly vendor: string; readonly status: number }
   /** No import of the shop has ended since then. */
   | { readonly kind: "silence"; readonly shop: string; readonly since: Date };
 
@@ -38,7 +44,7 @@ export function createAlerts({
   onAlert,
 }: {
   readonly logger: Logger;
-  readonly onAlert: ((alert: KaspiAmocrmAlert) => void) | undefined;
+  readonly onAlert: ((alert: KaspiAmocrmAlert) => void | Promise<void>) | undefined;
 }): Alerts {
   const told = new Map<string, KaspiAmocrmAlert>();
   return {
@@ -47,11 +53,14 @@ export function createAlerts({
       const key = kind === "silence" ? `${kind} ${alert.shop}` : JSON.stringify(alert);
       if (told.has(key)) return;
       if (kind !== "parked") told.set(key, alert); // that happens once, until the order succeeds
-      logger.error(`kaspi-amocrm: ${kind}, a person should look`, { ...alert });
+      // "code" is a name that logs leave out, since it may be one of consent.
+      const { code: order, ...fields } = { code: undefined, ...alert };
+      logger.error(`kaspi-amocrm: ${kind}, a person should look`, { ...fields, ...(order !== undefined && { order }) });
+      const failed = (error: unknown) => logger.error("kaspi-amocrm: onAlert failed", { error });
       try {
-        onAlert?.(alert);
+        Promise.resolve(onAlert?.(alert)).catch(failed);
       } catch (error) {
-        logger.error("kaspi-amocrm: onAlert failed", { error });
+        failed(error);
       }
     },
     clear(kind, shop) {

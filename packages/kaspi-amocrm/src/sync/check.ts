@@ -2,7 +2,7 @@ import { ApiError } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { KaspiAmocrmSyncOptions, StageTarget } from "./options.ts";
 
-/** Compares the options with the account: at most six calls. Each line says what is wrong and how to mend it. */
+/** Compares the options with the account: at most seven calls. Each line says what is wrong and how to mend it. */
 export async function checkAccount(
   amocrm: Amocrm,
   options: KaspiAmocrmSyncOptions,
@@ -61,6 +61,16 @@ export async function checkAccount(
       problems.push(
         `catalogId ${options.catalogId} lets an element belong to one lead only; allow several in the list's settings`,
       );
+    }
+    if (catalog) {
+      const codes = new Set((await amocrm.elementFields(catalog.id)).map(({ code }) => code));
+      const missing = ["SKU", "PRICE"].filter((code) => !codes.has(code));
+      const goods = catalogs?.filter(({ type }) => type === "products").map(({ id, name }) => `${id} (${name})`) ?? [];
+      if (missing.length > 0) {
+        problems.push(
+          `catalogId ${options.catalogId} has no field ${missing.join(" and ")}; choose a list of type products: ${goods.join(", ") || "the account has none, so make one, or leave it out to keep goods in the note only"}`,
+        );
+      }
     }
   }
   if (options.orderCodeFieldId !== undefined) {

@@ -1,9 +1,10 @@
 import { createHmac } from "node:crypto";
-import type { WatermarkStore } from "@orderbridge/core";
+import type { Clock, WatermarkStore } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { Contact } from "../amocrm/contacts.ts";
 import type { ContactIndex } from "../ledger.ts";
 import { createBatchSize, writeSurely } from "./bulk.ts";
+import { clockToleranceMs } from "./stages.ts";
 
 interface ContactRequest {
   readonly phone: string;
@@ -13,7 +14,9 @@ interface ContactRequest {
 export interface ContactFinder {
   /** The contact of each phone, created where there is none. */
   ensure(requests: readonly ContactRequest[], beforeWrite: () => void): Promise<ContactResult>;
-  /** Forgets everybody with this phone; resolves to their ids in the CRM. */
+  /** After a contact was refused: whether it is gone from the CRM, and then it is forgotten. */
+  forgetGone(contactId: string): Promise<boolean>;
+  /** Forgets everybody with this phone; resolves to their ids in the CRM, of which it is asked first. */
   erase(phone: string): Promise<readonly string[]>;
 }
 
@@ -39,12 +42,14 @@ export function createContactFinder({
   watermarks,
   lookup,
   responsibleUserId,
+  clock,
 }: {
   readonly amocrm: Amocrm;
   readonly index: ContactIndex;
   readonly watermarks: WatermarkStore;
   readonly lookup: "index" | "query";
   readonly responsibleUserId: string | undefined;
+  readonly clock: Clock;
 }): ContactFinder {
   const watermark = `amocrm-contacts:${amocrm.host}`;
   const batchSize = createBatchSize(50);
@@ -91,6 +96,16 @@ export function createContactFinder({
       await watermarks.advance(watermark, position, String(newest));
   }
 
+  /** What a write that began then may have made; of the others nothing. */
+  async function lookBehind(startedAt: Date): Promise<void> {
+    const recent: Contact[] = [];
+    for await (const contact of amocrm.contacts.list({ order: { by: "updated_at", direction: "desc" } })) {
+      if (contact.updatedAt && contact.updatedAt.getTime() < startedAt.getTime() - clockToleranceMs) break;
+      recent.push(contact);
+    }
+    await store(recent);
+  }
+
   async function search(phones: readonly string[]): Promise<void> {
     if (lookup === "index") return refresh();
     for (const phone of phones) {
@@ -100,7 +115,17 @@ export function createContactFinder({
   }
 
   return {
-    erase: async (phone) => index.erase([await hash(phone)]),
+    async forgetGone(contactId) {
+      if ((await amocrm.contacts.get(contactId)) !== undefined) return false;
+      await index.replace([{ contactId, hashes: [] }]);
+      return true;
+    },
+    async erase(phone) {
+      const found = await amocrm.contacts.allByPhone(phone); // one that only the CRM knows must be named too
+      const erased = await index.erase([await hash(phone)]);
+      const ids = [...new Set([...found.map(({ id }) => id), ...erased])];
+      return ids.sort((left, right) => Number(left) - Number(right));
+    },
     async ensure(requests, beforeWrite) {
       const wanted = new Map(requests.map((request) => [request.phone, request])); // one contact per phone
       const phones = [...wanted.keys()];
@@ -119,6 +144,7 @@ export function createContactFinder({
         name: wanted.get(phone)?.name ?? phone,
       }));
       const phoneOf = new Map(items.map(({ requestId, phone }) => [requestId, phone]));
+      const startedAt = clock.now();
       const result = await writeSurely({
         items,
         keyOf: ({ requestId }) => requestId,
@@ -138,7 +164,7 @@ export function createContactFinder({
           return answer;
         },
         async find(batch) {
-          await refresh();
+          await (lookup === "index" ? refresh() : lookBehind(startedAt));
           const found = await known(batch.map(({ phone }) => phone));
           return new Map(
             batch.flatMap(({ requestId, phone }) => (found.has(phone) ? [[requestId, found.get(phone)!]] : [])),

@@ -1,4 +1,4 @@
-import { type Clock, type Logger, SdkError } from "@orderbridge/core";
+import { ApiError, type Clock, SdkError } from "@orderbridge/core";
 import type { Kaspi } from "../kaspi/client.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import { type LedgerRow, type OrderLedger, unfinishedPhases } from "../ledger.ts";
@@ -11,6 +11,8 @@ import type { OrderWriter } from "./writer.ts";
 export interface Intake {
   /** Resolves once the orders are in the ledger: from then on they are safe. */
   take(orders: readonly KaspiOrder[]): Promise<void>;
+  /** Notes an order that Kaspi does not know (any more). */
+  miss(code: string): void;
   /** Hands on what waits for its batch to fill. */
   flush(): Promise<void>;
   /** Whether it was given this order. */
@@ -18,9 +20,17 @@ export interface Intake {
 }
 
 export interface Intakes {
-  open(kaspi: Kaspi, report: RunReport, needsWork: (row: LedgerRow, order: KaspiOrder) => boolean): Intake;
+  open(
+    kaspi: Kaspi,
+    report: RunReport,
+    options: {
+      readonly needsWork: (row: LedgerRow, order: KaspiOrder) => boolean;
+      /** Orders created before it are taken only when they are in the ledger. @defaultValue all are taken */
+      readonly newSince?: Date;
+    },
+  ): Intake;
   /** Only counts what an intake of all due orders would do. */
-  foresee(report: RunReport): Omit<Intake, "has">;
+  foresee(report: RunReport): Pick<Intake, "take" | "flush">;
   /** Whether work is outstanding and its time has come. */
   isDue(row: LedgerRow): boolean;
 }
@@ -29,17 +39,16 @@ export function createIntakes({
   orders,
   writer,
   clock,
-  logger,
 }: {
   readonly orders: OrderLedger;
   readonly writer: OrderWriter;
   readonly clock: Clock;
-  readonly logger: Logger;
 }): Intakes {
   const isDue = (row: LedgerRow): boolean => unfinishedPhases.includes(row.phase) && row.dueAt <= clock.now();
 
-  function open(kaspi: Kaspi, report: RunReport, needsWork: (row: LedgerRow, order: KaspiOrder) => boolean): Intake {
+  function open(kaspi: Kaspi, report: RunReport, { needsWork, newSince }: Parameters<Intakes["open"]>[2]): Intake {
     let waiting = new Map<string, KaspiOrder>();
+    let failures: { readonly shop: string; readonly code: string; readonly reason: string }[] = [];
     const seen = new Set<string>();
 
     async function flush(): Promise<void> {
@@ -49,11 +58,18 @@ export function createIntakes({
       for (const order of batch) {
         if (order.entries) complete.push(order);
         else {
-          const entries = await entriesOf(kaspi, order, report);
-          if (entries) complete.push({ ...order, entries });
+          try {
+            complete.push({ ...order, entries: await kaspi.entries(order.id) });
+          } catch (error) {
+            if (!SdkError.isInstance(error) || !isOfOrder(error)) throw error;
+            failures.push({ shop: kaspi.shop, code: order.code, reason: `lines could not be read: ${error.message}` });
+          }
         }
       }
       if (complete.length > 0) await writer.apply(complete, report);
+      const failed = failures;
+      failures = [];
+      await writer.fail(failed, report);
     }
 
     return {
@@ -67,6 +83,7 @@ export function createIntakes({
             state: order.state,
             status: order.status,
             isFinal: isFinal(order),
+            mustBeKnown: newSince !== undefined && order.createdAt !== undefined && order.createdAt < newSince,
           })),
           now,
         );
@@ -79,12 +96,15 @@ export function createIntakes({
           if (waiting.size >= writerBatch) await flush();
         }
       },
+      miss(code) {
+        failures.push({ shop: kaspi.shop, code, reason: "Kaspi does not know this order" });
+      },
       flush,
       has: (code: string) => seen.has(code),
     };
   }
 
-  function foresee(report: RunReport): Omit<Intake, "has"> {
+  function foresee(report: RunReport): Pick<Intake, "take" | "flush"> {
     const seen = new Set<string>();
     return {
       async take(given) {
@@ -100,19 +120,9 @@ export function createIntakes({
     };
   }
 
-  async function entriesOf(kaspi: Kaspi, order: KaspiOrder, report: RunReport) {
-    try {
-      return await kaspi.entries(order.id);
-    } catch (error) {
-      if (!SdkError.isInstance(error) || error.outcome === "not-executed") throw error;
-      logger.warn("kaspi-amocrm: the lines of an order could not be read; it comes again", {
-        order: order.code,
-        error,
-      });
-      report.failed++;
-      return undefined;
-    }
-  }
-
   return { open, foresee, isDue };
 }
+
+/** Not when nothing was sent, or the token is refused: that is no order's fault. */
+const isOfOrder = (error: SdkError): boolean =>
+  error.outcome !== "not-executed" && !(error instanceof ApiError && (error.status === 401 || error.status === 403));

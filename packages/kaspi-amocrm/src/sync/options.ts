@@ -26,7 +26,10 @@ export interface KaspiAmocrmSyncOptions {
   readonly orderCodeFieldId?: string;
   /** Keys `STATUS` or `STATE/STATUS`, the second wins. A status that is not named leaves the stage alone. */
   readonly statusMap?: Readonly<Record<string, string | StageTarget>>;
-  /** Where the first run begins. @defaultValue 24 hours ago */
+  /**
+   * Where the very first run begins; it is kept. Orders that were created before come only by `backfill`: another program
+   * may have made their leads. @defaultValue 24 hours ago
+   */
   readonly importFrom?: Date;
   /** `index` reads all contacts once; `query` searches per unknown phone. @defaultValue "index" */
   readonly contactLookup?: "index" | "query";
@@ -45,8 +48,11 @@ export interface KaspiAmocrmSyncOptions {
   readonly importEveryMs?: number;
   /** Pause between two reconciles of `run`, in milliseconds. @defaultValue 600_000 */
   readonly reconcileEveryMs?: number;
-  /** Told what a person should know of, each trouble once while it lasts; the log has it too. */
-  readonly onAlert?: (alert: KaspiAmocrmAlert) => void;
+  /**
+   * Told what a person should know of, each trouble once while it lasts; the log has it too. What it throws or rejects
+   * with is logged, and holds nothing up.
+   */
+  readonly onAlert?: (alert: KaspiAmocrmAlert) => void | Promise<void>;
   /** From when on a shop without an import that ended is told as silent, in milliseconds. @defaultValue 3_600_000 */
   readonly silenceAfterMs?: number;
   readonly clock?: Clock;

@@ -46,7 +46,10 @@ export function createBuyerLinker({
       contactId: result.ids.get(work.order.phone as string) as string,
     }));
     const { refused, isOpen } = await sendSplitting(links, linkBatch, beforeWrite, amocrm.links.linkContacts);
-    for (const { work } of refused) work.failure = "linking the contact was refused";
+    for (const { work, contactId } of refused) {
+      const isGone = await contacts.forgetGone(contactId);
+      work.failure = `linking the contact was refused${isGone ? ": it was deleted or merged; the next try looks again" : ""}`;
+    }
     if (isOpen) for (const work of alive(late)) work.isOpen = true;
     await save(alive(late), ({ order }) => ({ contactId: result.ids.get(order.phone as string) }));
   };

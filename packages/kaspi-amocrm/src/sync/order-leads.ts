@@ -5,6 +5,7 @@ import type { KaspiOrder } from "../kaspi/order.ts";
 import type { OrderLedger } from "../ledger.ts";
 import type { Alerts } from "./alerts.ts";
 import { createBatchSize, writeSurely } from "./bulk.ts";
+import type { ContactFinder } from "./contacts.ts";
 import type { StageTarget } from "./options.ts";
 import { type Turn, type Work, writerBatch } from "./order-work.ts";
 import { clockToleranceMs, closedStages, codeTag, shopTag } from "./stages.ts";
@@ -12,6 +13,7 @@ import { clockToleranceMs, closedStages, codeTag, shopTag } from "./stages.ts";
 export interface LeadWriterOptions {
   readonly amocrm: Amocrm;
   readonly orders: OrderLedger;
+  readonly contacts: Pick<ContactFinder, "forgetGone">;
   readonly pipelineId: string;
   readonly statusId: string;
   readonly responsibleUserId: string | undefined;
@@ -71,7 +73,7 @@ export function createLeadWriter(options: LeadWriterOptions) {
     return {
       requestId: order.code,
       name: `Kaspi ${order.code}`,
-      price,
+      ...(price !== undefined && { price }),
       pipelineId: options.pipelineId,
       statusId: row.stageId ?? options.statusId,
       ...(options.responsibleUserId !== undefined && { responsibleUserId: options.responsibleUserId }),
@@ -131,7 +133,12 @@ export function createLeadWriter(options: LeadWriterOptions) {
     });
     for (const [code, reason] of result.rejected) {
       const work = byCode.get(code);
-      if (work) work.failure = `lead refused: ${reason}`;
+      if (!work) continue;
+      work.failure = `lead refused: ${reason}`;
+      const { contactId } = work.row;
+      // Merged or deleted since: the next try finds the buyer's other contact, or makes one.
+      if (contactId === undefined || !reason.includes("_embedded.contacts")) continue;
+      if (await options.contacts.forgetGone(contactId)) await save([work], () => ({ contactId: undefined }));
     }
     for (const code of result.unknown) {
       const work = byCode.get(code);
@@ -147,7 +154,21 @@ export function createLeadWriter(options: LeadWriterOptions) {
     }));
   }
 
-  async function update({ save, begin, beforeWrite, report }: Turn, works: readonly Work[]): Promise<void> {
+  /** Where a write of the stage that did not end has left the lead. */
+  async function settleStages({ save }: Turn, works: readonly Work[]): Promise<void> {
+    for (const work of works) {
+      const { leadId, intendedStageId } = work.row;
+      if (leadId === undefined || intendedStageId === undefined) continue;
+      const seenStageId = (await amocrm.leads.get(leadId))?.statusId;
+      if (seenStageId === undefined) continue; // deleted: the next change of it is refused, and tells
+      const isOurs = seenStageId === intendedStageId;
+      await save([work], () => ({ seenStageId, intendedStageId: undefined, ...(isOurs && { stageId: seenStageId }) }));
+    }
+  }
+
+  async function update(turn: Turn, works: readonly Work[]): Promise<void> {
+    const { save, begin, beforeWrite, report } = turn;
+    await settleStages(turn, works);
     const changes: { work: Work; change: LeadChange }[] = [];
     const there: Work[] = []; // in the wanted stage already, by a person or by a write of ours that had no answer
     for (const work of works) {
@@ -163,7 +184,7 @@ export function createLeadWriter(options: LeadWriterOptions) {
       const isMovedByHand = row.seenStageId !== row.stageId;
       const change: LeadChange = {
         id: row.leadId as string,
-        ...(price !== row.price && { price }),
+        ...(price !== undefined && price !== row.price && { price }),
         ...(target &&
           target.statusId !== row.stageId &&
           !isMovedByHand && {
@@ -176,7 +197,8 @@ export function createLeadWriter(options: LeadWriterOptions) {
     }
     await save(there, ({ row }) => ({ stageId: row.seenStageId }));
     if (changes.length === 0) return;
-    await begin(changes.map(({ work }) => work));
+    const stageOfChange = new Map(changes.map(({ work, change }) => [work, change.statusId]));
+    await begin([...stageOfChange.keys()], (work) => ({ intendedStageId: stageOfChange.get(work) }));
     const started = clock.now();
     const result = await writeSurely({
       items: changes,
@@ -209,7 +231,7 @@ export function createLeadWriter(options: LeadWriterOptions) {
       const { price, statusId } = changeOf.get(work) as LeadChange;
       return {
         ...(price !== undefined && { price }),
-        ...(statusId !== undefined && { stageId: statusId, seenStageId: statusId }),
+        ...(statusId !== undefined && { stageId: statusId, seenStageId: statusId, intendedStageId: undefined }),
       };
     });
     await save(gone, () => ({ phase: "skipped", intentAt: undefined, lastError: "the lead was deleted" }));

@@ -55,8 +55,12 @@ export function createNoteWriter({ amocrm, showShop }: { readonly amocrm: Amocrm
         ({ row, note }) => ({ noteId: result.ids.get(row.leadId as string), noteFingerprint: fingerprint(note) }),
       );
     }
+    // An answer without the total says less than the note does.
     const changed = works.filter(
-      ({ row, note }) => row.noteId !== undefined && row.noteFingerprint !== fingerprint(note),
+      ({ row, note, order }) =>
+        row.noteId !== undefined &&
+        row.noteFingerprint !== fingerprint(note) &&
+        (order.totalMinor !== undefined || row.noteFingerprint === undefined),
     );
     const { refused, isOpen } = await sendSplitting(changed, noteBatch, beforeWrite, (batch) =>
       amocrm.notes.update(

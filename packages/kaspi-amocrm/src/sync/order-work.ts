@@ -13,7 +13,8 @@ export interface Work {
   row: LedgerRow;
   readonly lines: readonly OrderLine[];
   readonly note: string;
-  readonly price: number;
+  /** `undefined`: Kaspi did not tell the total, so the lead's is left alone. */
+  readonly price: number | undefined;
   /** An earlier attempt began writing and did not end: look before each kind of write. */
   readonly wasInterrupted: boolean;
   isNew: boolean;
@@ -32,7 +33,7 @@ export interface Turn {
   /** Changes rows in the ledger and in `works`. @throws {LeaseLostError} when a newer holder took one of them. */
   save(works: readonly Work[], changeOf: (work: Work) => Omit<LedgerChange, "shop" | "code">): Promise<void>;
   /** Says in the ledger that a write begins: after a crash we know to look. */
-  begin(works: readonly Work[]): Promise<void>;
+  begin(works: readonly Work[], changeOf?: (work: Work) => Pick<LedgerChange, "intendedStageId">): Promise<void>;
   /** Called before each request that changes something. @throws {LeaseLostError} when another may be writing already. */
   readonly beforeWrite: () => void;
 }
@@ -62,9 +63,9 @@ export function createTurn({
       if (!isOurs) throw new LeaseLostError(leaseName);
       for (const { work, change } of changes) work.row = { ...work.row, ...change } as LedgerRow;
     },
-    async begin(works) {
+    async begin(works, changeOf = () => ({})) {
       const at = clock.now();
-      await turn.save(works, () => ({ intentAt: at }));
+      await turn.save(works, (work) => ({ intentAt: at, ...changeOf(work) }));
       held.assertHeld();
     },
     beforeWrite: () => held.assertHeld(),

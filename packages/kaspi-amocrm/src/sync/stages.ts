@@ -69,8 +69,15 @@ export function createStageWatch({
         if (row?.phase === "creating") isComplete = false; // it may become the order's lead
         continue;
       }
-      // A lead that a person made in place of a deleted one is no twin.
-      if ((await amocrm.leads.get(row.leadId)) === undefined) continue;
+      const own = await amocrm.leads.get(row.leadId);
+      if (own === undefined) continue; // a lead that a person made in place of a deleted one is no twin
+      const told = { kind: "twin", shop, code, leadId: row.leadId, twinId: twin.id } as const;
+      // Our own second write comes after the first; what was there before is another program's, or a person's.
+      const age = (lead: Lead) => lead.createdAt?.getTime() ?? 0;
+      if (age(twin) < age(own) - clockToleranceMs) {
+        alerts.raise({ ...told, isClosed: false });
+        continue;
+      }
       const text = `Двойник: сделка заказа Kaspi ${code} — ${row.leadId}`;
       const notes = await amocrm.notes.list([twin.id]);
       lease.assertHeld();
@@ -82,7 +89,7 @@ export function createStageWatch({
         }
         lease.assertHeld();
       }
-      alerts.raise({ kind: "twin", shop, code, leadId: row.leadId, twinId: twin.id });
+      alerts.raise({ ...told, isClosed: true });
       const closed = await amocrm.leads.update([{ id: twin.id, pipelineId: pipelineId, statusId: lostStage }]);
       if (!closed.written.has(twin.id)) isComplete = false;
     }

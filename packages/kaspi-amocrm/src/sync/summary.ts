@@ -66,9 +66,13 @@ export const fingerprint = (...parts: readonly unknown[]): string =>
     .update(JSON.stringify(parts, (_key, value) => (typeof value === "bigint" ? `${value}` : value)))
     .digest("hex");
 
+/** What an order shows without its lines. A line that is taken out changes the total. */
+export const headFingerprint = ({ state, status, totalMinor }: KaspiOrder): string =>
+  fingerprint(state, status, totalMinor);
+
 /** Changes when anything changes that the CRM should show. The phone is left out: it may be hidden and open again. */
 export const orderFingerprint = (order: KaspiOrder, note: string): string =>
-  fingerprint(order.state, order.status, order.totalMinor, note);
+  `${headFingerprint(order)}:${fingerprint(note)}`;
 
 const finalStatuses: readonly string[] = ["COMPLETED", "CANCELLED", "RETURNED"];
 export const isFinal = ({ status }: Pick<KaspiOrder, "status">): boolean => finalStatuses.includes(status);

@@ -36,6 +36,7 @@ export function createSweeps({ orders, clock }: { readonly orders: OrderLedger; 
       if (intake.has(row.code)) continue;
       const order = await kaspi.orders.byCode(row.code);
       if (order) await intake.take([order]);
+      else intake.miss(row.code);
     }
     await intake.flush();
   }

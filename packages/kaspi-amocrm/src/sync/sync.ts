@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import {
+  ApiError,
   BlockedError,
   ConfigError,
   type Logger,
@@ -45,8 +46,9 @@ export interface KaspiAmocrmSync {
   /** Brings one order up to date now, also a parked one. Resolves to `undefined` when Kaspi does not know it. */
   rerun(key: OrderKey): Promise<RunReport | undefined>;
   /**
-   * Forgets a buyer: every phone of the contacts that have this one (E.164). Resolves to their ids in amoCRM, which an
-   * administrator deletes there, since its API cannot; until then the next look at the contacts finds them again.
+   * Forgets a buyer: every phone of the contacts that have this one (E.164). Resolves to their ids in amoCRM, which is
+   * asked first, and where an administrator deletes them, since its API cannot; until then the next look at the contacts
+   * finds them again.
    */
   erase(phone: string): Promise<readonly string[]>;
   /**
@@ -127,6 +129,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     watermarks: storage.watermarks,
     lookup: contactLookup,
     responsibleUserId: options.responsibleUserId,
+    clock,
   });
   const writer = createOrderWriter({
     amocrm,
@@ -153,7 +156,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     logger,
   });
 
-  const intakes = createIntakes({ orders: storage.orders, writer, clock, logger });
+  const intakes = createIntakes({ orders: storage.orders, writer, clock });
   const { isDue } = intakes;
   const { sweep, sweepOld, resume } = createSweeps({ orders: storage.orders, clock });
 
@@ -185,7 +188,6 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
   async function watched<T>(work: () => Promise<T>): Promise<T> {
     try {
       const result = await work();
-      for (const kind of ["block", "consent"] as const) alerts.clear(kind);
       const { tokenEndsAt } = amocrm;
       if (tokenEndsAt && tokenEndsAt.getTime() - clock.now().getTime() < tokenWarningMs) {
         alerts.raise({ kind: "token", endsAt: tokenEndsAt });
@@ -193,25 +195,62 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       return result;
     } catch (error) {
       if (error instanceof BlockedError) alerts.raise({ kind: "block", vendor: error.vendor });
-      if (error instanceof NeedsReauthError) alerts.raise({ kind: "consent" });
+      else if (error instanceof NeedsReauthError) alerts.raise({ kind: "consent" });
+      else if (error instanceof ApiError && [401, 402, 403].includes(error.status)) {
+        alerts.raise({ kind: "refused", vendor: error.vendor, status: error.status });
+      }
       throw error;
     }
   }
 
-  const feedOf = (kaspi: Kaspi) =>
+  /** Moves a position wherever it is; who came first is as right. */
+  async function setPosition(key: string, to: string): Promise<void> {
+    await storage.watermarks.advance(key, await storage.watermarks.get(key), to);
+  }
+  const importKey = (kaspi: Kaspi) => `kaspi-import:${kaspi.shop}`;
+  /** When an import of the shop ended last; before the first one, when this was asked first. */
+  async function importedAt(kaspi: Kaspi): Promise<Date> {
+    const position = await storage.watermarks.get(importKey(kaspi));
+    if (position !== undefined) return new Date(Number(position));
+    const now = clock.now();
+    await storage.watermarks.advance(importKey(kaspi), undefined, String(now.getTime()));
+    return now;
+  }
+
+  const starts = new Map<string, Date>();
+  /** Where the shop's first run began: kept, since what was created before is another program's. */
+  async function startOf(kaspi: Kaspi): Promise<Date> {
+    const key = `kaspi-start:${kaspi.shop}`;
+    let start = starts.get(kaspi.shop);
+    if (start) return start;
+    let position = await storage.watermarks.get(key);
+    if (position === undefined) {
+      const wanted = options.importFrom?.getTime() ?? clock.now().getTime() - 86_400_000;
+      const imported = await feedOf(kaspi).watermark(); // of a ledger that is older than this key
+      await storage.watermarks.advance(key, undefined, String(Math.min(wanted, imported?.getTime() ?? wanted)));
+      position = await storage.watermarks.get(key);
+    }
+    start = new Date(Number(position));
+    starts.set(kaspi.shop, start);
+    return start;
+  }
+
+  const feedOf = (kaspi: Kaspi, startAt?: Date) =>
     createOrderFeed({
       kaspi,
       watermarks: storage.watermarks,
       leases: storage.leases,
       clock,
       logger,
-      ...(options.importFrom && { startAt: options.importFrom }),
+      ...(startAt && { startAt }),
     });
 
   const hasChanged = (row: LedgerRow, order: KaspiOrder): boolean =>
     row.phase === "done" &&
-    order.entries !== undefined &&
-    (row.fingerprint !== writer.fingerprint(order) || (row.contactId === undefined && order.phone !== undefined));
+    (!writer.isUpToDate(row, order) ||
+      (row.contactId === undefined && order.phone !== undefined) ||
+      // A write that did not end: the lead may be where the order is no more.
+      (row.intentAt !== undefined && row.intentAt.getTime() + settleMs <= clock.now().getTime()));
   /** A held back order is looked at whenever it shows something new. */
   const isReleased = (row: LedgerRow, order: KaspiOrder): boolean =>
     row.phase === "seen" && order.state !== "SIGN_REQUIRED" && !order.signatureRequired;
@@ -239,10 +278,12 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       exclusively("new", async (assertHeld) => {
         const report = emptyReport();
         await eachShop(async (kaspi) => {
-          const intake = intakes.open(kaspi, report, (row, order) => isDue(row) || isReleased(row, order));
+          const newSince = await startOf(kaspi);
+          const needsWork = (row: LedgerRow, order: KaspiOrder) => isDue(row) || isReleased(row, order);
+          const intake = intakes.open(kaspi, report, { needsWork, newSince });
           await inTurn(
             async () => {
-              for await (const page of feedOf(kaspi).pages({ ...(signal && { signal }) })) {
+              for await (const page of feedOf(kaspi, newSince).pages({ ...(signal && { signal }) })) {
                 assertHeld();
                 await intake.take(page.orders);
                 await page.commit();
@@ -251,6 +292,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
             intake.flush,
             () => resume({ kaspi, intake, signal }),
           );
+          await setPosition(importKey(kaspi), String(clock.now().getTime()));
         });
         return report;
       }),
@@ -258,24 +300,28 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     reconcile: ({ signal } = {}) =>
       exclusively("reconcile", async (assertHeld) => {
         const report = emptyReport();
+        for (const kaspi of shops) {
+          const since = await importedAt(kaspi); // before any call of a vendor, which may refuse
+          if (clock.now().getTime() - since.getTime() > silenceAfterMs) {
+            alerts.raise({ kind: "silence", shop: kaspi.shop, since });
+          } else alerts.clear("silence", kaspi.shop);
+        }
         await writer.lookAtStages();
         await eachShop(async (kaspi) => {
           const needsWork = (row: LedgerRow, order: KaspiOrder) =>
             isDue(row) || isReleased(row, order) || hasChanged(row, order);
-          const intake = intakes.open(kaspi, report, needsWork);
+          const intake = intakes.open(kaspi, report, { needsWork, newSince: await startOf(kaspi) });
           const run = { kaspi, intake, assertHeld, signal };
           const now = clock.now();
           const recent = new Date(now.getTime() - maxWindowMs);
-          const imported = await feedOf(kaspi).watermark();
-          if (imported && now.getTime() - imported.getTime() > silenceAfterMs) {
-            alerts.raise({ kind: "silence", shop: kaspi.shop, since: imported });
-          } else alerts.clear("silence", kaspi.shop);
           await inTurn(
             () => sweep(run, recent, now),
             () => sweepOld(run, recent),
             intake.flush,
           );
         });
+        // Both vendors have answered: the next time is a new trouble.
+        for (const kind of ["block", "consent", "refused"] as const) alerts.clear(kind);
         return report;
       }),
 
@@ -292,7 +338,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
           let position = dryRun ? undefined : await storage.watermarks.get(key);
           for (const window of windows) {
             // Of a code that moves from one folder to the next only the first sight counts.
-            const intake = dryRun ? intakes.foresee(report) : intakes.open(kaspi, report, isDue);
+            const intake = dryRun ? intakes.foresee(report) : intakes.open(kaspi, report, { needsWork: isDue });
             for (const state of kaspiStates) {
               signal?.throwIfAborted();
               if (window.to.getTime() > Number(position ?? 0)) {
@@ -324,7 +370,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
         const order = await kaspi.orders.byCode(code);
         if (!order) return undefined;
         const report = emptyReport();
-        const intake = intakes.open(kaspi, report, () => true);
+        const intake = intakes.open(kaspi, report, { needsWork: () => true });
         await intake.take([order]);
         await intake.flush();
         return report;

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import {
   type Clock,
   type HeldLease,
+  LeaseLostError,
   type LeaseStore,
   type Logger,
   type WatermarkStore,
@@ -9,7 +10,7 @@ import {
 } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
-import type { LedgerChange, LedgerRow, OrderLedger } from "../ledger.ts";
+import type { LedgerChange, LedgerRow, OrderKey, OrderLedger } from "../ledger.ts";
 import { toWholeUnits } from "../money.ts";
 import type { Alerts } from "./alerts.ts";
 import { createBatchSize } from "./bulk.ts";
@@ -22,7 +23,7 @@ import { createLineWriter } from "./order-lines.ts";
 import { createNoteWriter } from "./order-notes.ts";
 import { alive, createTurn, type Work } from "./order-work.ts";
 import { createStageWatch } from "./stages.ts";
-import { mergeLines, noteText, orderFingerprint } from "./summary.ts";
+import { headFingerprint, mergeLines, noteText, orderFingerprint } from "./summary.ts";
 
 export interface OrderWriterOptions {
   readonly amocrm: Amocrm;
@@ -58,13 +59,17 @@ export interface OrderWriter {
   apply(orders: readonly KaspiOrder[], report: RunReport): Promise<void>;
   /** @see createStageWatch */
   lookAtStages(): Promise<boolean>;
+  /** Notes that orders could not be read: they pause, and are parked, as after a refusal. */
+  fail(failures: readonly (OrderKey & { readonly reason: string })[], report: RunReport): Promise<void>;
   /** What `apply` would count for an order when nothing fails; writes nothing. */
   foresee(order: KaspiOrder, row: LedgerRow | undefined, report: RunReport): void;
-  /** What the ledger would hold for this order if its lead were up to date. */
-  fingerprint(order: KaspiOrder): string;
+  /** Whether the lead was brought to what the order shows; without its lines, by status and total. */
+  isUpToDate(row: LedgerRow, order: KaspiOrder): boolean;
 }
 
 const leaseMs = 120_000;
+/** One writer for each ledger. Its tokens are kept in the rows, so the name must not change with the account's host. */
+const leaseName = "kaspi-amocrm:writer";
 
 export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
   const { amocrm, orders: ledger, contacts, elements, catalogId, alerts, clock, logger, showShop, stageOf } = options;
@@ -76,7 +81,6 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       ? createLineWriter({ amocrm, elements, catalogId, linkBatch, alerts })
       : undefined;
   const syncNotes = createNoteWriter({ amocrm, showShop });
-  const leaseName = `amocrm-writer:${amocrm.host}`;
 
   /** Waits up to half a minute for its turn; resolves to `false`, without having done the work, when none came. */
   async function underLease(work: (held: HeldLease) => Promise<void>): Promise<boolean> {
@@ -96,14 +100,26 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     const works: Work[] = [];
     for (const order of given) {
       const row = rowOf.get(`${order.shop}\n${order.code}`);
-      if (!row || row.phase === "skipped") continue;
+      if (!row) {
+        held.assertHeld(); // else it is a newer holder's, rightly
+        logger.error(
+          "kaspi-amocrm: a row of the ledger was taken by a newer holder; are leases kept with the ledger?",
+          {
+            shop: order.shop,
+            order: order.code,
+          },
+        );
+        report.failed++;
+        continue;
+      }
+      if (row.phase === "skipped") continue;
       const lines = mergeLines(order.entries ?? []);
       works.push({
         order,
         row,
         lines,
         note: noteText(order, lines, showShop),
-        price: toWholeUnits(order.totalMinor ?? 0n),
+        price: order.totalMinor === undefined ? undefined : toWholeUnits(order.totalMinor),
         wasInterrupted: row.intentAt !== undefined,
         isNew: false,
       });
@@ -135,8 +151,8 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     await leads.create(turn, alive(toCreate));
 
     const withLead = () => alive(inWork).filter(({ row }) => row.leadId !== undefined && row.phase !== "skipped");
+    await syncNotes(turn, withLead()); // first: it names the goods also when their list refuses them
     await syncLines?.(turn, withLead());
-    await syncNotes(turn, withLead());
     await leads.update(turn, withLead());
 
     const done = withLead();
@@ -144,6 +160,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       phase: "done",
       fingerprint: orderFingerprint(order, note),
       intentAt: undefined,
+      intendedStageId: undefined,
       attempts: 0,
       lastError: undefined,
     }));
@@ -161,6 +178,21 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     await save(failed, ({ row, failure }) => afterFailure(row, failure as string));
     report.failed += failed.length;
     report.parked += failed.filter(({ row }) => row.phase === "parked").length;
+  }
+
+  async function failHeld(
+    failures: readonly (OrderKey & { readonly reason: string })[],
+    report: RunReport,
+    held: HeldLease,
+  ): Promise<void> {
+    const rows = await ledger.claim(failures, held.fencingToken);
+    const changes = rows.map((row) => {
+      const { reason } = failures.find(({ shop, code }) => shop === row.shop && code === row.code) ?? { reason: "" };
+      return { shop: row.shop, code: row.code, ...afterFailure(row, reason) };
+    });
+    if (!(await ledger.save(changes, held.fencingToken))) throw new LeaseLostError(leaseName);
+    report.failed += failures.length;
+    report.parked += changes.filter(({ phase }) => phase === "parked").length;
   }
 
   function afterFailure(row: LedgerRow, reason: string): Omit<LedgerChange, "shop" | "code"> {
@@ -202,9 +234,16 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     async apply(orders, report) {
       if (!(await underLease((held) => applyHeld(orders, report, held)))) report.deferred += orders.length;
     },
+    async fail(failures, report) {
+      if (failures.length === 0) return;
+      if (!(await underLease((held) => failHeld(failures, report, held)))) report.deferred += failures.length;
+    },
     lookAtStages: createStageWatch({ ...options, underLease }),
     foresee,
-    fingerprint: (order) => orderFingerprint(order, noteText(order, mergeLines(order.entries ?? []), showShop)),
+    isUpToDate(row, order) {
+      if (order.entries === undefined) return row.fingerprint?.split(":", 1)[0] === headFingerprint(order);
+      return row.fingerprint === orderFingerprint(order, noteText(order, mergeLines(order.entries), showShop));
+    },
   };
 }
 

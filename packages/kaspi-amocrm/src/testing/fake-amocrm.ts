@@ -97,6 +97,8 @@ export const fakeAccount = {
   stageIds: { new: 70_011, accepted: 70_012, delivery: 70_013, won: 142, lost: 143 },
   responsibleUserId: 501,
   catalogId: 9_001,
+  /** A list of type regular: its elements have neither SKU nor PRICE. */
+  regularCatalogId: 9_002,
   orderCodeFieldId: 8_001,
   phoneFieldId: 8_101,
   skuFieldId: 8_201,
@@ -126,6 +128,10 @@ export interface FakeAmocrm {
     readonly phones?: readonly string[];
     readonly remark?: string;
   }): FakeContact;
+  /** In the interface; the API cannot. Leads lose it. */
+  deleteContact(id: number): void;
+  /** Joins duplicates in the interface: `into` takes the other's phones and leads, whose id is gone. */
+  mergeContacts(id: number, into: number): void;
   addElement(element: { readonly name: string; readonly sku?: string }): FakeElement;
   addLead(lead: { readonly name: string; readonly orderCode?: string; readonly statusId?: number }): FakeLead;
   moveLead(id: number, statusId: number): void;
@@ -361,7 +367,7 @@ export function createFakeAmocrm({
       case "GET /contacts/custom_fields":
         return hal({ _embedded: { custom_fields: fields("contacts") } });
       case "GET /catalogs":
-        return hasCatalogs ? hal({ _embedded: { catalogs: [catalog] } }) : problem(403, "Forbidden");
+        return hasCatalogs ? hal({ _embedded: { catalogs: [catalog, regularCatalog] } }) : problem(403, "Forbidden");
       case "GET /events":
         return page(url, "events", searchEvents(query), (event) => event, 100);
       case "GET /webhooks":
@@ -434,6 +440,7 @@ export function createFakeAmocrm({
     if (ofCatalog) {
       const [, catalogId, what, elementId] = ofCatalog;
       if (!hasCatalogs) return problem(403, "Forbidden");
+      if (Number(catalogId) === fakeAccount.regularCatalogId) return regularList(method, what, list);
       if (Number(catalogId) !== fakeAccount.catalogId) return problem(404, "Not Found");
       if (method === "GET") {
         if (what === undefined) return hal(catalog);
@@ -443,7 +450,7 @@ export function createFakeAmocrm({
         return element ? hal(elementToWire(element)) : new Response(null, { status: 204 });
       }
       if (what === "elements" && method === "POST") {
-        return bulk(list, "elements", 250, checkElement, createElement, { numericRequestIds: true });
+        return bulk(list, "elements", 250, (item) => checkElement(item), createElement, { numericRequestIds: true });
       }
       if (what === "elements" && method === "PATCH") {
         return bulk(list, "elements", 250, checkElementChange, updateElement);
@@ -453,6 +460,14 @@ export function createFakeAmocrm({
   }
 
   const catalog = { id: fakeAccount.catalogId, name: "Товары", type: "products", can_link_multiple: true };
+
+  const regularCatalog = { ...catalog, id: fakeAccount.regularCatalogId, name: "Города", type: "regular" };
+  /** A list without fields of its own, and without elements. */
+  function regularList(method: string, what: string | undefined, list: readonly Wire[]): Response {
+    if (what === undefined) return hal(regularCatalog);
+    if (method === "GET") return new Response(null, { status: 204 });
+    return bulk(list, "elements", 250, (item) => checkElement(item, []), createElement, { numericRequestIds: true });
+  }
 
   const ownFields: { id: number; name: string; code: string | null; type: string }[] = [];
   /** One bad field sinks them all. The answer holds whole fields and, unlike that of other writes, no `request_id`. */
@@ -534,12 +549,12 @@ export function createFakeAmocrm({
   }
 
   function searchEvents(query: URLSearchParams): FakeEvent[] {
-    const wanted = (name: string) => [...query.getAll(`filter[${name}][]`), ...query.getAll(`filter[${name}]`)];
+    const wanted = (name: string) => query.getAll(`filter[${name}][]`);
     const [types, entities, ids] = [wanted("type"), wanted("entity"), wanted("entity_id")];
     const since = Number(query.get("filter[created_at][from]") ?? query.get("filter[created_at]") ?? 0);
     const until = Number(query.get("filter[created_at][to]") ?? Number.POSITIVE_INFINITY);
     return events
-      .filter(({ type }) => types.length === 0 || types.some((list) => list.split(",").includes(type)))
+      .filter(({ type }) => types.length === 0 || types.includes(type))
       .filter(({ entity_type }) => entities.length === 0 || entities.includes(entity_type))
       .filter(({ entity_id }) => ids.length === 0 || ids.includes(String(entity_id)))
       .filter(({ created_at }) => created_at >= since && created_at <= until)
@@ -893,8 +908,16 @@ export function createFakeAmocrm({
     return element.id;
   }
 
-  function checkElement(item: Wire): WireProblem[] {
-    return [...unexpected(item, elementKeys), ...(item.name ? [] : [{ code: "FieldMissing", path: "name" } as const])];
+  function checkElement(item: Wire, codes: readonly unknown[] = ["SKU", "PRICE"]): WireProblem[] {
+    const values = (item.custom_fields_values ?? []) as readonly Wire[];
+    return [
+      ...unexpected(item, elementKeys),
+      ...(item.name ? [] : [{ code: "FieldMissing", path: "name" } as const]),
+      ...values.flatMap(({ field_code }, number): WireProblem[] => {
+        if (field_code === undefined || codes.includes(field_code)) return [];
+        return [{ code: "NotSupportedChoice", path: `custom_fields_values.${number}.field_code` }];
+      }),
+    ];
   }
 
   function createElement(item: Wire): number {
@@ -1068,6 +1091,20 @@ export function createFakeAmocrm({
         remark,
         custom_fields_values: [{ field_code: "PHONE", values: phones.map((value) => ({ value })) }],
       });
+    },
+    deleteContact(id) {
+      contacts.delete(id);
+      for (const lead of leads.values()) lead.contactIds = lead.contactIds.filter((contactId) => contactId !== id);
+    },
+    mergeContacts(id, into) {
+      const [gone, kept] = [contacts.get(id), contacts.get(into)];
+      if (!gone || !kept || id === into) throw new Error("fake amoCRM: only two contacts that are there can be merged");
+      contacts.delete(id);
+      kept.phones = [...new Set([...kept.phones, ...gone.phones])];
+      kept.updatedAt = seconds();
+      for (const lead of leads.values()) {
+        lead.contactIds = [...new Set(lead.contactIds.map((contactId) => (contactId === id ? into : contactId)))];
+      }
     },
     addElement({ name, sku }) {
       const id = createElement({

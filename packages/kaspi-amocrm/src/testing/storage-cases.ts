@@ -43,6 +43,19 @@ export const kaspiAmocrmStorageCases: readonly ConformanceCase<KaspiAmocrmStorag
     },
   },
   {
+    name: "an order that must be known moves on when it is there, and is not inserted when it is not",
+    async run({ orders }) {
+      await orders.observe("default", [order("1")], at(1));
+      const moved = { status: "COMPLETED", isFinal: true, mustBeKnown: true };
+      const rows = await orders.observe("default", [order("1", moved), order("2", moved)], at(2));
+      deepEqual(
+        rows.map(({ code, status, finalSince }) => [code, status, finalSince]),
+        [["1", "COMPLETED", at(2)]],
+      );
+      equal(await orders.get(key("2")), undefined);
+    },
+  },
+  {
     name: "keys are compared byte for byte, and shops are apart",
     async run({ orders }) {
       const all = ["a", "A", "е", "ё", "a "];

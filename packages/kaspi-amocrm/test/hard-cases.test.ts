@@ -1,0 +1,292 @@
+import { fetchFrom } from "@orderbridge/core/testing";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { createAmocrm } from "../src/amocrm/index.ts";
+import { type FakeOrder, fakeAccount } from "../src/testing/index.ts";
+import { createSetting as createSettingOn, type SettingOptions } from "./setting.ts";
+import { type OpenStorage, testStorages } from "./storages.ts";
+
+const minute = 60_000;
+const day = 86_400_000;
+const { stageIds } = fakeAccount;
+const key = { shop: "default", code: "700000001" };
+const order = (code: string, more: Partial<FakeOrder> = {}): FakeOrder => ({
+  code,
+  cellPhone: "7010000001",
+  entries: [{ sku: "LAMP", name: "Шам", basePrice: 7990, quantity: 2 }],
+  ...more,
+});
+const accepted = { state: "KASPI_DELIVERY", status: "ACCEPTED_BY_MERCHANT" };
+const completed = { state: "ARCHIVE", status: "COMPLETED" };
+const cancelled = { state: "ARCHIVE", status: "CANCELLED" };
+
+for (const { name: storageName, skipped, open } of testStorages()) {
+  describe.skipIf(skipped)(storageName, () => {
+    let storage: OpenStorage;
+    let onStorage: Awaited<ReturnType<OpenStorage["clear"]>>;
+    beforeAll(async () => {
+      storage = await open();
+    });
+    beforeEach(async () => {
+      onStorage = await storage.clear();
+    });
+    afterAll(() => storage?.close());
+    const createSetting = (options: SettingOptions = {}) => createSettingOn({ ...onStorage, ...options });
+
+    test("orders from before the first run come by backfill only, and are followed from then on", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting(); // from 2026-11-19
+      const old = Date.parse("2026-11-10T00:00:00.000Z");
+      kaspi.addOrder(order("700000001", { creationDate: old, ...accepted }));
+      kaspi.addOrder(order("700000002", { creationDate: old + 5 * day, ...accepted }));
+      kaspi.addOrder(order("700000003", { creationDate: Date.parse("2026-11-19T00:00:00.000Z") }));
+      const run = async () => {
+        await sync.importNew();
+        await sync.reconcile();
+        clock.advance(10 * minute);
+        return amocrm.leads.map(({ name }) => name).sort();
+      };
+      expect(await run()).toEqual(["Kaspi 700000003"]);
+      expect(await run()).toEqual(["Kaspi 700000003"]);
+
+      await sync.backfill({ from: new Date(old - day), to: new Date(old + day) });
+      kaspi.changeOrder("700000001", completed);
+      expect(await run()).toEqual(["Kaspi 700000001", "Kaspi 700000003"]);
+      expect(amocrm.leadOf("700000001")?.statusId).toBe(stageIds.won);
+    });
+
+    test("the overlap of the second run does not reach behind the start", async () => {
+      const setting = createSetting();
+      const start = setting.clock.now();
+      const worker = setting.createWorker({ importFrom: start });
+      setting.kaspi.addOrder(order("700000001", { creationDate: start.getTime() - 5 * minute }));
+      for (let run = 0; run < 3; run++) {
+        await worker.importNew();
+        setting.clock.advance(minute);
+      }
+      expect(setting.amocrm.leads).toEqual([]);
+    });
+
+    test("leads go on to follow when the account has another host", async () => {
+      const { kaspi, amocrm, sync, clock, createWorker, storage: stores } = createSetting();
+      for (let run = 0; run < 20; run++) {
+        clock.advance(10 * minute);
+        await sync.reconcile();
+      }
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew();
+      amocrm.rename("novoe");
+      const client = { clock, rateLimits: stores.rateLimits, fetch: fetchFrom(amocrm.handle), minDelayMs: 1 };
+      const worker = createWorker({ amocrm: createAmocrm({ ...client, host: amocrm.host, token: "amo-token" }) });
+      kaspi.changeOrder("700000001", completed);
+      clock.advance(10 * minute);
+      expect(await worker.reconcile()).toMatchObject({ updated: 1, failed: 0 });
+      expect(amocrm.leadOf("700000001")?.statusId).toBe(stageIds.won);
+    });
+
+    test("rows that a newer holder took are counted as failed, not passed over in silence", async () => {
+      const { kaspi, sync, clock, storage: stores } = createSetting();
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew();
+      await stores.orders.claim([key], 1_000_000); // leases that began anew beside a ledger that was kept
+      kaspi.changeOrder("700000001", completed);
+      clock.advance(10 * minute);
+      expect(await sync.reconcile()).toMatchObject({ updated: 0, failed: 1 });
+    });
+
+    test.each([
+      ["on", completed, stageIds.won],
+      ["back", { state: "NEW", status: "APPROVED_BY_BANK" }, stageIds.new],
+    ] as const)(
+      "an order that moves %s while a write of its stage is open takes its lead along",
+      async (_where, next, stageId) => {
+        const { kaspi, amocrm, sync, clock, createWorker, storage: stores } = createSetting();
+        kaspi.addOrder(order("700000001"));
+        await sync.importNew();
+        kaspi.changeOrder("700000001", accepted);
+        clock.advance(10 * minute);
+        const { promise: dead, resolve: die } = Promise.withResolvers<void>();
+        const worker = createWorker({
+          guardFetch: (send) => async (input, init) => {
+            const answer = await send(input, init);
+            if (init?.method !== "PATCH") return answer;
+            die(); // between the write and its note in the ledger
+            return new Promise<never>(() => undefined);
+          },
+        });
+        void worker.reconcile().catch(() => undefined);
+        await dead;
+        expect(amocrm.leadOf("700000001")?.statusId).toBe(stageIds.accepted);
+        clock.advance(60 * minute);
+        kaspi.changeOrder("700000001", next);
+        await sync.reconcile();
+        expect(amocrm.leadOf("700000001")?.statusId).toBe(stageId);
+        expect(await stores.orders.get(key)).toMatchObject({ intentAt: undefined, intendedStageId: undefined });
+      },
+    );
+
+    test("a lead that a person moved while a write of its stage was open stays there", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting();
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew();
+      kaspi.changeOrder("700000001", accepted);
+      clock.advance(10 * minute);
+      amocrm.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: ({ method }) => method === "PATCH" });
+      amocrm.faults.add({ fault: { kind: "failBeforeExecuting", status: 503 }, times: 9, match: isLeadList });
+      await sync.reconcile().catch(() => undefined);
+      amocrm.faults.clear();
+      amocrm.moveLead(amocrm.leadOf("700000001")?.id as number, stageIds.delivery);
+      kaspi.changeOrder("700000001", completed);
+      clock.advance(10 * minute);
+      await sync.reconcile();
+      expect(amocrm.leadOf("700000001")?.statusId).toBe(stageIds.delivery);
+    });
+    const isLeadList = ({ method, url }: Request) => method === "GET" && url.includes("/leads?");
+
+    test("a contact that was merged into another gives way to it, also in the order that was refused", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting();
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew();
+      const [gone] = amocrm.contacts;
+      if (!gone) throw new Error("no contact");
+      clock.advance(minute);
+      const survivor = amocrm.addContact({ name: "Айгүл" });
+      amocrm.mergeContacts(gone.id, survivor.id);
+      kaspi.addOrder(order("700000002"));
+      expect(await sync.importNew()).toMatchObject({ created: 0, failed: 1 });
+      clock.advance(2 * minute);
+      expect(await sync.importNew()).toMatchObject({ created: 1, failed: 0 });
+      expect(amocrm.leadOf("700000002")?.contactIds).toEqual([survivor.id]);
+      expect(amocrm.contacts).toHaveLength(1);
+    });
+
+    test("a deleted contact is made anew when the phone of an order opens late", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting();
+      kaspi.addOrder(order("700000001"));
+      kaspi.addOrder({ code: "700000002", entries: [{ sku: "LAMP", basePrice: 1 }] });
+      await sync.importNew();
+      amocrm.deleteContact(amocrm.contacts[0]?.id as number);
+      kaspi.changeOrder("700000002", { cellPhone: "7010000001" });
+      for (let run = 0; run < 2; run++) {
+        clock.advance(10 * minute);
+        await sync.reconcile();
+      }
+      expect(amocrm.contacts.map(({ phones }) => phones)).toEqual([["+77010000001"]]);
+      expect(amocrm.leadOf("700000002")?.contactIds).toEqual([amocrm.contacts[0]?.id]);
+    });
+
+    test("an order whose lines cannot be read is parked, and asked hourly from then on", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting({ kaspi: { ignoresInclude: true } });
+      kaspi.addOrder(order("700000001"));
+      kaspi.faults.add({
+        fault: { kind: "failBeforeExecuting", status: 500 },
+        times: 10_000,
+        match: ({ url }) => url.includes("/entries"),
+      });
+      for (let run = 0; run < 30; run++) {
+        await sync.importNew();
+        clock.advance(minute);
+      }
+      const { parked } = await sync.status();
+      expect(parked).toEqual([{ ...key, reason: expect.stringMatching(/^lines could not be read: .*500/) }]);
+      kaspi.journal.clear();
+      for (let run = 0; run < 59; run++) {
+        await sync.importNew();
+        clock.advance(minute);
+      }
+      expect(kaspi.journal.count("/entries")).toBeLessThanOrEqual(3); // one attempt, with its repetitions
+      kaspi.faults.clear();
+      clock.advance(60 * minute);
+      expect(await sync.importNew()).toMatchObject({ created: 1 });
+      expect(amocrm.leads).toHaveLength(1);
+    });
+
+    test("an unfinished order that Kaspi does not know any more is parked, not asked every minute", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting();
+      amocrm.refuses = () => true;
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew();
+      kaspi.removeOrder("700000001");
+      for (let run = 0; run < 60; run++) {
+        clock.advance(minute);
+        await sync.importNew();
+      }
+      expect((await sync.status()).parked).toEqual([{ ...key, reason: "Kaspi does not know this order" }]);
+      kaspi.journal.clear();
+      for (let run = 0; run < 60; run++) {
+        clock.advance(minute);
+        await sync.importNew();
+      }
+      expect(kaspi.journal.count("code")).toBeLessThanOrEqual(1);
+    });
+
+    test("an answer without the total leaves the lead's price and note", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting();
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew();
+      kaspi.changeOrder("700000001", { attributes: { totalPrice: undefined } });
+      kaspi.addOrder(order("700000002", { attributes: { totalPrice: undefined } }));
+      clock.advance(10 * minute);
+      await sync.reconcile();
+      expect(amocrm.leadOf("700000001")?.price).toBe(15_980);
+      expect(amocrm.notes[0]?.text).toContain("Итого: 15980.00");
+      kaspi.changeOrder("700000002", { attributes: {} });
+      clock.advance(10 * minute);
+      await sync.reconcile();
+      expect(amocrm.leadOf("700000002")?.price).toBe(15_980);
+    });
+
+    test.each([
+      ["as it was", {}],
+      ["without any lines left", { entries: [] }],
+    ])("a cancelled order closes its lead when lists come without lines, %s", async (_how, change) => {
+      const { kaspi, amocrm, sync, clock } = createSetting({ kaspi: { ignoresInclude: true } });
+      kaspi.addOrder(order("700000001"));
+      kaspi.addOrder(order("700000002"));
+      await sync.importNew();
+      kaspi.changeOrder("700000001", { ...cancelled, ...change });
+      clock.advance(10 * minute);
+      kaspi.journal.clear();
+      expect(await sync.reconcile()).toMatchObject({ updated: 1, failed: 0 });
+      expect(amocrm.leadOf("700000001")?.statusId).toBe(stageIds.lost);
+      expect(kaspi.journal.count("/entries")).toBe(1); // of the one that changed
+    });
+
+    test("a list that is not of goods is found by check, and costs an order its goods only", async () => {
+      const { kaspi, amocrm, clock, createWorker } = createSetting();
+      const worker = createWorker({ catalogId: String(fakeAccount.regularCatalogId) });
+      expect(await worker.check()).toEqual([
+        "catalogId 9002 has no field SKU and PRICE; choose a list of type products: 9001 (Товары)",
+      ]);
+      kaspi.addOrder(order("700000001"));
+      await worker.importNew();
+      clock.advance(minute);
+      expect(amocrm.leadOf("700000001")?.price).toBe(15_980);
+      expect(amocrm.notes.map(({ text }) => text.includes("Шам [LAMP]"))).toEqual([true]);
+    });
+
+    test("without an index, an unclear write of a contact reads the latest contacts, not all", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting({ sync: { contactLookup: "query" } });
+      for (let index = 0; index < 1_000; index++)
+        amocrm.addContact({ name: `${index}`, phones: [`+7705${1_000_000 + index}`] });
+      clock.advance(day);
+      kaspi.addOrder(order("700000001"));
+      amocrm.faults.add({
+        fault: { kind: "dropReplyAfterExecuting" },
+        match: ({ method, url }) => method === "POST" && url.endsWith("/contacts"),
+      });
+      for (let run = 0; run < 3; run++) {
+        await sync.importNew();
+        clock.advance(2 * minute);
+      }
+      expect(amocrm.leads).toHaveLength(1);
+      expect(amocrm.contacts).toHaveLength(1_001);
+      expect(amocrm.journal.count(/^GET .*\/contacts\?.*order/)).toBeLessThanOrEqual(1);
+    });
+
+    test("erasing names the contacts that only amoCRM knows", async () => {
+      const { amocrm, sync } = createSetting({ sync: { contactLookup: "query" } });
+      const ids = [1, 2].map(() => String(amocrm.addContact({ name: "Айгүл", phones: ["8 701 000 00 01"] }).id));
+      amocrm.addContact({ name: "Ерлан", phones: ["+77010000002"] });
+      expect(await sync.erase("+77010000001")).toEqual(ids);
+    });
+  });
+}
