@@ -1,5 +1,5 @@
 import { ApiError, SdkError } from "@orderbridge/core";
-import { checkAmount, fromMinor, toMinor } from "./amount.ts";
+import { checkAmount, fromMinor, sameAmount, toMinor } from "./amount.ts";
 import { InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
 import { type OperationState, operationState } from "./operation-state.ts";
@@ -58,6 +58,15 @@ export function createHolds(shop: Shop): Holds {
       if (!isUnclear) throw error;
       const state = await operationState(shop, form.get("InvoiceID") ?? "").catch(() => undefined);
       if (!state?.found || !done.includes(state.state)) throw error;
+      const sum = form.get("OutSum") ?? "";
+      if (name !== "Confirm" || state.outSum === undefined || sameAmount(state.outSum, sum)) return;
+      // An earlier call, whose reply was lost as well, has taken another part.
+      throw new ApiError(`robokassa: Payment/Confirm: ${state.outSum} was taken already, not ${sum}`, {
+        vendor: "robokassa",
+        status: 200,
+        vendorCode: "other_sum",
+        outcome: "refused",
+      });
     }
   }
 

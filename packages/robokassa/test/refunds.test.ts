@@ -161,6 +161,18 @@ test("captures a hold, and the payment is booked by the notification that follow
   });
 });
 
+test("a capture with a lost reply is not taken for done when another sum was taken before", async () => {
+  const { robokassa, fake } = await shop({ hold: true });
+  await robokassa.holds.capture({ invId: "1", outSum: "400.00" });
+  fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+  await expect(robokassa.holds.capture({ invId: "1", outSum: "300.00" })).rejects.toMatchObject({
+    message: expect.stringMatching(/400\.0+ was taken already, not 300\.00/),
+    outcome: "refused",
+  });
+  fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+  await robokassa.holds.capture({ invId: "1", outSum: "400.00" });
+});
+
 test("captures a part of a hold: the order is paid with that sum, and refunds end there", async () => {
   const { robokassa, storage, fake, order, refund } = await shop({ hold: true });
   const capture = (amount?: string) =>

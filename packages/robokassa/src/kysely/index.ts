@@ -215,6 +215,7 @@ export function createRobokassaStorage({
               status: "paid",
               paid_at: paidAt.getTime(),
               paid_source: source,
+              check_at: null, // nothing is left to ask about
               ...(opKey === undefined ? {} : { op_key: opKey }),
             })
             .where("inv_id", "=", invId)
