@@ -18,6 +18,7 @@ interface Manifest {
   readonly name: string;
   readonly packageManager: string;
   readonly exports: Readonly<Record<string, string>>;
+  readonly bin?: Readonly<Record<string, string>>;
 }
 const readManifest = (folder: string): Manifest => JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
 const { packageManager } = readManifest(root);
@@ -33,7 +34,7 @@ async function attempt(what: string, command: string, args: readonly string[], c
     return true;
   } catch (error) {
     const { stdout = "", stderr = "", message = "" } = error as { stdout?: string; stderr?: string; message?: string };
-    problems.push(`${what}\n${stdout}${stderr}` || message);
+    problems.push(`${what}\n${stdout + stderr || message}`);
     return false;
   }
 }
@@ -102,7 +103,11 @@ async function checkConsumers(tarballs: readonly string[]): Promise<void> {
     folder,
   );
   if (!installed) return;
+  const programs = packages.flatMap(({ bin: programsOf }) => Object.keys(programsOf ?? {}));
   await Promise.all([
+    ...programs.map((program) =>
+      attempt(`consumer, ${program} --help`, join(folder, "node_modules/.bin", program), ["--help"], folder),
+    ),
     attempt("consumer, ESM TypeScript: types", bin("tsc"), ["-p", folder], folder),
     attempt("consumer, ESM TypeScript: run", process.execPath, ["esm.ts"], folder),
     attempt("consumer, CommonJS require", process.execPath, ["commonjs.cjs"], folder),

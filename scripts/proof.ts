@@ -7,30 +7,45 @@ import { promisify } from "node:util";
 import { proofFolder } from "../test/proof-report.ts";
 import { writeReliabilityReport } from "./proof-report.ts";
 import { findServices } from "./services.ts";
+import { readVitestReport } from "./vitest-report.ts";
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, "..");
 const limits = { cwd: root, maxBuffer: 256 * 1024 * 1024 };
 
-/** What a program printed, whether it went well or not. */
-async function outputOf(
+interface Ended {
+  readonly code: number;
+  readonly output: string;
+}
+
+/** Runs a program to its end, whether it goes well or not. */
+async function execute(
   command: string,
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},
-): Promise<string> {
+): Promise<Ended> {
   try {
     const { stdout } = await run(command, args, { ...limits, env: { ...process.env, ...env } });
-    return stdout;
+    return { code: 0, output: stdout };
   } catch (error) {
-    const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
-    return `${stdout}${stderr}`;
+    // No code: it could not be started, or a signal ended it.
+    const {
+      code,
+      stdout = "",
+      stderr = "",
+      message = "",
+    } = error as Partial<Record<"stdout" | "stderr" | "message", string>> & {
+      code?: unknown;
+    };
+    return { code: typeof code === "number" ? code : 1, output: `${stdout}${stderr}` || message };
   }
 }
 
-/** The `N passed, N failed` that ends a program's output. */
-function counts(output: string): { readonly passed: number; readonly failed: number } {
+/** The `N passed, N failed` that ends a program's output; one that failed without saying so has one failure. */
+function counts({ code, output }: Ended): { readonly passed: number; readonly failed: number } {
   const found = [...output.matchAll(/(\d+) passed, (\d+) failed/g)].at(-1);
-  return found ? { passed: Number(found[1]), failed: Number(found[2]) } : { passed: 0, failed: 1 };
+  const [passed, failed] = found ? [Number(found[1]), Number(found[2])] : [0, 1];
+  return { passed, failed: code === 0 ? failed : Math.max(1, failed) };
 }
 
 const missing = (await findServices()).filter(({ available }) => !available);
@@ -52,7 +67,8 @@ const { stdout: changes } = await run(
 
 process.stdout.write("heavy suites in full …\n");
 const reportFile = join(root, ".tmp", "proof-vitest.json");
-const testOutput = await outputOf(
+rmSync(reportFile, { force: true });
+const { code, output } = await execute(
   process.execPath,
   [
     join(root, "node_modules/vitest/vitest.mjs"),
@@ -63,21 +79,20 @@ const testOutput = await outputOf(
   ],
   { PROOF: "1", REQUIRE_SERVICES: "1" },
 );
-const { numPassedTests, numFailedTests, numPendingTests } = JSON.parse(readFileSync(reportFile, "utf8")) as Record<
-  string,
-  number
->;
-if (numFailedTests) process.stdout.write(`${testOutput.slice(-5_000)}\n`);
+const { problem, ...tests } = readVitestReport(reportFile, code);
+if (tests.failed > 0) process.stdout.write(`${output.slice(-5_000)}\n`);
+if (problem) process.stdout.write(`failed: ${problem}\n`);
+if (tests.skipped > 0) process.stdout.write(`failed: ${tests.skipped} tests were skipped, and a proof needs all\n`);
 
 process.stdout.write("planted defects …\n");
-const mutants = counts(await outputOf(process.execPath, [join(root, "scripts/mutants.ts")]));
+const mutants = counts(await execute(process.execPath, [join(root, "scripts/mutants.ts")]));
 
 process.stdout.write("signatures under Bun and Deno …\n");
 const cases = join(root, "packages/core/test/signature.cases.ts");
 const runtimes = {
-  node: counts(await outputOf(process.execPath, [cases])),
-  bun: counts(await outputOf("npx", ["--yes", "bun@1.4.5", cases])),
-  deno: counts(await outputOf("npx", ["--yes", "deno@2.9.6", "run", "-A", cases])),
+  node: counts(await execute(process.execPath, [cases])),
+  bun: counts(await execute("npx", ["--yes", "bun@1.4.5", cases])),
+  deno: counts(await execute("npx", ["--yes", "deno@2.9.6", "run", "-A", cases])),
 };
 
 const suites = Object.fromEntries(
@@ -91,7 +106,7 @@ const proof = {
   node: process.version,
   startedAt: startedAt.toISOString(),
   seconds: Math.round((Date.now() - startedAt.getTime()) / 1000),
-  tests: { passed: numPassedTests ?? 0, failed: numFailedTests ?? 0, skipped: numPendingTests ?? 0 },
+  tests,
   suites,
   plantedDefects: { caught: mutants.passed, missed: mutants.failed },
   signatureSuite: runtimes,
@@ -100,5 +115,5 @@ writeFileSync(join(root, "docs/proof.json"), `${JSON.stringify(proof, null, 2)}\
 writeReliabilityReport(proof);
 process.stdout.write(`${JSON.stringify(proof, null, 2)}\n`);
 const failed =
-  (numFailedTests ?? 1) + mutants.failed + Object.values(runtimes).reduce((sum, one) => sum + one.failed, 0);
+  tests.failed + tests.skipped + mutants.failed + Object.values(runtimes).reduce((sum, one) => sum + one.failed, 0);
 process.exitCode = failed > 0 ? 1 : 0;

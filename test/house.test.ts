@@ -2,6 +2,7 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { builtinModules } from "node:module";
 import { dirname, join, relative } from "node:path";
 import { describe, expect, test } from "vitest";
+import { mutants } from "../scripts/mutants.ts";
 
 const root = join(import.meta.dirname, "..");
 
@@ -43,6 +44,13 @@ const packageOf = (specifier: string): string =>
     .split("/")
     .slice(0, specifier.startsWith("@") ? 2 : 1)
     .join("/");
+
+test("every planted defect of scripts/mutants.ts has its place, once", () => {
+  const lost = mutants.filter(
+    ({ file, from }) => readFileSync(join(root, "packages/core/src", file), "utf8").split(from).length !== 2,
+  );
+  expect(lost.map(({ file, from }) => `${file}: ${from}`)).toEqual([]);
+});
 
 describe.each(packages)("$name", ({ name, folder, manifest }) => {
   const files = sources(join(folder, "src"));

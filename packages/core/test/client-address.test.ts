@@ -71,6 +71,11 @@ test("an address survives the copies that frameworks make, keeps the body, and i
   expect(other.createClientAddress({ trustedProxies: [] })(request("203.0.113.7"))).toBe("203.0.113.7");
 });
 
+test("an address that was noted does not outlive a later note that nobody is known", () => {
+  const noted = withRemoteAddress(new Request("http://localhost/"), "203.0.113.7");
+  expect(createClientAddress({ trustedProxies: [] })(withRemoteAddress(noted, undefined))).toBeUndefined();
+});
+
 test("over a Unix socket nobody has an address, whatever the client wrote", async () => {
   const folder = mkdtempSync(join(tmpdir(), "orderbridge-socket-"));
   const clientAddress = createClientAddress({ trustedProxies: [] });
