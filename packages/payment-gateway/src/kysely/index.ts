@@ -230,10 +230,11 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
   }
 
   /**
-   * Gives positions to committed events of a merchant. The counter's row is locked first, so positions become visible in
-   * order. Those of others wait for their own readers: a merchant who never reads must not hold up one who does.
+   * Gives positions to committed events of a merchant, as many as a page holds. The counter's row is locked first, so
+   * positions become visible in order. Those of others wait for their own readers: a merchant who never reads must not hold
+   * up one who does.
    */
-  async function placeEvents(merchant: string): Promise<void> {
+  async function placeEvents(merchant: string, limit: number): Promise<void> {
     const unplaced = db.selectFrom("gateway_event").where("merchant", "=", merchant).where("position", "is", null);
     if (!(await unplaced.select("id").limit(1).executeTakeFirst())) return;
     await inTransaction(async (trx) => {
@@ -251,7 +252,7 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
         .orderBy("created_at")
         .orderBy("payment_id")
         .orderBy("sequence")
-        .limit(500)
+        .limit(limit)
         .execute();
       let position = integer(counter.value);
       for (const { id } of events) {
@@ -525,7 +526,7 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
       }),
 
     async eventsAfter(merchant, position, limit) {
-      await placeEvents(merchant);
+      await placeEvents(merchant, limit);
       const rows = await db
         .selectFrom("gateway_event")
         .select(["position", "body"])
