@@ -19,6 +19,7 @@ const help = `usage: payment-gateway <command> [options]
 
   doctor                                  what waits, what was given up, which receivers fail; 1 when a person must act
   migrate                                 makes the database, or brings its tables up to date
+  reencrypt                               stores every webhook secret under the first key of ENCRYPTION_KEYS
   payment <id>                            one payment: money, events, every try of every webhook
   resend <event id>                       sends a webhook again, same id and bytes
   resend --given-up [--merchant <name>]   the same for all that were given up
@@ -164,6 +165,11 @@ const doctor: Command = async ({ line: { out } }, storage) => {
   }
   if (health.goneEndpoints > 0) {
     problems.push(`${health.goneEndpoints} endpoints answered 410 and are switched off: endpoint enable, or remove`);
+  }
+  for (const { provider, payments, lagMs } of health.lateChecks) {
+    problems.push(
+      `${payments} payments of ${provider} have waited for a check for up to ${Math.round(lagMs / 60_000)} min: does a server run that has this provider, and does it answer?`,
+    );
   }
   for (const { url, deliveries } of health.failingReceivers) {
     out(`to be repeated: ${deliveries} at ${hostOf(url)}`);
@@ -390,6 +396,19 @@ const commands: Readonly<Record<string, Command>> = {
   erase,
   async migrate(_input, storage) {
     await storage.migrate();
+    return 0;
+  },
+  async reencrypt({ line: { out, variables } }, storage) {
+    if (!variables.ENCRYPTION_KEYS?.trim()) {
+      throw new UsageError("ENCRYPTION_KEYS is missing; give the new key first, then the older ones");
+    }
+    const { changed, unreadable, problem } = await storage.reencrypt();
+    out(`webhook secrets encrypted anew: ${changed}`);
+    if (unreadable > 0) {
+      out(`! ${unreadable} secrets do not open, so older keys must stay: ${problem}`);
+      return 1;
+    }
+    out("older keys may go, once every server has the new one in front");
     return 0;
   },
   async resend({ words: [, id], values, line: { out } }, storage) {

@@ -108,6 +108,9 @@ export interface DueCheck {
   readonly claim: string;
 }
 
+/** A check that is due for longer than this is a matter for a person. */
+export const lateCheckMs = 300_000;
+
 /** Secrets of one endpoint, or of one merchant, that may be in force at the same time. */
 export const maxSecrets = 10;
 
@@ -319,6 +322,13 @@ export interface GatewayHealth {
   readonly pausedReceivers: readonly PausedReceiver[];
   /** Endpoints that answered 410. */
   readonly goneEndpoints: number;
+  /** Payments whose check has been due for more than {@link lateCheckMs}, by provider: no process looks after it. */
+  readonly lateChecks: readonly {
+    readonly provider: string;
+    readonly payments: number;
+    /** How long the oldest of them has waited, in milliseconds. */
+    readonly lagMs: number;
+  }[];
 }
 
 /** Word from other processes that there is something to send. It may come late, twice, or never. */

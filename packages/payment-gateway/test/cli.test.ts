@@ -26,11 +26,13 @@ afterEach(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-async function run(...args: readonly string[]) {
+const run = (...args: readonly string[]) => runWith({}, ...args);
+
+async function runWith(variables: Readonly<Record<string, string>>, ...args: readonly string[]) {
   const out: string[] = [];
   const err: string[] = [];
   const code = await runCommandLine(args, {
-    variables: { DATABASE_URL: url, WEBHOOK_ALLOW_ADDRESSES: "127.0.0.1" },
+    variables: { DATABASE_URL: url, WEBHOOK_ALLOW_ADDRESSES: "127.0.0.1", ...variables },
     out: (text) => out.push(text),
     err: (text) => err.push(text),
     signal: AbortSignal.abort(),
@@ -63,6 +65,7 @@ test("migrate makes the tables, doctor finds nothing in an empty database, and t
   for (const command of [
     "doctor",
     "migrate",
+    "reencrypt",
     "payment",
     "resend",
     "dismiss",
@@ -328,4 +331,26 @@ test("receive verifies what arrives and prints it; fake serves a provider", asyn
     out: expect.stringMatching(/^listening on/),
   });
   expect(await run("fake", "bank")).toMatchObject({ code: 2 });
+});
+
+test("reencrypt puts webhook secrets under the first key, and says which key is missing otherwise", async () => {
+  const keyOf = (id: string, fill: number) => `${id}:${Buffer.alloc(32, fill).toString("base64")}`;
+  const { storage } = await open();
+  await storage.merchantSecret("shop", "a secret in the clear");
+  expect(await run("reencrypt")).toMatchObject({ code: 2, err: expect.stringContaining("ENCRYPTION_KEYS is missing") });
+  const encrypted = await runWith({ ENCRYPTION_KEYS: keyOf("a", 1) }, "reencrypt");
+  expect(encrypted).toMatchObject({ code: 0, out: expect.stringContaining("encrypted anew: 1\nolder keys may go") });
+  const lost = await runWith({ ENCRYPTION_KEYS: keyOf("b", 2) }, "reencrypt");
+  expect(lost).toMatchObject({ code: 1, out: expect.stringContaining("1 secrets do not open") });
+  expect(lost.out).toContain('the key "a"');
+});
+
+test("doctor tells of payments whose provider no server has", async () => {
+  const { gateway, storage } = await open();
+  const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 100n });
+  await storage.scheduleCheck(payment.id, { delayMs: -3_600_000 });
+  expect(await run("doctor")).toMatchObject({
+    code: 1,
+    out: expect.stringContaining("1 payments of sandbox have waited for a check for up to 60 min"),
+  });
 });

@@ -15,6 +15,7 @@ import {
   type DeliveryHints,
   type GatewayStorage,
   type IdempotencyKey,
+  lateCheckMs,
   originOf,
   type PaymentEvent,
   type Refund,
@@ -420,7 +421,7 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
     async health() {
       const pending = db.selectFrom("gateway_delivery").where("state", "=", "pending");
       const count = sql<number>`count(*)`;
-      const [all, due, exhausted, refunds, receivers, paused, gone] = await Promise.all([
+      const [all, due, exhausted, refunds, receivers, paused, gone, late] = await Promise.all([
         pending.select(count.as("count")).executeTakeFirstOrThrow(),
         pending
           .select([count.as("count"), sql<number>`${now()} - min(due_at)`.as("lag")])
@@ -455,6 +456,13 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
           .select(count.as("count"))
           .where("state", "=", "gone")
           .executeTakeFirstOrThrow(),
+        db
+          .selectFrom("gateway_payment")
+          .select(["provider", count.as("count"), sql<number>`${now()} - min(check_at)`.as("lag")])
+          .where("check_at", "<", later(-lateCheckMs))
+          .groupBy("provider")
+          .orderBy("provider")
+          .execute(),
       ]);
       return {
         pending: integer(all.count),
@@ -470,6 +478,11 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
           until: new Date(integer(row.open_until)),
         })),
         goneEndpoints: integer(gone.count),
+        lateChecks: late.map((row) => ({
+          provider: text(row.provider),
+          payments: integer(row.count),
+          lagMs: integer(row.lag),
+        })),
       };
     },
 

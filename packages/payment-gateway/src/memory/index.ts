@@ -11,6 +11,7 @@ import {
   type GatewayStorage,
   type IdempotencyKey,
   isReceiversFault,
+  lateCheckMs,
   maxSecrets,
   originOf,
   overtakenAfter,
@@ -325,6 +326,18 @@ export function createPaymentGatewayMemoryStorage({
             until: new Date(openUntil),
           })),
         goneEndpoints: [...endpoints.values()].filter(({ state }) => state === "gone").length,
+        lateChecks: [
+          ...Map.groupBy(
+            [...checks].filter(([, { at }]) => at < now() - lateCheckMs),
+            ([id]) => payments.get(id)?.provider ?? "",
+          ),
+        ]
+          .map(([provider, late]) => ({
+            provider,
+            payments: late.length,
+            lagMs: now() - Math.min(...late.map(([, { at }]) => at)),
+          }))
+          .sort((left, right) => (left.provider < right.provider ? -1 : 1)),
       };
     },
     async activity(from, until) {

@@ -320,6 +320,33 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "tells by provider of payments whose check nobody takes",
+    async run({ storage, clock }) {
+      for (const [id, provider] of [
+        ["p1", "gone"],
+        ["p2", "gone"],
+        ["p3", "sandbox"],
+      ] as const) {
+        await storage.createPayment(payment(id, clock, { provider }));
+        await storage.scheduleCheck(id, { delayMs: 1_000 });
+        clock.advance(1_000);
+      }
+      clock.advance(299_000);
+      deepEqual((await storage.health()).lateChecks, [{ provider: "gone", payments: 1, lagMs: 301_000 }]);
+      clock.advance(1_001);
+      deepEqual((await storage.health()).lateChecks, [{ provider: "gone", payments: 2, lagMs: 302_001 }]);
+      await storage.claimChecks(checks);
+      clock.advance(1_000_000);
+      deepEqual(
+        (await storage.health()).lateChecks.map(({ provider, payments }) => [provider, payments]),
+        [
+          ["gone", 2],
+          ["sandbox", 1],
+        ],
+      );
+    },
+  },
+  {
     name: "checks a payment no later than it expires, and one that has ended only when its provider wants to",
     async run({ storage, clock }) {
       await storage.createPayment(payment("p1", clock)); // lives for an hour
@@ -605,6 +632,7 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
         failingReceivers: [],
         pausedReceivers: [],
         goneEndpoints: 0,
+        lateChecks: [],
       });
       for (const id of ["p1", "p2", "p3"]) {
         await storage.createPayment(payment(id, clock));
