@@ -302,6 +302,23 @@ describe.skipIf(!hasPhp())("drop-ins for the boxed site and portal", () => {
       expect(rows("due")).toEqual([]);
     });
 
+    test("a state that was taken over, its answer lost, undoes nothing when the order is saved again", async () => {
+      const path = "/api/v1/webhooks/order-status-sync";
+      const receive = handlers[path] as FetchHandler;
+      handlers[path] = async (request) => {
+        await receive(request);
+        return new Response(null, { status: 502 });
+      };
+      await saveOrder({ STATUS_ID: "AP" });
+      expect((await orders.get(orderId))?.status).toBe("accepted");
+      await orders.change(orderId, { status: "delivered" }, { changedBy: "bitrix24" }); // the deal is won
+      handlers[path] = receive;
+      await saveOrder({}); // a comment only
+      expect(received.map(({ body }) => JSON.parse(body).status)).toEqual(["AP", "AP"]);
+      expect((await orders.get(orderId))?.status).toBe("delivered");
+      expect(rows("due")).toEqual([]);
+    });
+
     test("cron leaves alone what a hit that still runs has noted", async () => {
       const script = join(root, "local/php_interface/orderbridge/send.php");
       const printed = await hit(`\\Bitrix\\Sale\\Order::load(123456)->save(); echo shell_exec('php ${script}');`);

@@ -40,7 +40,8 @@ final class Orders
         if ($values === null || $this->versions->isTold(self::KIND, $row['id'], $values['version'])) {
             return null;
         }
-        $body = ['order_id' => $id] + $values + ['changed_at' => Message::instant($row['markedAtMs'])];
+        // The version is its own time: a state that is told again must not look younger than it is.
+        $body = ['order_id' => $id] + $values + ['changed_at' => Message::instant($values['version'])];
         return Message::json(self::PATH, $body, $this->webhookSecret, $values['version']);
     }
 
