@@ -292,7 +292,9 @@ async function runOrder(
     if (leadId === undefined) continue;
     const inCrm = await ask(async () => {
       const lead = await amocrm.leads.get(leadId);
-      return lead ? `lead ${lead.id} in stage ${lead.statusId}, price ${lead.price}` : "the lead is deleted";
+      return lead
+        ? `lead ${lead.id} in stage ${lead.statusId}, price ${lead.exactPrice ?? lead.price}`
+        : "the lead is deleted";
     });
     print(`  amoCRM: ${inCrm}`);
   }

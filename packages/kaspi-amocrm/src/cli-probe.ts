@@ -106,8 +106,8 @@ export async function* probeAmocrm(
     value === undefined || value === null ? "not told" : value ? "yes" : "no";
   yield await ask("paid filters", async () => yesNo((await amocrm.account()).is_api_filter_enabled));
   yield await ask("fractional prices of leads", async () => {
-    for await (const { price, hasMinorUnits } of amocrm.leads.list()) {
-      return price === undefined ? "no price to see it by" : yesNo(hasMinorUnits);
+    for await (const { price, exactPrice } of amocrm.leads.list()) {
+      return price === undefined ? "no price to see it by" : yesNo(exactPrice !== undefined);
     }
     return "no lead to see it by";
   });

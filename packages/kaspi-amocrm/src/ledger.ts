@@ -40,8 +40,8 @@ export interface LedgerRow extends OrderKey {
   readonly seenStageId: string | undefined;
   /** The stage of a write that has not ended: seen there, the lead was moved by us. */
   readonly intendedStageId: string | undefined;
-  /** What we wrote last, in whole units. */
-  readonly price: number | undefined;
+  /** What we wrote last. */
+  readonly priceMinor: number | undefined;
   /** `undefined`: not written yet. */
   readonly lines: readonly LedgerLine[] | undefined;
   readonly noteId: string | undefined;
@@ -82,7 +82,7 @@ export const emptyRow: Omit<LedgerRow, keyof OrderKey | "orderedAt" | "state" | 
   stageId: undefined,
   seenStageId: undefined,
   intendedStageId: undefined,
-  price: undefined,
+  priceMinor: undefined,
   lines: undefined,
   noteId: undefined,
   noteFingerprint: undefined,

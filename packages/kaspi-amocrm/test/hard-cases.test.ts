@@ -234,6 +234,24 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       expect(amocrm.leadOf("700000002")?.price).toBe(15_980);
     });
 
+    test("the price has its fraction where the account keeps minor units", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting({ amocrm: { hasMinorUnits: true } });
+      amocrm.addLead({ name: "другая" }); // by which it shows what it can
+      kaspi.addOrder(order("700000001", { entries: [{ sku: "LAMP", basePrice: 7990.5 }] }));
+      await sync.importNew();
+      expect(amocrm.leadOf("700000001")?.price).toBe(7990.5);
+      kaspi.changeOrder("700000001", { entries: [{ sku: "LAMP", basePrice: 7990.3 }] });
+      amocrm.faults.add({
+        fault: { kind: "failBeforeExecuting", status: 504 },
+        match: ({ method }) => method === "PATCH",
+      });
+      for (let run = 0; run < 2; run++) {
+        clock.advance(10 * minute);
+        await sync.reconcile();
+      }
+      expect(amocrm.leadOf("700000001")?.price).toBe(7990.3); // 7991 and 7990 tell less
+    });
+
     test.each([
       ["as it was", {}],
       ["without any lines left", { entries: [] }],

@@ -1,8 +1,9 @@
-import { createKyselyStorage } from "@orderbridge/core/kysely";
+import { createKyselyStorage, migrate } from "@orderbridge/core/kysely";
 import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type TestDatabase, testDatabases } from "../../core/test/databases.ts";
 import { createKaspiAmocrmStorage } from "../src/kysely/index.ts";
+import { kaspiAmocrmMigrations } from "../src/kysely/migrations.ts";
 import { createKaspiAmocrmMemoryStorage } from "../src/memory/index.ts";
 import { kaspiAmocrmStorageCases } from "../src/testing/index.ts";
 import { outcomeOf } from "./outcome.ts";
@@ -29,6 +30,22 @@ for (const { name, skipped, open } of testDatabases()) {
     afterAll(() => database?.close());
 
     test.each(kaspiAmocrmStorageCases)("$name", ({ run }) => run(createKaspiAmocrmStorage(database)));
+
+    test("rows of the tables before the writer's lease had its name are claimed from token 1 on", async () => {
+      const former = await open();
+      try {
+        const migrations = Object.entries(kaspiAmocrmMigrations(former.dialect)).filter(([step]) => step < "010");
+        await migrate({ ...former, prefix: "kaspi_amocrm", migrations: Object.fromEntries(migrations) });
+        await sql`insert into kaspi_amocrm_order (shop, code, ordered_at, phase, state, status, price, attempts, due_at, fence)
+          values ('default', '1', 0, 'done', 'NEW', 'APPROVED_BY_BANK', 15980, 0, 0, 5000)`.execute(former.db);
+        const { migrate: update, orders } = createKaspiAmocrmStorage(former);
+        await update();
+        const [row] = await orders.claim([{ shop: "default", code: "1" }], 1);
+        expect(row).toMatchObject({ phase: "done", intendedStageId: undefined });
+      } finally {
+        await former.close();
+      }
+    });
 
     test("two workers, a lost answer and a change end as they do in memory", async () => {
       const play = async (setting: ReturnType<typeof createSetting>) => {

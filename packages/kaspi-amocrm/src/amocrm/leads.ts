@@ -8,10 +8,10 @@ import type { AmocrmTransport, BulkResult, ListOptions } from "./transport.ts";
 export interface Lead {
   readonly id: string;
   readonly name: string;
-  /** Whole units of the account's currency. */
+  /** Whole units of the account's currency, rounded. */
   readonly price: number | undefined;
-  /** The account tells prices with minor units too, since April 2026. */
-  readonly hasMinorUnits: boolean;
+  /** The price with its fraction; `undefined` where the account does not tell it. Since April 2026 accounts do. */
+  readonly exactPrice: number | undefined;
   readonly statusId: string | undefined;
   readonly pipelineId: string | undefined;
   readonly createdAt: Date | undefined;
@@ -24,6 +24,7 @@ export interface NewLead {
   /** Comes back with the id; it is not stored and protects from nothing. */
   readonly requestId: string;
   readonly name: string;
+  /** Fractions only where leads have an `exactPrice`. */
   readonly price?: number;
   readonly pipelineId?: string;
   readonly statusId?: string;
@@ -36,6 +37,7 @@ export interface NewLead {
 export interface LeadChange {
   readonly id: string;
   readonly name?: string;
+  /** Fractions only where leads have an `exactPrice`. */
   readonly price?: number;
   readonly pipelineId?: string;
   readonly statusId?: string;
@@ -130,7 +132,7 @@ function readLead(lead: v.InferOutput<typeof leadSchema>): Lead {
     id: lead.id,
     name: lead.name ?? "",
     price: lead.price ?? undefined,
-    hasMinorUnits: typeof lead.price_with_minor_units === "number",
+    exactPrice: lead.price_with_minor_units ?? undefined,
     statusId: lead.status_id ?? undefined,
     pipelineId: lead.pipeline_id ?? undefined,
     createdAt: instant(lead.created_at),

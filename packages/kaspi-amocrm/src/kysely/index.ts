@@ -36,7 +36,7 @@ interface OrderColumns {
   stage_id: string | null;
   seen_stage_id: string | null;
   intended_stage_id: string | null;
-  price: Integer | null;
+  price_minor: Integer | null;
   lines: string | null;
   note_id: string | null;
   note_fingerprint: string | null;
@@ -406,7 +406,7 @@ function valuesOf(changes: readonly RowChange[], dialect: DatabaseDialect): Upda
 const integerColumns: ReadonlySet<keyof OrderColumns> = new Set([
   "ordered_at",
   "final_since",
-  "price",
+  "price_minor",
   "intent_at",
   "attempts",
   "due_at",
@@ -429,7 +429,7 @@ function toRow(row: OrderColumns): LedgerRow {
     stageId: row.stage_id ?? undefined,
     seenStageId: row.seen_stage_id ?? undefined,
     intendedStageId: row.intended_stage_id ?? undefined,
-    price: row.price === null ? undefined : Number(row.price),
+    priceMinor: row.price_minor === null ? undefined : Number(row.price_minor),
     lines: row.lines === null ? undefined : (JSON.parse(row.lines) as LedgerLine[]),
     noteId: row.note_id ?? undefined,
     noteFingerprint: row.note_fingerprint ?? undefined,
@@ -457,7 +457,7 @@ function toColumns(change: LedgerChange): Partial<OrderColumns> {
   if ("stageId" in change) columns.stage_id = change.stageId ?? null;
   if ("seenStageId" in change) columns.seen_stage_id = change.seenStageId ?? null;
   if ("intendedStageId" in change) columns.intended_stage_id = change.intendedStageId ?? null;
-  if ("price" in change) columns.price = change.price ?? null;
+  if ("priceMinor" in change) columns.price_minor = change.priceMinor ?? null;
   if ("lines" in change) columns.lines = change.lines ? JSON.stringify(change.lines) : null;
   if ("noteId" in change) columns.note_id = change.noteId ?? null;
   if ("noteFingerprint" in change) columns.note_fingerprint = change.noteFingerprint ?? null;

@@ -134,5 +134,12 @@ export function kaspiAmocrmMigrations(dialect: DatabaseDialect): Readonly<Record
         await db.updateTable("kaspi_amocrm_order").set({ fence: 0 }).execute();
       },
     },
+    // Whole units until then: rows that were written before get their price written again at their next change.
+    "012-orders-price-minor": {
+      async up(db) {
+        const ifThere = sql.raw(dialect === "mariadb" ? "if exists " : "");
+        await sql`alter table kaspi_amocrm_order rename column ${ifThere}price to price_minor`.execute(db);
+      },
+    },
   };
 }

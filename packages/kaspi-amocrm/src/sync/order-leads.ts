@@ -8,6 +8,7 @@ import { createBatchSize, writeSurely } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
 import type { StageTarget } from "./options.ts";
 import { type Turn, type Work, writerBatch } from "./order-work.ts";
+import { type LeadPrices, leadPrice, priceToWire } from "./prices.ts";
 import { clockToleranceMs, closedStages, codeTag, shopTag } from "./stages.ts";
 
 export interface LeadWriterOptions {
@@ -25,6 +26,7 @@ export interface LeadWriterOptions {
   /** Statuses without a stage are told; not when no status has one. */
   readonly tellsUnmapped: boolean;
   readonly alerts: Alerts;
+  readonly prices: Pick<LeadPrices, "learn">;
   readonly clock: Clock;
 }
 
@@ -46,6 +48,7 @@ export function createLeadWriter(options: LeadWriterOptions) {
     const found = new Map<string, Lead>();
     const missing = () => works.filter(({ order }) => !found.has(order.code));
     const consider = (lead: Lead) => {
+      options.prices.learn(lead);
       for (const { order } of missing()) {
         if (carriesCode(lead, order)) found.set(order.code, lead);
       }
@@ -69,11 +72,11 @@ export function createLeadWriter(options: LeadWriterOptions) {
     return found;
   }
 
-  function toNewLead({ order, price, row }: Work): NewLead {
+  function toNewLead({ order, priceMinor, row }: Work): NewLead {
     return {
       requestId: order.code,
       name: `Kaspi ${order.code}`,
-      ...(price !== undefined && { price }),
+      ...(priceMinor !== undefined && { price: priceToWire(priceMinor) }),
       pipelineId: options.pipelineId,
       statusId: row.stageId ?? options.statusId,
       ...(options.responsibleUserId !== undefined && { responsibleUserId: options.responsibleUserId }),
@@ -95,12 +98,12 @@ export function createLeadWriter(options: LeadWriterOptions) {
     return target === undefined || closedStages.includes(target) ? options.statusId : target;
   }
 
-  const adopted = ({ row, order, price }: Work, lead: Lead) => ({
+  const adopted = ({ row, order, priceMinor }: Work, lead: Lead) => ({
     phase: "lead" as const,
     leadId: lead.id,
     stageId: row.stageId ?? firstStage(order),
     seenStageId: lead.statusId ?? row.stageId ?? firstStage(order),
-    price: lead.price ?? price,
+    priceMinor: leadPrice(lead) ?? priceMinor,
   });
 
   /** Leads that an earlier attempt may have created: adopted when found, created anew only after the settling time. */
@@ -146,11 +149,11 @@ export function createLeadWriter(options: LeadWriterOptions) {
     }
     const created = works.filter(({ order }) => result.ids.has(order.code));
     for (const work of created) work.isNew = true;
-    await save(created, ({ order, row, price }) => ({
+    await save(created, ({ order, row, priceMinor }) => ({
       phase: "lead",
       leadId: result.ids.get(order.code),
       seenStageId: row.stageId,
-      price,
+      priceMinor,
     }));
   }
 
@@ -172,7 +175,7 @@ export function createLeadWriter(options: LeadWriterOptions) {
     const changes: { work: Work; change: LeadChange }[] = [];
     const there: Work[] = []; // in the wanted stage already, by a person or by a write of ours that had no answer
     for (const work of works) {
-      const { row, order, price } = work;
+      const { row, order, priceMinor } = work;
       const target = stageOf(order);
       if (!target) {
         report.unmapped++;
@@ -184,7 +187,7 @@ export function createLeadWriter(options: LeadWriterOptions) {
       const isMovedByHand = row.seenStageId !== row.stageId;
       const change: LeadChange = {
         id: row.leadId as string,
-        ...(price !== undefined && price !== row.price && { price }),
+        ...(priceMinor !== undefined && priceMinor !== row.priceMinor && { price: priceToWire(priceMinor) }),
         ...(target &&
           target.statusId !== row.stageId &&
           !isMovedByHand && {
@@ -211,8 +214,9 @@ export function createLeadWriter(options: LeadWriterOptions) {
         for await (const lead of amocrm.leads.list({ order: { by: "updated_at", direction: "desc" } })) {
           if (lead.updatedAt && lead.updatedAt.getTime() < started.getTime() - clockToleranceMs) break;
           const match = batch.find(({ change }) => change.id === lead.id);
-          const { price = lead.price, statusId = lead.statusId } = match?.change ?? {};
-          if (match && lead.price === price && lead.statusId === statusId) done.set(lead.id, lead.id);
+          const told = lead.exactPrice ?? lead.price;
+          const { price = told, statusId = lead.statusId } = match?.change ?? {};
+          if (match && told === price && lead.statusId === statusId) done.set(lead.id, lead.id);
         }
         return done;
       },
@@ -230,7 +234,7 @@ export function createLeadWriter(options: LeadWriterOptions) {
     await save([...changeOf.keys()], (work) => {
       const { price, statusId } = changeOf.get(work) as LeadChange;
       return {
-        ...(price !== undefined && { price }),
+        ...(price !== undefined && { priceMinor: work.priceMinor }),
         ...(statusId !== undefined && { stageId: statusId, seenStageId: statusId, intendedStageId: undefined }),
       };
     });

@@ -14,7 +14,7 @@ export interface Work {
   readonly lines: readonly OrderLine[];
   readonly note: string;
   /** `undefined`: Kaspi did not tell the total, so the lead's is left alone. */
-  readonly price: number | undefined;
+  readonly priceMinor: number | undefined;
   /** An earlier attempt began writing and did not end: look before each kind of write. */
   readonly wasInterrupted: boolean;
   isNew: boolean;

@@ -4,6 +4,7 @@ import type { Lead } from "../amocrm/leads.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import type { OrderKey, OrderLedger } from "../ledger.ts";
 import type { Alerts } from "./alerts.ts";
+import type { LeadPrices } from "./prices.ts";
 
 /** Clocks differ: how much older than our intent a lead may look. */
 export const clockToleranceMs = 600_000;
@@ -25,6 +26,7 @@ export interface StageWatchOptions {
   readonly showShop: boolean;
   readonly alerts: Alerts;
   readonly clock: Clock;
+  readonly prices: Pick<LeadPrices, "learn">;
   /** Works under the writer's lease: no move of our own is under way meanwhile. `false`: it did not get its turn. */
   readonly underLease: (work: (held: HeldLease) => Promise<void>) => Promise<boolean>;
 }
@@ -43,6 +45,7 @@ export function createStageWatch({
   showShop,
   alerts,
   clock,
+  prices,
   underLease,
 }: StageWatchOptions): () => Promise<boolean> {
   /** The order that a lead says it belongs to. */
@@ -112,6 +115,7 @@ export function createStageWatch({
     };
     for await (const lead of amocrm.leads.list({ order: { by: "updated_at", direction: "desc" } })) {
       if (lead.updatedAt && lead.updatedAt.getTime() < until) break;
+      prices.learn(lead);
       part.push(lead);
       if (part.length < 250) continue;
       lease.assertHeld();

@@ -11,7 +11,6 @@ import {
 import type { Amocrm } from "../amocrm/client.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import type { LedgerChange, LedgerRow, OrderKey, OrderLedger } from "../ledger.ts";
-import { toWholeUnits } from "../money.ts";
 import type { Alerts } from "./alerts.ts";
 import { createBatchSize } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
@@ -22,6 +21,7 @@ import { createLeadWriter } from "./order-leads.ts";
 import { createLineWriter } from "./order-lines.ts";
 import { createNoteWriter } from "./order-notes.ts";
 import { alive, createTurn, type Work } from "./order-work.ts";
+import { createLeadPrices } from "./prices.ts";
 import { createStageWatch } from "./stages.ts";
 import { headFingerprint, mergeLines, noteText, orderFingerprint } from "./summary.ts";
 
@@ -74,7 +74,8 @@ const leaseName = "kaspi-amocrm:writer";
 export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
   const { amocrm, orders: ledger, contacts, elements, catalogId, alerts, clock, logger, showShop, stageOf } = options;
   const linkBatch = createBatchSize(100);
-  const leads = createLeadWriter(options);
+  const prices = createLeadPrices(options);
+  const leads = createLeadWriter({ ...options, prices });
   const linkBuyers = createBuyerLinker({ amocrm, contacts, linkBatch });
   const syncLines =
     elements && catalogId !== undefined
@@ -97,6 +98,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     const { save } = turn;
     const rows = await ledger.claim(given, held.fencingToken);
     const rowOf = new Map(rows.map((row) => [`${row.shop}\n${row.code}`, row]));
+    const priceOf = await prices.of(given);
     const works: Work[] = [];
     for (const order of given) {
       const row = rowOf.get(`${order.shop}\n${order.code}`);
@@ -119,7 +121,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
         row,
         lines,
         note: noteText(order, lines, showShop),
-        price: order.totalMinor === undefined ? undefined : toWholeUnits(order.totalMinor),
+        priceMinor: priceOf.get(order),
         wasInterrupted: row.intentAt !== undefined,
         isNew: false,
       });
@@ -238,7 +240,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       if (failures.length === 0) return;
       if (!(await underLease((held) => failHeld(failures, report, held)))) report.deferred += failures.length;
     },
-    lookAtStages: createStageWatch({ ...options, underLease }),
+    lookAtStages: createStageWatch({ ...options, underLease, prices }),
     foresee,
     isUpToDate(row, order) {
       if (order.entries === undefined) return row.fingerprint?.split(":", 1)[0] === headFingerprint(order);

@@ -20,7 +20,7 @@ export interface FakeAmocrmOptions {
   readonly isAdmin?: boolean;
   /** Items over which a write answers 504, after it ran. @defaultValue none */
   readonly slowFrom?: number;
-  /** Leads carry `price_with_minor_units`, since April 2026. @defaultValue false */
+  /** Leads carry `price_with_minor_units`, and take fractions, since April 2026. @defaultValue false */
   readonly hasMinorUnits?: boolean;
   /** Lists of goods need a larger plan; `false`: they are refused. @defaultValue true */
   readonly hasCatalogs?: boolean;
@@ -749,6 +749,8 @@ export function createFakeAmocrm({
     if (item.responsible_user_id !== undefined && !users.has(Number(item.responsible_user_id))) {
       problems.push({ code: "NotSupportedChoice", path: "responsible_user_id" });
     }
+    if (item.price !== undefined && !hasMinorUnits && !Number.isInteger(item.price))
+      problems.push({ code: "NotSupportedChoice", path: "price" });
     for (const tag of [...((embedded.tags ?? []) as readonly Wire[])]) {
       if (tag.request_id !== undefined) problems.push({ code: "FieldNotExpected", path: "_embedded.tags" });
     }

@@ -109,7 +109,7 @@ export const kaspiAmocrmStorageCases: readonly ConformanceCase<KaspiAmocrmStorag
       const changes = all.map((code, index) => ({
         ...key(code),
         intentAt: at(5),
-        price: index === 7 ? undefined : 1000 + index,
+        priceMinor: index === 7 ? undefined : 1000 + index,
         leadId: index === 8 ? undefined : `lead-${code}`,
         ...(index % 2 === 1 && { lines: [{ elementId: code, quantity: "1" }], finalSince: at(index) }),
       }));
@@ -117,8 +117,8 @@ export const kaspiAmocrmStorageCases: readonly ConformanceCase<KaspiAmocrmStorag
       for (const { code, ...change } of changes) {
         const row = (await orders.get(key(code))) as LedgerRow;
         deepEqual(
-          [row.intentAt, row.price, row.leadId, row.lines, row.finalSince, row.phase],
-          [change.intentAt, change.price, change.leadId, change.lines, change.finalSince, "seen"],
+          [row.intentAt, row.priceMinor, row.leadId, row.lines, row.finalSince, row.phase],
+          [change.intentAt, change.priceMinor, change.leadId, change.lines, change.finalSince, "seen"],
         );
       }
     },
@@ -127,10 +127,13 @@ export const kaspiAmocrmStorageCases: readonly ConformanceCase<KaspiAmocrmStorag
     name: "a saved field that is undefined is cleared, one that is absent stays",
     async run({ orders }) {
       await orders.observe("default", [order("1")], at(1));
-      await orders.save([{ ...key("1"), intentAt: at(5), lastError: "е", price: 15_980, contactId: "3" }], 1);
+      await orders.save([{ ...key("1"), intentAt: at(5), lastError: "е", priceMinor: 1_598_000, contactId: "3" }], 1);
       await orders.save([{ ...key("1"), intentAt: undefined, lastError: undefined }], 1);
       const row = await orders.get(key("1"));
-      deepEqual([row?.intentAt, row?.lastError, row?.price, row?.contactId], [undefined, undefined, 15_980, "3"]);
+      deepEqual(
+        [row?.intentAt, row?.lastError, row?.priceMinor, row?.contactId],
+        [undefined, undefined, 1_598_000, "3"],
+      );
     },
   },
   {
