@@ -97,3 +97,5 @@ create table if not exists "gateway_provider_error" ("provider" varchar(191) not
 alter table "gateway_refund" add column if not exists "answer" text;
 
 alter table gateway_delivery set (fillfactor = 60);
+
+drop index if exists "gateway_event_unplaced";

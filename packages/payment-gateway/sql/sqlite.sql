@@ -95,3 +95,5 @@ alter table "gateway_merchant" add column "former_ends_at" bigint;
 create table if not exists "gateway_provider_error" ("provider" varchar(191) not null, "day" bigint not null, "failures" bigint not null, "last_at" bigint not null, "last_call" varchar(191) not null, "last_message" text not null, constraint "gateway_provider_error_key" primary key ("provider", "day"));
 
 alter table "gateway_refund" add column "answer" text;
+
+drop index if exists "gateway_event_unplaced";

@@ -440,5 +440,12 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
         if (dialect === "postgres") await sql`alter table gateway_delivery set (fillfactor = 60)`.execute(db);
       },
     },
+    // Positions are given to the events of one merchant at a time, which the index on merchant and position finds.
+    "055_event_unplaced_dropped": {
+      async up(db) {
+        const drop = db.schema.dropIndex("gateway_event_unplaced").ifExists();
+        await (dialect === "mariadb" ? drop.on("gateway_event") : drop).execute();
+      },
+    },
   };
 }
