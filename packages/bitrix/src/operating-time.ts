@@ -26,7 +26,7 @@ export interface OperatingTime {
 interface Use {
   /** Sum that the portal told last; `undefined` after a rest, until the next answer. */
   seconds: number | undefined;
-  /** By this machine's clock. */
+  /** By this machine's monotonic clock, which nobody sets. */
   resetAt: number;
   /** The same by the portal's: names the window that `seconds` belongs to. */
   window: number | undefined;
@@ -36,6 +36,8 @@ interface Use {
   cost: number;
   waiting: (() => void)[];
   sharedReadAt: number;
+  /** The rest, by `resetAt`, that the log was told of. */
+  toldOf: number;
 }
 
 const bucketMs = 60_000;
@@ -79,16 +81,23 @@ export function createOperatingTime({
       cost: 0,
       waiting: [],
       sharedReadAt: Number.NEGATIVE_INFINITY,
+      toldOf: Number.NEGATIVE_INFINITY,
     };
     methods.set(method, use);
     return use;
   }
 
+  /** Ends of rests are shared by wall clock; one that is further away than any rest comes from a wrong clock. */
+  const isEndOfRest = (until: number, now: number): boolean => until > now && until <= now + windowMs;
+
   async function share(method: string, resetAt: number): Promise<void> {
     const key = keyOf(method);
+    const now = clock.now().getTime();
+    const until = Math.round(now + resetAt - clock.monotonicMs());
     const stored = await watermarks.get(key);
+    const known = Number(stored ?? 0);
     // Another process may be quicker, with the same news.
-    if (Number(stored ?? 0) < resetAt) await watermarks.advance(key, stored, String(resetAt));
+    if (until > known || !isEndOfRest(known, now)) await watermarks.advance(key, stored, String(until));
   }
 
   /** Takes over a rest that another process was told of. */
@@ -97,9 +106,10 @@ export function createOperatingTime({
     if (now - use.sharedReadAt < sharedMs) return;
     use.sharedReadAt = now;
     const until = Number((await watermarks.get(keyOf(method))) ?? 0);
-    if (until > clock.now().getTime() && (use.seconds ?? 0) < limitSeconds) {
+    const wallMs = clock.now().getTime();
+    if (isEndOfRest(until, wallMs) && (use.seconds ?? 0) < limitSeconds) {
       use.seconds = limitSeconds;
-      use.resetAt = until;
+      use.resetAt = clock.monotonicMs() + until - wallMs;
       use.window = undefined;
     }
   }
@@ -109,8 +119,8 @@ export function createOperatingTime({
     async reserve(method, calls, signal) {
       const use = useOf(method);
       for (;;) {
-        signal?.throwIfAborted();
         await readShared(method, use);
+        signal?.throwIfAborted();
         const expected = calls * use.cost;
         // Bitrix24 looks before each call, so the last one may cross the limit. After a rest nobody knows how much became free: one request finds out.
         const fits =
@@ -127,13 +137,24 @@ export function createOperatingTime({
           };
         }
         if (use.underWay > 0) {
-          await new Promise<void>((resolve) => use.waiting.push(resolve));
+          await new Promise<void>((resolve) => {
+            const goOn = () => {
+              signal?.removeEventListener("abort", goOn);
+              resolve();
+            };
+            use.waiting.push(goOn);
+            signal?.addEventListener("abort", goOn);
+          });
           continue;
         }
         await share(method, use.resetAt);
-        const restMs = use.resetAt - clock.now().getTime();
+        const restMs = use.resetAt - clock.monotonicMs();
+        if (restMs > 0 && use.toldOf !== use.resetAt) {
+          use.toldOf = use.resetAt;
+          logger.warn(`bitrix: ${method} has used up its running time and rests for ${Math.ceil(restMs / 1000)} s`);
+        }
         if (restMs > 0) await clock.sleep(restMs, signal);
-        if (use.resetAt <= clock.now().getTime()) use.seconds = undefined;
+        if (use.resetAt <= clock.monotonicMs()) use.seconds = undefined;
       }
     },
     record(method, time) {
@@ -153,11 +174,11 @@ export function createOperatingTime({
       const now = clock.now().getTime();
       const restMs = resetAt === undefined ? bucketMs : resetAt * 1000 - (finish === undefined ? now : finish * 1000);
       use.window = resetAt;
-      use.resetAt = now + Math.min(Math.max(restMs, 0), windowMs);
+      use.resetAt = clock.monotonicMs() + Math.min(Math.max(restMs, 0), windowMs);
     },
     async exhaust(method) {
       const use = useOf(method);
-      const now = clock.now().getTime();
+      const now = clock.monotonicMs();
       use.seconds = limitSeconds;
       use.resetAt = use.resetAt > now ? use.resetAt : now + bucketMs;
       // What others are told is a help to them; that it failed must not hide what this call's answer says.

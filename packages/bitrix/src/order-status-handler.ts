@@ -10,10 +10,9 @@ export interface OrderStatusHandlerOptions {
   /** `X-Webhook-Secret` of the site; several while one is being replaced. */
   readonly secrets: readonly string[];
   /** @defaultValue bitrixOrderStatuses */
-  readonly statuses?: {
-    map(code: string): { readonly status: string } | { readonly unmapped: string };
-    unmap(status: string): { readonly code: string } | { readonly unmapped: string };
-  };
+  readonly statuses?: { map(code: string): { readonly status: string } | { readonly unmapped: string } };
+  /** What the site's flag `canceled` means here. @defaultValue "cancelled" */
+  readonly cancelledStatus?: string;
   readonly clock?: Clock;
   /** @defaultValue console */
   readonly logger?: Logger;
@@ -38,11 +37,17 @@ const changedBy = "bitrix";
  * Body: `{order_id, status, paid?, canceled?, version?, changed_at?}`. The answer is 200 `{"status":"success", …}` when the
  * order is now as the site says, 200 `ignored` with the reason `stale` or `unmapped_status`, 401 for a wrong secret, 404
  * for an order that is not known yet (the site sends again later), and 422 that names the field. `canceled` is a flag of
- * its own on the site and means the status that `cancelled` stands for here. `paid` is booked also with a status that has no
+ * its own on the site and means `cancelledStatus`, whatever the code. `paid` is booked also with a status that has no
  * mapping. Send `version`: without it a repeated delivery cannot be told from a new change to the same status.
  */
 export function createOrderStatusHandler(options: OrderStatusHandlerOptions): FetchHandler {
-  const { storage, secrets, statuses = bitrixOrderStatuses, clock = systemClock } = options;
+  const {
+    storage,
+    secrets,
+    statuses = bitrixOrderStatuses,
+    cancelledStatus = "cancelled",
+    clock = systemClock,
+  } = options;
   const logger = redactingLogger(options.logger ?? console);
 
   type Applied = ChangedOrder & { readonly ignored?: "stale" | "unmapped_status" };
@@ -52,7 +57,7 @@ export function createOrderStatusHandler(options: OrderStatusHandlerOptions): Fe
     if (isRepetition(order, change)) return { order, changes: [] };
     // Seen, whatever becomes of it: something older that comes later must not be applied.
     const seen = markSeen(order, change);
-    const mapped = change.canceled ? { status: "cancelled" } : statuses.map(change.status);
+    const mapped = change.canceled ? { status: cancelledStatus } : statuses.map(change.status);
     const by = { changedBy, at: change.changed_at ?? clock.now() };
     const paid = paymentOf(order, change);
     // Money is no matter of the status: it is booked whatever the code means.

@@ -1,6 +1,6 @@
 // Our client against what the fake portal can do to it: every reading of the running time, storms of refusals, and rows
 // that change between two pages of one request.
-import { ApiError } from "@orderbridge/core";
+import { ApiError, silentLogger } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, type FakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
@@ -93,6 +93,59 @@ test("a process that comes to a method which others used up waits for its minute
   const endless = another.call("crm.deal.get", { id });
   await expect(drive({ clock, fake }, endless, 10_000)).rejects.toMatchObject({ outcome: "not-executed" });
   expect([fake.refusals.operating, fake.journal.count("/crm.deal.get")]).toEqual([before, 11]);
+});
+
+test("a rest that a process with a wrong clock shared, days ahead, holds nobody back and is replaced by the next true one", async () => {
+  const { clock, fake } = setUp({ costs: { "crm.deal.update": 40 }, operatingLimitSeconds: 30 });
+  const { id } = fake.addDeal({});
+  const storage = createMemoryStorage({ clock });
+  const key = "bitrix-rest:fake.bitrix24.kz:1:crm.deal.update";
+  const startedAt = clock.now().getTime();
+  await storage.watermarks.advance(key, undefined, String(startedAt + 2 * 86_400_000));
+  const warnings: string[] = [];
+  const logger = { ...silentLogger, warn: (message: string) => void warnings.push(message) };
+  const options = { webhookUrl: fake.webhookUrl(origin), fetch: fetchFrom(fake.handle), plan, clock, storage };
+  const bitrix = createBitrix({ ...options, operatingLimitSeconds: 28, logger });
+  const update = { id, fields: { TITLE: "new" } };
+  await drive({ clock, fake }, bitrix.call("crm.deal.update", update), 1_000);
+  expect(clock.now().getTime() - startedAt).toBeLessThan(60_000);
+  await drive({ clock, fake }, bitrix.call("crm.deal.update", update), 10_000);
+  const until = Number(await storage.watermarks.get(key));
+  expect(until - startedAt).toBeLessThanOrEqual(660_000);
+  expect(warnings).toContainEqual(
+    expect.stringMatching(/^bitrix: crm\.deal\.update has used up its running time and rests for \d{1,3} s$/),
+  );
+});
+
+test("a caller who waits for the answers of others to its method may give up", async () => {
+  const { clock, fake } = setUp({ costs: { "crm.deal.update": 20 }, operatingLimitSeconds: 1_000 });
+  const { id } = fake.addDeal({});
+  let isHeld = false;
+  let letGo = (): void => undefined;
+  const held = new Promise<void>((resolve) => {
+    letGo = resolve;
+  });
+  const bitrix = createBitrix({
+    webhookUrl: fake.webhookUrl(origin),
+    fetch: fetchFrom(async (request) => {
+      if (isHeld) await held;
+      return fake.handle(request);
+    }),
+    operatingLimitSeconds: 30,
+    plan,
+    clock,
+  });
+  const update = { id, fields: { TITLE: "new" } };
+  await drive({ clock, fake }, bitrix.call("crm.deal.update", update), 1_000);
+  isHeld = true;
+  const first = bitrix.call("crm.deal.update", update);
+  const leaving = new AbortController();
+  const second = bitrix.call("crm.deal.update", update, { signal: leaving.signal });
+  await new Promise((resolve) => setImmediate(resolve)); // by then it waits
+  leaving.abort(new Error("the caller left"));
+  await expect(second).rejects.toThrow();
+  letGo();
+  await drive({ clock, fake }, first, 1_000);
 });
 
 test("a portal without the limiter lets nothing rest", async () => {

@@ -1,5 +1,5 @@
 import { createHmac } from "node:crypto";
-import { silentLogger } from "@orderbridge/core";
+import { createStatusMapper, silentLogger } from "@orderbridge/core";
 import { createFakeClock } from "@orderbridge/core/testing";
 import { beforeEach, describe, expect, test } from "vitest";
 import { type BitrixStorage, bitrixOrderStatuses, createOrderStatusHandler, createOrders } from "../src/index.ts";
@@ -197,5 +197,27 @@ describe("payment and cancellation", () => {
   test("takes the site's own flag for a cancellation, whatever the status", async () => {
     await send({ order_id: 123456, status: "AP", canceled: "Y", version: 2 });
     expect(await statusOf()).toBe("cancelled");
+  });
+
+  test("a cancellation on a site whose orders have other statuses here is their own status for it", async () => {
+    const statuses = createStatusMapper({
+      pairs: [
+        ["N", "open"],
+        ["F", "done"],
+        ["UN", "annulled"],
+      ],
+    });
+    const own = createOrders({ storage, statuses: statuses.statuses });
+    const { id } = await own.create({ total: "5", bitrixOrderId: "8", status: "open" });
+    const handle = createOrderStatusHandler({
+      storage,
+      secrets: [secret],
+      statuses,
+      cancelledStatus: "annulled",
+      logger: silentLogger,
+    });
+    const body = JSON.stringify({ order_id: 8, status: "N", canceled: true, version: 2 });
+    await handle(new Request("http://backend/hook", { method: "POST", headers: { "x-webhook-secret": secret }, body }));
+    expect((await own.get(id))?.status).toBe("annulled");
   });
 });
