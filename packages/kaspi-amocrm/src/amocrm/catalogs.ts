@@ -3,7 +3,7 @@ import { readFields } from "./fields.ts";
 import { catalogSchema, elementSchema } from "./schemas.ts";
 import { type AmocrmTransport, all, type BulkResult } from "./transport.ts";
 
-export interface Catalog {
+interface Catalog {
   readonly id: string;
   readonly name: string;
   /** `products` has the fields SKU and PRICE; also `regular`, `invoices`, … */
