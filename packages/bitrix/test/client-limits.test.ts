@@ -131,12 +131,12 @@ test("a caller who waits for the answers of others to its method may give up", a
       if (isHeld) await held;
       return fake.handle(request);
     }),
-    operatingLimitSeconds: 30,
+    operatingLimitSeconds: 15,
     plan,
     clock,
   });
   const update = { id, fields: { TITLE: "new" } };
-  await drive({ clock, fake }, bitrix.call("crm.deal.update", update), 1_000);
+  await drive({ clock, fake }, bitrix.call("crm.deal.update", update), 30_000);
   isHeld = true;
   const first = bitrix.call("crm.deal.update", update);
   const leaving = new AbortController();
@@ -145,7 +145,7 @@ test("a caller who waits for the answers of others to its method may give up", a
   leaving.abort(new Error("the caller left"));
   await expect(second).rejects.toThrow();
   letGo();
-  await drive({ clock, fake }, first, 1_000);
+  await drive({ clock, fake }, first, 30_000);
 });
 
 test("a portal without the limiter lets nothing rest", async () => {
