@@ -165,8 +165,9 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     random = Math.random,
   } = options;
   const publicUrl = options.publicUrl.replace(/\/+$/, "");
-  if (!URL.canParse(publicUrl))
-    throw new ConfigError("publicUrl must be an absolute address, e.g. https://pay.example");
+  if (!/^https?:\/\/[^?#]+$/.test(publicUrl) || !URL.canParse(publicUrl)) {
+    throw new ConfigError("publicUrl must be an http(s) address without ? and #, e.g. https://pay.example");
+  }
   if (!(pollIntervalMs > 0)) throw new ConfigError("pollIntervalMs must be positive");
   if (!(providerTimeoutMs > 0 && providerTimeoutMs < 60_000)) {
     throw new ConfigError("providerTimeoutMs must be positive and less than 60000");

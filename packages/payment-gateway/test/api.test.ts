@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createPaymentGateway } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
+import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import { createWorld, otherToken, type World } from "./gateway-harness.ts";
 
 let world: World;
@@ -65,6 +67,8 @@ test("errors are problem details that name the field", async () => {
   });
 });
 
+const badWhsec = "webhook_secret must be base64 after whsec_, with its padding and at least 8 bytes of key";
+
 test.each([
   [{}, "amount is missing"],
   [{ amount: 1, webhook: "x" }, "webhook is not a field of this request"],
@@ -79,7 +83,10 @@ test.each([
   [{ amount: 1, webhook_secret: 12345678 }, "webhook_secret must be text of 8 to 256 characters"],
   [{ amount: 1, webhook_secret: "ә".repeat(257) }, "webhook_secret must be text of 8 to 256 characters"],
   [{ amount: 1, webhook_secret: "two\nlines" }, "webhook_secret must be readable text in one line"],
-  [{ amount: 1, webhook_secret: "whsec_%%%%" }, "webhook_secret must be base64 after whsec_"],
+  [{ amount: 1, webhook_secret: "whsec_%%%%" }, badWhsec],
+  [{ amount: 1, webhook_secret: "whsec_Aa" }, badWhsec],
+  [{ amount: 1, webhook_secret: "whsec_AAAAAAAAAA==" }, badWhsec],
+  [{ amount: 1, webhook_secret: "whsec_MfKQ9r8GKYqrTwj" }, badWhsec],
   [
     { amount: 1, webhook_secret: "enc1.AAAAAAAA" },
     "webhook_secret must not begin with enc1., as encrypted values in the database do",
@@ -279,4 +286,19 @@ test("an unexpected error becomes a problem without details, and is logged", asy
   );
   expect([response.status, (await response.text()).includes("relation")]).toEqual([500, false]);
   expect(errors).toHaveLength(1);
+});
+
+test.each([
+  "localhost:3004",
+  "pay.example",
+  "pay:example",
+  "ftp://pay.example",
+  "https://",
+  "https://pay.example/?a=1",
+  "https://pay.example/#pay",
+])("publicUrl %s is refused at creation", async (publicUrl) => {
+  const storage = createPaymentGatewayMemoryStorage();
+  expect(() => createPaymentGateway({ storage, providers: [createSandboxProvider()], publicUrl })).toThrow(
+    /^publicUrl must be/,
+  );
 });

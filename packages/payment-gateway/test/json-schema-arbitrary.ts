@@ -64,7 +64,7 @@ function textsOf({ pattern, format, minLength = 0, maxLength = 60 }: Schema): fc
     fc.constantFrom("\t", "\n", "😀", "Ә"),
   );
   const free = fc.string({ unit, minLength, maxLength });
-  const base64 = fc.base64String({ minLength: 8, maxLength: 80 }).map((text) => `whsec_${text}`);
+  const base64 = fc.base64String({ minLength: 16, maxLength: 80 }).map((text) => `whsec_${text}`);
   const length = (text: string): number => [...text].length;
   return fc
     .oneof({ arbitrary: free, weight: 4 }, base64)

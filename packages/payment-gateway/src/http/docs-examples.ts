@@ -30,9 +30,10 @@ export function createDocsExamples(publicUrl: string): DocsExamples {
 }
 
 const createCurl = (publicUrl: string): string => `# API_TOKEN=… sh create.sh
+# A key is one payment: sent again it gives the same answer. Count it up once that payment has expired or was cancelled.
 curl --fail-with-body --silent --show-error '${publicUrl}/api/payment/init' \\
   -H "X-API-Token: $API_TOKEN" \\
-  -H 'Idempotency-Key: order-A-17' \\
+  -H 'Idempotency-Key: order-A-17-1' \\
   -H 'Content-Type: application/json' \\
   -d '{
     "amount": "5000.00",
@@ -49,7 +50,7 @@ $answer = file_get_contents('${publicUrl}/api/payment/init', false, stream_conte
     'method' => 'POST',
     'header' => [
         'X-API-Token: ' . getenv('API_TOKEN'),
-        'Idempotency-Key: order-A-17', // the same order asked for twice is one payment
+        'Idempotency-Key: order-A-17-1', // one payment; count it up once that has ended
         'Content-Type: application/json',
     ],
     'content' => json_encode([
@@ -74,7 +75,7 @@ const answer = await fetch("${publicUrl}/api/payment/init", {
   method: "POST",
   headers: {
     "X-API-Token": process.env.API_TOKEN,
-    "Idempotency-Key": "order-A-17", // the same order asked for twice is one payment
+    "Idempotency-Key": "order-A-17-1", // one payment; count it up once that has ended
     "Content-Type": "application/json",
   },
   body: JSON.stringify({
@@ -98,7 +99,7 @@ request = urllib.request.Request(
     method="POST",
     headers={
         "X-API-Token": os.environ["API_TOKEN"],
-        "Idempotency-Key": "order-A-17",  # the same order asked for twice is one payment
+        "Idempotency-Key": "order-A-17-1",  # one payment; count it up once that has ended
         "Content-Type": "application/json",
     },
     data=json.dumps({
