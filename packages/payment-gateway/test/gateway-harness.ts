@@ -88,7 +88,7 @@ export async function createWorld(
 export async function passTime(
   { clock, gateway }: World,
   ms: number,
-  stepMs = Math.max(Math.min(ms, 5_000), ms / 60),
+  stepMs = Math.max(Math.min(ms, 5_000), ms / 30),
 ): Promise<void> {
   for (let passed = 0; passed < ms; passed += stepMs) {
     clock.advance(stepMs);

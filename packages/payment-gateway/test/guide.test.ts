@@ -109,6 +109,14 @@ async function open(): Promise<ProviderCaseContext & { readonly bank: ReturnType
 describe("the provider of the guide", () => {
   test.each(providerCases)("$name", async ({ run }) => run(await open()));
 
+  test("has no `cancel`, so its state is asked before a payment is cancelled: money wins", async () => {
+    const { gateway, payUntold } = await open();
+    const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+    await payUntold?.(payment);
+    await expect(gateway.payments.cancel("shop", payment.id)).rejects.toThrow("has money");
+    expect(await gateway.payments.get("shop", payment.id)).toMatchObject({ status: "paid", late: false });
+  });
+
   test("finds by asking what the bank did not tell", async () => {
     const { bank, gateway } = await open();
     const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });

@@ -232,79 +232,83 @@ describe.each<readonly [string, Parameters<typeof openSmartpos>[0]]>([
   test.each(providerCases)("$name", async ({ run }) => run(await opened(openSmartpos(options))));
 });
 
-describe.each(testDatabases())("providers with attempts on $name", ({ skipped, open: openDatabase }) => {
-  let database: TestDatabase;
-  beforeAll(async () => {
-    if (skipped) return;
-    database = await openDatabase();
-    await createPaymentGatewayStorage(database).migrate();
-  });
-  afterAll(() => database?.close());
-  const storageFor = async (clock: FakeClock) => createPaymentGatewayStorage({ ...database, clock });
-  test.skipIf(skipped).each(providerCases)("kaspi-qr: $name", async ({ run }) =>
-    run(await opened(openQr({ storageFor }))),
-  );
-  test.skipIf(skipped).each(["kaspi-qr", "kaspi-smartpos"] as const)(
-    "%s: money that cannot be booked is not written down either, and a press meanwhile begins nothing",
-    async (name) => {
-      let isBroken = true;
-      const brokenFor = async (clock: FakeClock) => {
-        const storage = await storageFor(clock);
-        const change: typeof storage.change = (id, decide, key) =>
-          storage.change(
-            id,
-            (payment) => {
-              const decision = decide(payment);
-              if (decision?.booking && isBroken) throw new Error("the process ends here");
-              return decision;
-            },
-            key,
-          );
-        return { ...storage, change };
-      };
-      const openAs = name === "kaspi-qr" ? openQr : openSmartpos;
-      const context = await opened(openAs({ storageFor: brokenFor }));
-      const { payment } = await context.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
-      const get = async () => (await context.gateway.payments.get("shop", payment.id)) as Payment;
-      await context.payUntold?.(payment);
-      await context.pass(10_000);
-      await pressButton(world, name, payment.id, { action: "pay" });
-      expect([(await get()).paidMinor, context.provider.attempts?.(await get()).map(({ state }) => state)]).toEqual([
-        0n,
-        ["open"],
-      ]);
-      isBroken = false;
-      await context.pass(60_000);
-      expect(await get()).toMatchObject({ status: "paid", paidMinor: 50_000n });
-      expect(context.begunAtProvider?.(payment)).toBe(1);
-    },
-  );
-  test.skipIf(skipped)(
-    "four processes, and payers who press meanwhile, ask Kaspi no earlier than its interval",
-    async () => {
-      const qr = await openQr({ storageFor });
-      world = qr.world;
-      const processes = [world.gateway, world.another(), world.another(), world.another()];
-      const payments = await Promise.all(
-        Array.from({ length: 6 }, () => world.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n })),
-      );
-      const press = ({ payment }: (typeof payments)[number]) =>
-        pressButton(world, "kaspi-qr", payment.id, { action: "pay" });
-      await Promise.all(payments.flatMap((one) => [press(one), press(one)]));
-      for (let seconds = 0; seconds < 15; seconds++) {
-        world.clock.advance(1_000);
-        await Promise.all([...processes.map((one) => one.work()), ...payments.map(press)]);
-      }
-      expect([qr.fake.payments.length, qr.fake.violations]).toEqual([6, []]);
-      const asked = qr.fake.journal.count("/payment/status/");
-      expect(asked).toBeGreaterThanOrEqual(12);
-      expect(asked).toBeLessThanOrEqual(18);
-    },
-  );
-  test.skipIf(skipped).each(providerCases)("kaspi-smartpos: $name", async ({ run }) =>
-    run(await opened(openSmartpos({ storageFor }))),
-  );
-});
+describe.each(testDatabases())(
+  "providers with attempts on $name",
+  { timeout: 30_000 },
+  ({ skipped, open: openDatabase }) => {
+    let database: TestDatabase;
+    beforeAll(async () => {
+      if (skipped) return;
+      database = await openDatabase();
+      await createPaymentGatewayStorage(database).migrate();
+    });
+    afterAll(() => database?.close());
+    const storageFor = async (clock: FakeClock) => createPaymentGatewayStorage({ ...database, clock });
+    test.skipIf(skipped).each(providerCases)("kaspi-qr: $name", async ({ run }) =>
+      run(await opened(openQr({ storageFor }))),
+    );
+    test.skipIf(skipped).each(["kaspi-qr", "kaspi-smartpos"] as const)(
+      "%s: money that cannot be booked is not written down either, and a press meanwhile begins nothing",
+      async (name) => {
+        let isBroken = true;
+        const brokenFor = async (clock: FakeClock) => {
+          const storage = await storageFor(clock);
+          const change: typeof storage.change = (id, decide, key) =>
+            storage.change(
+              id,
+              (payment) => {
+                const decision = decide(payment);
+                if (decision?.booking && isBroken) throw new Error("the process ends here");
+                return decision;
+              },
+              key,
+            );
+          return { ...storage, change };
+        };
+        const openAs = name === "kaspi-qr" ? openQr : openSmartpos;
+        const context = await opened(openAs({ storageFor: brokenFor }));
+        const { payment } = await context.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+        const get = async () => (await context.gateway.payments.get("shop", payment.id)) as Payment;
+        await context.payUntold?.(payment);
+        await context.pass(10_000);
+        await pressButton(world, name, payment.id, { action: "pay" });
+        expect([(await get()).paidMinor, context.provider.attempts?.(await get()).map(({ state }) => state)]).toEqual([
+          0n,
+          ["open"],
+        ]);
+        isBroken = false;
+        await context.pass(60_000);
+        expect(await get()).toMatchObject({ status: "paid", paidMinor: 50_000n });
+        expect(context.begunAtProvider?.(payment)).toBe(1);
+      },
+    );
+    test.skipIf(skipped)(
+      "four processes, and payers who press meanwhile, ask Kaspi no earlier than its interval",
+      async () => {
+        const qr = await openQr({ storageFor });
+        world = qr.world;
+        const processes = [world.gateway, world.another(), world.another(), world.another()];
+        const payments = await Promise.all(
+          Array.from({ length: 6 }, () => world.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n })),
+        );
+        const press = ({ payment }: (typeof payments)[number]) =>
+          pressButton(world, "kaspi-qr", payment.id, { action: "pay" });
+        await Promise.all(payments.flatMap((one) => [press(one), press(one)]));
+        for (let seconds = 0; seconds < 15; seconds++) {
+          world.clock.advance(1_000);
+          await Promise.all([...processes.map((one) => one.work()), ...payments.map(press)]);
+        }
+        expect([qr.fake.payments.length, qr.fake.violations]).toEqual([6, []]);
+        const asked = qr.fake.journal.count("/payment/status/");
+        expect(asked).toBeGreaterThanOrEqual(12);
+        expect(asked).toBeLessThanOrEqual(18);
+      },
+    );
+    test.skipIf(skipped).each(providerCases)("kaspi-smartpos: $name", async ({ run }) =>
+      run(await opened(openSmartpos({ storageFor }))),
+    );
+  },
+);
 
 test.each<readonly [string, NonNullable<PaymentProvider["state"]>, string]>([
   [
