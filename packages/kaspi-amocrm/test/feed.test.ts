@@ -52,6 +52,18 @@ test("the watermark waits for every page to be committed", async () => {
   expect(await feed.watermark()).toBeDefined();
 });
 
+test("an answer 200 that broke off before its first byte is no empty page", async () => {
+  const { add, fake, read, feed } = createScene();
+  add(3);
+  const cut = { kind: "truncate", length: 0 } as const;
+  fake.faults.add({ fault: cut });
+  expect(await read()).toHaveLength(3); // asked again
+  fake.faults.add({ fault: cut, times: 1_000 });
+  const watermark = await feed.watermark();
+  await expect(read()).rejects.toThrow("kaspi: orders.list answered 200 with an empty body");
+  expect(await feed.watermark()).toEqual(watermark);
+});
+
 test("an order that slips to a page already read is found by reading again", async () => {
   const { add, fake, read } = createScene();
   add(150);

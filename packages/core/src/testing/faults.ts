@@ -12,8 +12,8 @@ export type Fault =
   | { readonly kind: "slow"; readonly ms: number }
   /** An HTML page with status 200 in place of the answer; the request does not run. */
   | { readonly kind: "htmlAnswer" }
-  /** The request runs, the second half of the answer is missing. */
-  | { readonly kind: "truncate" }
+  /** The request runs; of the answer only `length` characters arrive. @defaultValue half of them */
+  | { readonly kind: "truncate"; readonly length?: number }
   /** The vendor's own "too many requests". */
   | { readonly kind: "rateLimit" }
   /** The vendor's own block page, until `clear()`. */
@@ -97,7 +97,10 @@ export function createFaults(clock: Clock, answers: FaultAnswers = {}): Faults {
           const text = await answer.text();
           const headers = new Headers(answer.headers);
           headers.delete("content-length");
-          return new Response(text.slice(0, Math.floor(text.length / 2)), { status: answer.status, headers });
+          return new Response(text.slice(0, fault.length ?? Math.floor(text.length / 2)), {
+            status: answer.status,
+            headers,
+          });
         }
         case "rateLimit":
           return answers.rateLimited?.() ?? page(429, "Too many requests");
