@@ -43,6 +43,9 @@ const mostParked = 100_000;
 
 class UsageError extends Error {}
 
+const inWords = (error: Error): string =>
+  error instanceof ApiError && error.description ? `${error.message}: ${error.description}` : error.message;
+
 const print = (text: string): void => {
   process.stdout.write(`${text}\n`);
 };
@@ -158,7 +161,7 @@ async function lookAtPortal({ bitrix, isApplication, storage }: Tools): Promise<
     } catch (error) {
       if (!(error instanceof UsageError) && !SdkError.isInstance(error)) throw error;
       problems++;
-      print(`MEND  ${name}: ${error.message}`);
+      print(`MEND  ${name}: ${inWords(error)}`);
     }
   }
 
@@ -423,7 +426,8 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 try {
   process.exitCode = await main();
 } catch (error) {
-  const { message, code } = error as { message: string; code?: string };
+  const { code } = error as { code?: string };
+  const message = inWords(error as Error);
   if (error instanceof UsageError) process.stderr.write(`${message}\n\n${help}`);
   else
     process.stderr.write(`cannot run: ${ConfigError.isInstance(error) ? message : message || code || String(error)}\n`);

@@ -65,6 +65,7 @@ export function readRefusal({ status, text }: HttpAnswer): Refusal | undefined {
   }
   return {
     vendorCode: failure.code,
+    description: failure.description,
     outcome: outcomeOf(failure.code, status),
     retry: paused.has(failure.code) || transient.has(failure.code),
     block: blocking.has(failure.code),

@@ -1,4 +1,4 @@
-import { ApiError, type Clock, ConfigError, ResponseShapeError } from "@orderbridge/core";
+import { ApiError, type Clock, ConfigError, ResponseShapeError, redactText } from "@orderbridge/core";
 import { type BatchCommand, type BatchItem, type BatchOptions, longestRequest } from "./batch.ts";
 import type { CallOptions, Envelope } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
@@ -368,6 +368,7 @@ function readItem(item: BatchItem, method: string): Page | ApiError | "later" {
       vendor: "bitrix",
       status: 200,
       vendorCode: item.code,
+      description: redactText(item.description),
       outcome: item.outcome,
     });
     if (item.outcome === "refused") throw error;

@@ -46,6 +46,12 @@ export interface Worker {
 
 const maxRetryMs = 600_000;
 
+/** Many refusals of Bitrix24 have an empty code: only its words tell one from another. */
+function inWords(error: unknown): string {
+  if (error instanceof ApiError && error.description) return `${error.message}: ${error.description}`;
+  return error instanceof Error ? error.message : String(error);
+}
+
 /** What ends when a system is back, or when a person acts, however long that takes: it is not the entity's fault. */
 function isOutage(error: unknown): boolean {
   if (error instanceof ApiError) {
@@ -97,7 +103,7 @@ export function createWorker(options: WorkerOptions): Worker {
       await look(claimed);
       await work.finish(claimed);
     } catch (error) {
-      const text = redactText(error instanceof Error ? error.message : String(error)).slice(0, 1_000);
+      const text = redactText(inWords(error)).slice(0, 1_000);
       const message = text.replaceAll("\0", "").toWellFormed(); // what every database stores
       if (attempt >= maxAttempts && !isOutage(error)) {
         logger.error(`bitrix: ${topic} set aside after ${attempt} attempts`, { key, error: message });

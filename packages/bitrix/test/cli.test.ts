@@ -86,6 +86,14 @@ test("a mistyped path is told and makes no file; only migrate makes a database, 
   expect((await cli(["doctor"], variables)).code).toBe(0);
 });
 
+test("a call that the portal refuses is told with the portal's words", async () => {
+  expect(await cli(["call", "catalog.product.add", '{"fields": {"iblockId": 1}}'])).toEqual({
+    code: 1,
+    output: "",
+    errors: "cannot run: bitrix: catalog.product.add answered 400 0: Required fields: name\n",
+  });
+});
+
 test("doctor says how each thing is mended, and names the funnels there are", async () => {
   portal.addCategory(9, "Доставка", [{ id: "C9:NEW", name: "Жаңа", sort: 10, semantics: "process" }]);
   const bad = await cli(["doctor"], { BITRIX_CATEGORY_ID: "4", BITRIX_LINK_FIELD: "UF_CRM_WAYBILL" });

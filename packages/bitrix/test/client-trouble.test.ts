@@ -1,8 +1,9 @@
-import { ApiError } from "@orderbridge/core";
+import { ApiError, silentLogger } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
-import { createBitrix, InputError } from "../src/index.ts";
+import { createBitrix, createWorker, InputError } from "../src/index.ts";
+import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
 
 const origin = "https://fake.bitrix24.kz";
@@ -38,6 +39,33 @@ function portalThatAnswers(body: unknown, status = 200) {
 }
 
 const add = (title: unknown) => ({ method: "crm.deal.add", parameters: { fields: { TITLE: title as string } } });
+
+describe("what the portal says in words", () => {
+  test.each([
+    ["Access denied", "Access denied"],
+    ["Not found", "Not found"],
+    ["Phone +7 701 000 00 01 is taken, write to buyer@shop.kz", "Phone [phone] is taken, write to [email]"],
+  ])("%s: an error with an empty code has it, redacted and not in its message", async (said, description) => {
+    const { bitrix } = portalThatAnswers({ error: "", error_description: said }, 400);
+    const refused = bitrix.call("crm.deal.update", { id: 1 });
+    await expect(refused).rejects.toMatchObject({
+      vendorCode: "",
+      description,
+      message: "bitrix: crm.deal.update answered 400",
+    });
+  });
+
+  test("tells with set-aside work which field the portal wants", async () => {
+    const { bitrix } = portalThatAnswers({ error: 0, error_description: "Required fields: name" }, 400);
+    const storage = createBitrixMemoryStorage();
+    const handlers = { product: async () => void (await bitrix.call("catalog.product.add", { fields: {} })) };
+    await storage.work.mark("product", "rose");
+    await createWorker({ storage, handlers, maxAttempts: 1, logger: silentLogger }).drain();
+    expect(await storage.work.parked({ limit: 1 })).toMatchObject([
+      { lastError: "bitrix: catalog.product.add answered 400 0: Required fields: name" },
+    ]);
+  });
+});
 
 describe("a batch of more than one request", () => {
   test("runs nothing when a later command cannot be written", async () => {

@@ -45,6 +45,8 @@ export interface ApiErrorDetails {
   readonly status: number;
   /** The vendor's own code as text; `""` where the vendor sends an empty one. */
   readonly vendorCode?: string | undefined;
+  /** What the vendor says in words, redacted. Not in the message: it may name people or values. */
+  readonly description?: string | undefined;
   readonly retryAfterMs?: number | undefined;
   readonly outcome: Outcome;
 }
@@ -55,6 +57,8 @@ export class ApiError extends SdkError {
   readonly vendor: string;
   readonly status: number;
   readonly vendorCode: string | undefined;
+  /** What the vendor says in words, where the client reads it: redacted, and not part of the message. */
+  readonly description: string | undefined;
   readonly retryAfterMs: number | undefined;
   readonly outcome: Outcome;
 
@@ -63,6 +67,7 @@ export class ApiError extends SdkError {
     this.vendor = details.vendor;
     this.status = details.status;
     this.vendorCode = details.vendorCode;
+    this.description = details.description;
     this.retryAfterMs = details.retryAfterMs;
     this.outcome = details.outcome;
   }

@@ -15,6 +15,7 @@ import type { Clock, Logger, Telemetry } from "../ports.ts";
 import { readLimited } from "./handler.ts";
 import { redactingLogger, silentLogger } from "./logger.ts";
 import type { RateLimiter } from "./rate-limiter.ts";
+import { redactText } from "./redact.ts";
 import { silentTelemetry } from "./telemetry.ts";
 
 /** An answer as it came, before any schema. */
@@ -27,6 +28,8 @@ export interface HttpAnswer {
 /** What a vendor's own table says about an answer. */
 export interface Refusal {
   readonly vendorCode: string;
+  /** The vendor's words, for {@link ApiError}'s `description`; redacted there. */
+  readonly description?: string;
   readonly outcome: Outcome;
   /** Repeat the call after a pause, whatever its kind; only together with `not-executed`. */
   readonly retry?: boolean;
@@ -266,6 +269,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
           vendor,
           status: answer.status,
           vendorCode: refusal.vendorCode,
+          description: refusal.description ? redactText(refusal.description) : undefined,
           retryAfterMs: asked === undefined ? undefined : Math.min(asked, maxPauseMs),
           outcome: refusal.outcome,
         },
