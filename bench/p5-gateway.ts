@@ -6,6 +6,7 @@ import { type Database, openDatabase } from "@orderbridge/core/kysely";
 import { createWebhookSigner, signHmac } from "@orderbridge/core/signature";
 import {
   createPaymentGateway,
+  type NewPayment,
   type Payment,
   type PaymentGateway,
   type PaymentGatewayOptions,
@@ -267,7 +268,7 @@ async function fill(world: World, count: number, provider: string, checkAfterMs?
   const now = Date.now();
   const ids = Array.from({ length: count }, (_, index) => `${provider}-${index}`);
   await perSecond(count, parallel, async (index) => {
-    const payment: Payment = {
+    const payment: NewPayment = {
       id: ids[index] as string,
       merchant: "shop",
       provider: "bench",
