@@ -71,15 +71,16 @@ export function createCreation({
   payUrl,
   defaultCurrency,
   lifeMs,
+  providersOf,
 }: {
   readonly engine: Engine;
   readonly sender: Pick<Sender, "refuse">;
   readonly payUrl: (id: string) => string;
   readonly defaultCurrency: Currency;
   readonly lifeMs: number;
+  readonly providersOf: ((merchant: string) => readonly string[]) | undefined;
 }): (request: CreatePaymentRequest) => Promise<CreatedPayment> {
   const { storage, clock, logger, providers, ownPayment } = engine;
-  const [first] = providers.keys();
   const fields = createInitRequest({ providers: [...providers.keys()], currency: defaultCurrency, lifeMs }).entries;
 
   /**
@@ -96,8 +97,11 @@ export function createCreation({
   } {
     const { merchant, amountMinor, webhookUrl, webhookSecret, lifeMs: ownLifeMs = lifeMs } = request;
     if (!isMerchant(merchant)) throw new Refusal("invalid", "must have 1 to 100 characters", "merchant");
-    const provider = providers.get(request.provider ?? first ?? "");
-    if (!provider) throw new Refusal("invalid", `is not one of ${[...providers.keys()].join(", ")}`, "provider");
+    const names = providersOf?.(merchant) ?? [...providers.keys()];
+    if (names.length === 0) throw new Refusal("conflict", "this merchant has no provider", "provider");
+    const name = request.provider ?? names[0] ?? "";
+    const provider = names.includes(name) ? providers.get(name) : undefined;
+    if (!provider) throw new Refusal("invalid", `is not one of ${names.join(", ")}`, "provider");
     const currency = request.currency ?? defaultCurrency;
     const rule = provider.currencies[currency];
     if (!rule) {

@@ -34,6 +34,12 @@ export interface PaymentGatewayOptions {
   readonly storage: GatewayStorage;
   /** Ways to pay; the first one is used when a request names none. */
   readonly providers: readonly PaymentProvider[];
+  /**
+   * Names of the providers that a merchant may use, the first one when a request names none: so each merchant is paid into
+   * its own account. None: this merchant can create no payment. Asked at each creation; what was created stays with its
+   * provider. @defaultValue all of them
+   */
+  readonly providersOf?: (merchant: string) => readonly string[];
   /** Where payers and providers reach this gateway, e.g. `https://pay.example`. */
   readonly publicUrl: string;
   /** Tokens that exist by configuration; more are made with `tokens.create`. */
@@ -223,7 +229,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   });
 
   const payments: Payments = {
-    create: createCreation({ engine, sender, payUrl, defaultCurrency, lifeMs }),
+    create: createCreation({ engine, sender, payUrl, defaultCurrency, lifeMs, providersOf: options.providersOf }),
     async get(merchant, id) {
       const payment = await engine.findPayment(id);
       return payment?.merchant === merchant ? payment : undefined;
