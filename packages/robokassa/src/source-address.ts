@@ -6,7 +6,8 @@ export const robokassaAddresses: readonly string[] = ["185.59.216.65", "185.59.2
 export interface SourceAddressOptions {
   /**
    * Addresses or CIDRs that may call, e.g. {@link robokassaAddresses}; others are answered 403. The signature decides
-   * in any case; this only keeps noise away. Needs `toNodeListener`, which tells the address. @defaultValue everybody
+   * in any case; this only keeps noise away. Needs `toNodeListener`, `toFastifyPlugin` or `withRemoteAddress`, which tell
+   * the address: without one everybody is refused. @defaultValue everybody
    */
   readonly allowedAddresses?: readonly string[];
   /** Addresses or CIDRs of proxies whose `X-Forwarded-For` is believed. @defaultValue none */
