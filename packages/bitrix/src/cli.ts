@@ -2,6 +2,7 @@
 import { parseArgs } from "node:util";
 import { ApiError, ConfigError, createStatusMapper, SdkError } from "@orderbridge/core";
 import { createKyselyStorage, type KyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { createRedisRateLimits, openRedis } from "@orderbridge/core/redis";
 import { listen } from "@orderbridge/core/testing";
 import { type Bitrix, createBitrix } from "./bitrix.ts";
 import { createBitrixConnection } from "./connection.ts";
@@ -9,7 +10,7 @@ import { createDealSide } from "./deal-side.ts";
 import { dealEvents } from "./event-handler.ts";
 import { erasePhone } from "./kysely/erase-phone.ts";
 import { createBitrixStorage } from "./kysely/index.ts";
-import type { ListProgress } from "./list.ts";
+import type { ListOptions, ListProgress } from "./list.ts";
 import { bitrixOrderStatuses } from "./order-statuses.ts";
 import { orderTopic } from "./orders.ts";
 import type { Parameters } from "./parameters.ts";
@@ -23,6 +24,8 @@ const help = `usage: bitrix <command> [options]
   call <method> [parameters]      one call; parameters are JSON. Prints the result
   list <method> [parameters]      every row as a line of JSON, progress on standard error
        [--after <id>]             goes on after this id
+       [--id-field <name>]        field of the id in a row, e.g. ID, where the method's is another than usual
+       [--filter-field <name>]    name of the id in the filter, where it is another one than in the row
   sync status [--sync order-deal] pairs that are lost or stand still, and work that was set aside
   sync repair [--dry-run]         has the workers look again at what sync status lists, as if for the first time; --dry-run only prints it
   erase --phone <phone>           takes a phone out of stored texts, and names the portal's contacts that have it
@@ -31,8 +34,8 @@ const help = `usage: bitrix <command> [options]
   fake [--port 4200] [--event-url <url>]   a Bitrix24 portal on this machine
 
 Variables: BITRIX_WEBHOOK_URL, or for an application BITRIX_PORTAL_URL, BITRIX_MEMBER_ID, BITRIX_CLIENT_ID and
-BITRIX_CLIENT_SECRET, whose tokens are in the database; DATABASE_URL (default sqlite:./bitrix-sync.db); for doctor
-BITRIX_STAGE_MAP, BITRIX_CATEGORY_ID, BITRIX_PAID_STAGE_ID, BITRIX_LINK_FIELD.
+BITRIX_CLIENT_SECRET, whose tokens are in the database; DATABASE_URL (default sqlite:./bitrix-sync.db); REDIS_URL when the servers have it
+(needs the package ioredis); for doctor BITRIX_STAGE_MAP, BITRIX_CATEGORY_ID, BITRIX_PAID_STAGE_ID, BITRIX_LINK_FIELD.
 
 Exit codes: 0 all is well, 1 something must be mended, 4 the command could not run.
 `;
@@ -63,7 +66,9 @@ interface Tools {
 
 type OpenDatabase = Awaited<ReturnType<typeof openDatabase>>;
 
-function connect(core: KyselyStorage): Pick<Tools, "account" | "bitrix" | "isApplication"> {
+type Budgets = Pick<KyselyStorage, "rateLimits" | "tokens" | "leases" | "watermarks">;
+
+function connect(core: Budgets): Pick<Tools, "account" | "bitrix" | "isApplication"> {
   const { BITRIX_CLIENT_ID: clientId, BITRIX_WEBHOOK_URL: webhookUrl = "" } = process.env;
   if (clientId) {
     const variable = (name: string): string => {
@@ -101,16 +106,22 @@ async function runMigrate(): Promise<number> {
   return 0;
 }
 
-/** The client shares budget, block and address with the servers on the same database. */
+/** The client shares budget, block and address with the servers on the same database and Redis. */
 async function withTools(work: (tools: Tools) => Promise<number>, open = openServersDatabase): Promise<number> {
+  const redisUrl = process.env.REDIS_URL?.trim();
   const database = await open();
+  let redis: Awaited<ReturnType<typeof openRedis>> | undefined;
   try {
+    const note = (text: string) => void process.stderr.write(`note: ${text}\n`);
+    if (redisUrl) redis = await openRedis(redisUrl, { purpose: "slots", logger: { warn: note, info: note } });
     const core = createKyselyStorage(database);
     const storage = createBitrixStorage(database);
     await core.migrate();
     await storage.migrate();
-    return await work({ ...connect(core), core, storage, database });
+    const rateLimits = redis ? createRedisRateLimits({ redis, durable: core.rateLimits }) : core.rateLimits;
+    return await work({ ...connect({ ...core, rateLimits }), core, storage, database });
   } finally {
+    redis?.disconnect();
     await database.close();
   }
 }
@@ -239,7 +250,7 @@ async function lookAtPortal({ bitrix, isApplication, storage }: Tools): Promise<
   return problems;
 }
 
-async function runList({ bitrix }: Tools, method: string, parameters: Parameters, after: string | undefined) {
+async function runList({ bitrix }: Tools, method: string, parameters: Parameters, options: ListOptions) {
   let count = 0;
   let told = 0;
   const onProgress = ({ rows, after: at, lastId }: ListProgress): void => {
@@ -247,11 +258,7 @@ async function runList({ bitrix }: Tools, method: string, parameters: Parameters
     told = rows;
     process.stderr.write(`${rows} rows, at id ${at}${lastId === undefined ? "" : ` of ${lastId}`}\n`);
   };
-  for await (const row of bitrix.list(
-    method,
-    parameters,
-    after === undefined ? { onProgress } : { onProgress, after },
-  )) {
+  for await (const row of bitrix.list(method, parameters, { onProgress, ...options })) {
     print(JSON.stringify(row));
     count++;
   }
@@ -358,6 +365,8 @@ function readArguments() {
       allowPositionals: true,
       options: {
         after: { type: "string" },
+        "id-field": { type: "string" },
+        "filter-field": { type: "string" },
         sync: { type: "string", default: "order-deal" },
         phone: { type: "string" },
         port: { type: "string", default: "4200" },
@@ -391,7 +400,13 @@ async function main(): Promise<number> {
         return 0;
       });
     case "list":
-      return withTools((tools) => runList(tools, method(), readParameters(second), values.after));
+      return withTools((tools) =>
+        runList(tools, method(), readParameters(second), {
+          ...(values.after === undefined ? {} : { after: values.after }),
+          ...(values["id-field"] === undefined ? {} : { idField: values["id-field"] }),
+          ...(values["filter-field"] === undefined ? {} : { filterField: values["filter-field"] }),
+        }),
+      );
     case "sync":
       if (first === "status") return withTools((tools) => runSyncStatus(tools, values.sync));
       if (first !== "repair") throw new UsageError("sync has the commands status and repair");

@@ -111,7 +111,9 @@ export function createList({
     });
     const idOf = (row: Row | undefined): bigint => {
       const id = String(row?.[idField] ?? "");
-      if (!/^\d+$/.test(id)) throw shapeError(`${method} answered rows without ${idField}`, idField);
+      if (!/^\d+$/.test(id)) {
+        throw shapeError(`${method} answered rows without ${idField}; set idField, e.g. to ID`, idField);
+      }
       return BigInt(id);
     };
 
@@ -321,6 +323,11 @@ function checkParameters(
   parameters: Parameters,
   { idField, filterField }: { readonly idField: string; readonly filterField: string },
 ): void {
+  for (const name of ["FILTER", "ORDER", "SELECT", "START"]) {
+    if (!(name in parameters)) continue;
+    // Beside our `filter` an old method drops this one without a word, and every row would come.
+    throw new ConfigError(`${method}: write ${name} in lower case: ${name.toLowerCase()}`);
+  }
   if ("order" in parameters || "start" in parameters) {
     throw new ConfigError(`${method}: a listing is ordered by ${idField}; leave out order and start`);
   }
@@ -328,8 +335,8 @@ function checkParameters(
     throw new ConfigError(`${method}: use the option after in place of >${filterField}`);
   }
   const select = parameters.select;
-  if (Array.isArray(select) && !select.includes("*") && !select.includes(idField)) {
-    throw new ConfigError(`${method}: select must hold ${idField}`);
+  if (Array.isArray(select) && ![idField, filterField, "*"].some((name) => select.includes(name))) {
+    throw new ConfigError(`${method}: select must hold ${filterField}`);
   }
 }
 

@@ -4,8 +4,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createKyselyStorage, openDatabase } from "@orderbridge/core/kysely";
+import { createMemoryStorage } from "@orderbridge/core/memory";
+import { createRedisRateLimits, openRedis } from "@orderbridge/core/redis";
 import { type Listening, listen } from "@orderbridge/core/testing";
-import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
+import { redisProgram, startRedisServer } from "../../core/test/redis-server.ts";
 import { createBitrix, createBitrixConnection } from "../src/index.ts";
 import { createBitrixStorage } from "../src/kysely/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
@@ -322,3 +325,20 @@ test("never prints the webhook's secret, and says what is wrong with the argumen
   expect((await cli(["call", "profile", "{"])).errors).toContain("parameters must be a JSON object");
   expect((await cli([])).errors).toContain("a command is needed");
 });
+
+test.skipIf(redisProgram.skipped)(
+  `with REDIS_URL the calls take slots of the servers' budget (${redisProgram.name})`,
+  async () => {
+    const redisServer = await startRedisServer();
+    onTestFinished(() => redisServer.remove());
+    const redis = await openRedis(redisServer.url, { purpose: "slots" });
+    onTestFinished(() => redis.disconnect());
+    expect(await cli(["call", "profile"], { REDIS_URL: redisServer.url })).toMatchObject({ code: 0, errors: "" });
+    const account = `bitrix:${new URL(server.url).host}`;
+    expect(await redis.keys("*")).toEqual([`orderbridge:rate:${account}`]);
+    // An unknown account would begin with a full bucket and its first slot would be a whole interval away.
+    const servers = createRedisRateLimits({ redis, durable: createMemoryStorage().rateLimits });
+    const slot = await servers.reserve(account, { intervalMs: 3_600_000 });
+    expect(slot.state === "reserved" ? slot.waitMs / 3_600_000 : undefined).toBeLessThan(0.5);
+  },
+);
