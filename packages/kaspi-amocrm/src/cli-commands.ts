@@ -331,7 +331,9 @@ async function runParked({ storage, print }: Tools): Promise<number> {
 async function runUnblock({ storage, accounts, print }: Tools): Promise<number> {
   for (const account of accounts) {
     const cleared = await storage.rateLimits.unblock(account);
-    print(`${account}: ${cleared ? "the block is cleared; calls go on" : "there is no block"}`);
+    print(
+      `${account}: ${cleared ? "the block is cleared, or the pause ended; calls go on" : "there is neither a block nor a pause"}`,
+    );
   }
   return 0;
 }
