@@ -16,7 +16,7 @@ function createAccount(): Account {
   const provider: PaymentProvider = {
     name: "bank",
     currencies: { KZT: { stepMinor: 1n } },
-    payerStep: () => ({ kind: "notice", notice: "delayed" }),
+    payerStep: () => ({ kind: "notice", notice: "delayed", actions: [] }),
     async start({ id }) {
       calls.push(["start", id]);
       return { session: id, askAfterMs: 5_000 };
