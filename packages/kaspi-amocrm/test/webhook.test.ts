@@ -202,7 +202,7 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       await expect(sync.handleEvents()).rejects.toMatchObject({ status: 503 });
       amocrm.faults.clear();
       expect(await named(events)).toEqual([`leads ${moved}`]);
-      const busy = await storage.leases.acquire(`amocrm-writer:${amocrm.host}`, { holder: "another", ttlMs: 600_000 });
+      const busy = await storage.leases.acquire("kaspi-amocrm:writer", { holder: "another", ttlMs: 600_000 });
       expect(await sync.handleEvents()).toBeUndefined();
       expect(await named(events)).toEqual([`leads ${moved}`]);
       if (busy) await storage.leases.release(busy);
