@@ -265,8 +265,9 @@ describe.each(testDatabases())(
             );
           return { ...storage, change };
         };
-        const openAs = name === "kaspi-qr" ? openQr : openSmartpos;
-        const context = await opened(openAs({ storageFor: brokenFor }));
+        const worldOptions = { storageFor: brokenFor };
+        const context =
+          name === "kaspi-qr" ? await opened(openQr(worldOptions)) : await opened(openSmartpos(worldOptions));
         const { payment } = await context.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
         const get = async () => (await context.gateway.payments.get("shop", payment.id)) as Payment;
         await context.payUntold?.(payment);
