@@ -83,17 +83,37 @@ async function checkSizes(): Promise<void> {
   );
 }
 
+const nameOf = (tarball: string): string =>
+  tarball
+    .slice(tarball.lastIndexOf("/") + 1)
+    .replace("orderbridge-", "@orderbridge/")
+    .replace(".tgz", "");
+
+/** Installs what the gateway's README says and nothing more, loads what its first program imports, and starts the command. */
+async function checkNewcomer(tarballs: readonly string[]): Promise<void> {
+  const folder = join(work, "newcomer");
+  mkdirSync(folder);
+  const readme = readFileSync(join(root, "packages/payment-gateway/README.md"), "utf8");
+  const [, names = ""] = /^npm install (.+)$/m.exec(readme) ?? [];
+  const [, program = ""] = /^```ts\n([\s\S]*?)^```$/m.exec(readme) ?? [];
+  const imports = program.split("\n").filter((line) => line.startsWith("import "));
+  if (names === "" || imports.length === 0) problems.push("newcomer: the README has no install line, or no program");
+  writeFileSync(join(folder, "package.json"), JSON.stringify({ name: "newcomer", private: true, type: "module" }));
+  writeFileSync(join(folder, "program.js"), imports.join("\n"));
+  const wanted = names.split(" ").map((name) => tarballs.find((tarball) => nameOf(tarball) === name) ?? name);
+  const args = ["install", "--no-audit", "--no-fund", "--loglevel=error", ...wanted];
+  if (!(await attempt("newcomer: npm install", "npm", args, folder))) return;
+  await attempt("newcomer: the first program of the README", process.execPath, ["program.js"], folder);
+  await attempt("newcomer: the command", "npx", ["--no-install", "payment-gateway", "--help"], folder);
+}
+
 /** Installs the tarballs with npm, as a stranger would, and runs what `test/consumers` holds. */
 async function checkConsumers(tarballs: readonly string[]): Promise<void> {
   const folder = join(work, "consumer");
   cpSync(join(root, "test/consumers"), folder, { recursive: true });
   const manifest = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
   for (const tarball of tarballs) {
-    const name = tarball
-      .slice(tarball.lastIndexOf("/") + 1)
-      .replace("orderbridge-", "@orderbridge/")
-      .replace(".tgz", "");
-    manifest.dependencies[name] = `file:${tarball}`;
+    manifest.dependencies[nameOf(tarball)] = `file:${tarball}`;
   }
   writeFileSync(join(folder, "package.json"), JSON.stringify(manifest, null, 2));
   const installed = await attempt(
@@ -130,6 +150,7 @@ try {
   if (tarballs.length === packages.length) {
     await checkSizes();
     await checkConsumers(tarballs);
+    await checkNewcomer(tarballs);
   }
 } finally {
   rmSync(work, { recursive: true, force: true });
