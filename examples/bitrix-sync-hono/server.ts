@@ -35,7 +35,9 @@ await start(async () => {
   await storage.migrate();
 
   const fleet = await connectFleet({ name: "bitrix-sync", redisUrl: config.REDIS_URL, storage: core, logger });
-  const chores = fleet.createJobEngine({ jobs: [dailyPrune("bitrix-sync", (signal) => core.prune({ signal }))] });
+  const chores = fleet.createJobEngine({
+    jobs: [dailyPrune("bitrix-sync", (signal) => Promise.all([core.prune({ signal }), storage.prune({ signal })]))],
+  });
 
   const secrets = [config.WEBHOOK_SECRET];
   const orders = createOrders({ storage });

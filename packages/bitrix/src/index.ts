@@ -57,6 +57,8 @@ export {
 } from "./status-sync.ts";
 export type {
   AgreedState,
+  BitrixPruneCounts,
+  BitrixPruneOptions,
   BitrixStorage,
   BitrixStores,
   ClaimedWork,

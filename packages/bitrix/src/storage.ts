@@ -183,9 +183,27 @@ export interface BitrixStores {
   readonly work: WorkStore;
 }
 
+export interface BitrixPruneOptions {
+  /** Work that is done and was due longer ago is deleted; its next mark begins anew. @defaultValue 30 days */
+  readonly olderThanMs?: number;
+  /** Older changes of orders and older conflicts of products are deleted. @defaultValue 365 days */
+  readonly historyOlderThanMs?: number;
+  /** Stops between two batches. */
+  readonly signal?: AbortSignal;
+}
+
+/** Rows that were deleted. */
+export interface BitrixPruneCounts {
+  readonly work: number;
+  readonly changes: number;
+  readonly conflicts: number;
+}
+
 export interface BitrixStorage extends BitrixStores {
   /** All or nothing. `work` may run again after a conflict, so it must change nothing else; it uses only `stores`. */
   transaction<Value>(work: (stores: BitrixStores) => Promise<Value>): Promise<Value>;
+  /** Deletes what ended long ago. Orders, products, pairs, and work that is due or set aside stay, however old. */
+  prune(options?: BitrixPruneOptions): Promise<BitrixPruneCounts>;
   /** Rejects when the storage does not answer. */
   ping(): Promise<void>;
 }

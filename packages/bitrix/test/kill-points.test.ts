@@ -42,12 +42,13 @@ const memory = {
   skipped: false,
   open: async (): Promise<Open> => ({
     clear: async (clock) => createBitrixMemoryStorage({ clock }),
-    through: ({ guard, guardAll }, { transaction, ping, ...stores }) => ({
+    through: ({ guard, guardAll }, { transaction, prune, ping, ...stores }) => ({
       orders: guardAll(stores.orders),
       products: guardAll(stores.products),
       links: guardAll(stores.links),
       work: guardAll(stores.work),
       transaction: guard(transaction as never) as typeof transaction,
+      prune,
       ping,
     }),
     close: async () => undefined,

@@ -17,11 +17,12 @@ import type {
   WorkStore,
 } from "../storage.ts";
 import { bitrixMigrations } from "./migrations.ts";
+import { prune } from "./prune.ts";
 
 /** PostgreSQL gives `bigint` back as text. */
 type Integer = number | string;
 
-interface Tables {
+export interface Tables {
   bitrix_orders: {
     id: string;
     bitrix_order_id: string | null;
@@ -117,11 +118,16 @@ export function createBitrixStorage({
     ...createStores(db, dialect, clock),
     transaction: (work) => transaction(db, dialect, (trx) => work(createStores(trx, dialect, clock))),
     migrate: () => migrate({ db, dialect, prefix: "bitrix", migrations: bitrixMigrations(dialect) }),
+    prune: (options) => prune(db, dialect, nowOf(dialect, clock), options),
     async ping() {
       await sql`select 1`.execute(db);
     },
   };
 }
+
+/** The database's clock; on SQLite the machine's. */
+const nowOf = (dialect: DatabaseDialect, clock: Clock | undefined) =>
+  nowMs(dialect, clock ?? (dialect === "sqlite" ? systemClock : undefined));
 
 function createStores(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock | undefined): BitrixStores {
   return {
@@ -419,7 +425,7 @@ function toLink(row: Tables["bitrix_links"]): SyncLink {
 }
 
 function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock | undefined): WorkStore {
-  const now = () => nowMs(dialect, clock ?? (dialect === "sqlite" ? systemClock : undefined));
+  const now = () => nowOf(dialect, clock);
 
   /** Ends a claim that still holds; `same` when no mark came meanwhile, `other` when one did. */
   async function endClaim(

@@ -123,5 +123,14 @@ export function bitrixMigrations(dialect: DatabaseDialect): Readonly<Record<stri
           .columns(["created_at"])
           .execute(),
     },
+    "009_order_changes_at": {
+      up: (db) =>
+        db.schema
+          .createIndex("bitrix_order_changes_at")
+          .ifNotExists()
+          .on("bitrix_order_changes")
+          .columns(["changed_at"])
+          .execute(),
+    },
   };
 }

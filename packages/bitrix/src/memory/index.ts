@@ -76,6 +76,26 @@ export function createBitrixMemoryStorage({ clock = systemClock }: { readonly cl
           throw error;
         }
       }),
+    prune: ({ olderThanMs = 30 * 86_400_000, historyOlderThanMs = 365 * 86_400_000 } = {}) =>
+      inTurn(async () => {
+        const now = clock.now().getTime();
+        const isRecent = (at: Date) => at.getTime() >= now - historyOlderThanMs;
+        const counts = { work: 0, changes: 0, conflicts: 0 };
+        for (const [key, { state, dueAt }] of tables.work) {
+          if (state === "done" && dueAt < now - olderThanMs && tables.work.delete(key)) counts.work++;
+        }
+        for (const [id, all] of tables.changes) {
+          const kept = all.filter(({ changedAt }) => isRecent(changedAt));
+          counts.changes += all.length - kept.length;
+          tables.changes.set(id, kept);
+        }
+        for (const [id, all] of tables.conflicts) {
+          const kept = all.filter(({ at }) => isRecent(at));
+          counts.conflicts += all.length - kept.length;
+          tables.conflicts.set(id, kept);
+        }
+        return counts;
+      }),
     async ping() {},
   };
 }

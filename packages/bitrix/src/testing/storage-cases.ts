@@ -286,4 +286,48 @@ export const bitrixStorageCases: readonly ConformanceCase<BitrixStorageContext>[
       equal(await storage.work.get("order", "order-1"), undefined);
     },
   },
+  {
+    name: "prunes what ended long ago; orders, products, pairs and open work stay",
+    async run({ storage, clock }) {
+      const { orders, products, links, work } = storage;
+      const changedAt = clock.now();
+      const change = { field: "status", from: "new", to: "paid", changedBy: "site", changedAt } as const;
+      await orders.insert(order("order-1", { dealId: "7405" }));
+      await orders.replace(order("order-1", { dealId: "7405", version: 2 }), [change]);
+      const values = { name: "Эустомы", priceMinor: 1n, currency: "KZT", enabled: true };
+      const conflict = { productId: "668826", at: changedAt, ours: values, theirs: values, siteVersion: 7 };
+      await products.put(product(), conflict);
+      await links.put(link());
+      for (const key of ["done", "parked", "claimed"]) await work.mark("deal", key);
+      for (const claimed of await work.claim({ topics: ["deal"], limit: 3, ttlMs: 1000 })) {
+        if (claimed.key === "done") await work.finish(claimed);
+        if (claimed.key === "parked") await work.park(claimed, "no");
+      }
+      clock.advance(30 * 86_400_000);
+      await work.mark("deal", "due");
+      await work.mark("deal", "recent");
+      deepEqual(await storage.prune(), { work: 0, changes: 0, conflicts: 0 });
+      clock.advance(1);
+      for (const claimed of await work.claim({ topics: ["deal"], limit: 9, ttlMs: 1000 })) {
+        if (claimed.key === "recent") await work.finish(claimed);
+      }
+      deepEqual(await storage.prune(), { work: 1, changes: 0, conflicts: 0 });
+      equal(await work.get("deal", "done"), undefined);
+      equal((await work.get("deal", "recent"))?.state, "done");
+      clock.advance(336 * 86_400_000);
+      deepEqual(await storage.prune(), { work: 1, changes: 1, conflicts: 1 });
+      deepEqual(await storage.prune(), { work: 0, changes: 0, conflicts: 0 });
+      deepEqual([await orders.history("order-1"), await products.conflicts("668826")], [[], []]);
+      equal((await orders.get("order-1"))?.version, 2);
+      equal((await products.get("668826"))?.version, 1);
+      equal((await links.getByLeft("order-deal", "order-1"))?.rightId, "7405");
+      const states = await Promise.all(["parked", "claimed", "due"].map((key) => work.get("deal", key)));
+      deepEqual(
+        states.map((entry) => entry?.state),
+        ["parked", "due", "due"],
+      );
+      await work.mark("deal", "done"); // begins anew
+      equal((await work.get("deal", "done"))?.state, "due");
+    },
+  },
 ];
