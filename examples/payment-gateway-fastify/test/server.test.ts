@@ -206,7 +206,13 @@ test.skipIf(process.env.REQUIRE_SERVICES !== "1" && !hasRedis)(
           timeout: 15_000,
         },
       )
-      .toEqual(["job gateway checks interval", "job gateway clean-up interval", "job gateway refunds interval"]);
+      .toEqual([
+        "job gateway checks kaspi-biller interval",
+        "job gateway checks robokassa interval",
+        "job gateway checks sandbox interval",
+        "job gateway clean-up interval",
+        "job gateway refunds sandbox interval",
+      ]);
     await database.close();
     expect([health.status, (await fleet.stop()).code]).toEqual([200, 0]);
   },
