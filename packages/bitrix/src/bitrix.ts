@@ -174,6 +174,12 @@ export function createBitrix(options: BitrixOptions): Bitrix {
     minDelayMs = 1_000,
   } = options;
   if (!(operatingLimitSeconds > 0)) throw new ConfigError("operatingLimitSeconds must be positive");
+  if (!(timeoutMs > 0)) throw new ConfigError("timeoutMs must be positive");
+  if (!(minDelayMs >= 0)) throw new ConfigError("minDelayMs must not be negative");
+  if (!Number.isInteger(retries) || retries < 0) throw new ConfigError("retries must be a whole number, 0 or more");
+  if (typeof plan === "string" && !Object.hasOwn(budgets, plan)) {
+    throw new ConfigError('plan must be "enterprise", "other" or { intervalMs, capacity }');
+  }
   const { oauth } = options;
   const address = oauth ? oauth.address : parseWebhookUrl(options.webhookUrl);
   const logger = redactingLogger(options.logger ?? silentLogger);

@@ -1,4 +1,4 @@
-import { type Clock, type Logger, redactingLogger, type Storage, systemClock } from "@orderbridge/core";
+import { type Clock, ConfigError, type Logger, redactingLogger, type Storage, systemClock } from "@orderbridge/core";
 
 export interface SweepOptions {
   /** Keeps the position, and lets one process of many sweep. */
@@ -42,6 +42,7 @@ export function createSweep({
   readonly name: string;
   readonly look: (since: Date, signal: AbortSignal | undefined) => Promise<Swept>;
 }): Sweep {
+  if (!(intervalMs > 0)) throw new ConfigError("intervalMs must be positive");
   const logger = redactingLogger(options.logger ?? console);
   const holder = crypto.randomUUID();
 

@@ -2,6 +2,7 @@ import {
   ApiError,
   BlockedError,
   type Clock,
+  ConfigError,
   type Logger,
   NeedsReauthError,
   RateLimitStoreError,
@@ -64,7 +65,11 @@ function isOutage(error: unknown): boolean {
   return [RequestError, BlockedError, NeedsReauthError, RateLimitStoreError].some((outage) => error instanceof outage);
 }
 
-/** Looks after entities that are due: one worker at a time for each, again after a failure, never lost by a crash. */
+/**
+ * Looks after entities that are due: one worker at a time for each, again after a failure, never lost by a crash.
+ *
+ * @throws {ConfigError} for options that cannot work.
+ */
 export function createWorker(options: WorkerOptions): Worker {
   const {
     storage: { work },
@@ -76,6 +81,12 @@ export function createWorker(options: WorkerOptions): Worker {
     retryMs = 1_000,
     maxAttempts = 12,
   } = options;
+  if (!Number.isInteger(concurrency) || concurrency < 1) throw new ConfigError("concurrency must be 1 or more");
+  if (!Number.isInteger(maxAttempts) || maxAttempts < 1) throw new ConfigError("maxAttempts must be 1 or more");
+  for (const [name, value] of Object.entries({ pollMs, claimMs })) {
+    if (!(value > 0)) throw new ConfigError(`${name} must be positive`);
+  }
+  if (!(retryMs >= 0)) throw new ConfigError("retryMs must not be negative");
   const logger = redactingLogger(options.logger ?? console);
   const topics = Object.keys(handlers);
 

@@ -2,7 +2,8 @@ import { ApiError, BlockedError, ConfigError } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { describe, expect, test, vi } from "vitest";
-import { createBitrix, InputError, type ListProgress, reference } from "../src/index.ts";
+import { createBitrix, createDealSweep, createWorker, InputError, type ListProgress, reference } from "../src/index.ts";
+import { createBitrixMemoryStorage } from "../src/memory/index.ts";
 import { createFakeBitrix, type FakeBitrixOptions } from "../src/testing/index.ts";
 
 const origin = "https://fake.bitrix24.kz";
@@ -537,6 +538,28 @@ describe("list", () => {
     expect((await orders.next()).value).toMatchObject({ id: "146", statusId: "P", paid: true });
   });
 
+  test.each(["FILTER", "ORDER", "SELECT", "START"])(
+    "refuses %s in capitals, and says how to write it",
+    async (name) => {
+      const { bitrix } = setUp();
+      const rows = bitrix.list("crm.deal.list", { [name]: { ">OPPORTUNITY": 5 } });
+      await expect(rows.next()).rejects.toThrow(`write ${name} in lower case: ${name.toLowerCase()}`);
+    },
+  );
+
+  test("names the option for a method with another field of the id, and takes a select with the filter's name of it", async () => {
+    const { fake, bitrix } = setUp();
+    fake.moveDeal(fake.addDeal({}).id, "WON");
+    await expect(bitrix.list("crm.stagehistory.list", { entityTypeId: 2 }).next()).rejects.toThrow(
+      "answered rows without id; set idField, e.g. to ID",
+    );
+    const rows = bitrix.list("crm.stagehistory.list", { entityTypeId: 2 }, { idField: "ID" });
+    expect((await rows.next()).value).toMatchObject({ STAGE_ID: expect.any(String) });
+    // Not known to the fake: the portal answers, so the parameters were sent.
+    const tasks = bitrix.list("tasks.task.list", { select: ["ID", "TITLE"] }, { filterField: "ID" });
+    await expect(tasks.next()).rejects.toBeInstanceOf(ApiError);
+  });
+
   test("stops with an error when the method ignores the cursor", async () => {
     const rows = Array.from({ length: 50 }, (_, index) => ({ ID: String(index + 1) }));
     const bitrix = createBitrix({
@@ -580,5 +603,37 @@ describe("deals", () => {
       "LOSE",
       "APOLOGY",
     ]);
+  });
+});
+
+describe("options that cannot work are refused at creation, by name", () => {
+  const webhookUrl = `${origin}/rest/1/secret-secret/`;
+  test.each([
+    ["plan", { plan: "pro" as "other" }],
+    ["retries", { retries: -1 }],
+    ["timeoutMs", { timeoutMs: 0 }],
+    ["minDelayMs", { minDelayMs: Number.NaN }],
+  ])("%s of the client", (name, options) => {
+    const create = () => createBitrix({ webhookUrl, ...options });
+    expect(create).toThrow(ConfigError);
+    expect(create).toThrow(name);
+  });
+
+  test.each([
+    ["concurrency", { concurrency: 0 }],
+    ["pollMs", { pollMs: 0 }],
+    ["claimMs", { claimMs: Number.NaN }],
+    ["maxAttempts", { maxAttempts: 0 }],
+  ])("%s of the worker", (name, options) => {
+    const create = () => createWorker({ storage: createBitrixMemoryStorage(), handlers: {}, ...options });
+    expect(create).toThrow(ConfigError);
+    expect(create).toThrow(name);
+  });
+
+  test("intervalMs of a sweep", () => {
+    const storage = createBitrixMemoryStorage();
+    const bitrix = createBitrix({ webhookUrl });
+    const options = { bitrix, storage, core: createMemoryStorage(), sync: "order-deal", intervalMs: 0 };
+    expect(() => createDealSweep(options)).toThrow(new ConfigError("intervalMs must be positive"));
   });
 });
