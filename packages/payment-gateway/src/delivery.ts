@@ -111,9 +111,20 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       void storeAll();
     });
 
-  async function deliver(delivery: ClaimedDelivery, onAnswer: () => void): Promise<number | undefined> {
+  /** @param askedMs When the claim was asked for, in monotonic time: it began no earlier. */
+  async function deliver(
+    delivery: ClaimedDelivery,
+    askedMs: number,
+    onAnswer: () => void,
+  ): Promise<number | undefined> {
     const startedAt = clock.now();
     const startedMs = clock.monotonicMs();
+    if (startedMs - askedMs > (claimMs * 2) / 3) {
+      // This process stood still: another one may be at it, or has been.
+      onAnswer();
+      logger.warn("webhook was not sent: its claim is nearly over", { event: delivery.eventId });
+      return undefined;
+    }
     // Nothing goes out unsigned: without a secret the try fails, and the next one may find it.
     const result: SendResult =
       delivery.secrets.length === 0
@@ -133,7 +144,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       now: clock.now(),
       random,
     });
-    const stored = await store({ delivery, attempt, verdict }, startedMs + claimMs);
+    const stored = await store({ delivery, attempt, verdict }, askedMs + claimMs);
     const fields = { event: delivery.eventId, attempt: delivery.attempt, outcome: attempt.outcome };
     if (!stored) logger.warn("webhook was sent, but another worker has taken it over", fields);
     else if (verdict.state === "exhausted" && verdict.gone && delivery.endpointId !== "") {
@@ -146,6 +157,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
   async function startLane(lane: "prompt" | "late", limit: number): Promise<readonly Promise<number | undefined>[]> {
     if (limit <= 0) return [];
     const receivers = { limit: concurrencyPerReceiver, running };
+    const askedMs = clock.monotonicMs();
     const claimed = await storage.claimDeliveries({ limit, ttlMs: claimMs, lane, receivers });
     lanes[lane] += claimed.length;
     open += claimed.length;
@@ -156,7 +168,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
         count(originOf(delivery.url), -1);
       };
       // A try whose outcome cannot be stored is repeated once its claim ends: same id, same bytes.
-      return deliver(delivery, leave)
+      return deliver(delivery, askedMs, leave)
         .catch((error: unknown) => {
           logger.error("outcome of a webhook could not be stored", {
             event: delivery.eventId,

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import type { Payment, PaymentEventName, PaymentStatus } from "./payment.ts";
 
 /** A payment as it is created. */
@@ -201,8 +202,19 @@ export interface ReceiverShare {
   readonly running: ReadonlyMap<string, number>;
 }
 
-/** `https://shop.example`: receivers are told apart by it. */
-export const originOf = (url: string): string => (URL.canParse(url) ? new URL(url).origin : "");
+/** What a column for keys holds. */
+const maxOriginLength = 191;
+
+/**
+ * `https://shop.example`: receivers are told apart by it. A longer one than a key may be is cut and ends in its digest, so
+ * that no address keeps money from being booked.
+ */
+export function originOf(url: string): string {
+  const origin = URL.canParse(url) ? new URL(url).origin : "";
+  if (origin.length <= maxOriginLength) return origin;
+  const digest = createHash("sha256").update(origin).digest("hex");
+  return `${origin.slice(0, maxOriginLength - digest.length - 1)}~${digest}`;
+}
 
 /** Whether a failed try says something about the receiver: 410 is an answer, and a missing secret is our own matter. */
 export const isReceiversFault = ({ attempt, verdict }: FinishedDelivery): boolean =>

@@ -437,7 +437,8 @@ export function createDeliveries(
         for (const { id, merchant, origin } of again) {
           await trx
             .updateTable("gateway_delivery")
-            .set({ state: "pending", due_at: now(), schedule_attempts: 0, lane: 0 })
+            // Without its claim a try under way no longer counts: its end must not end what was just asked for.
+            .set({ state: "pending", claim: null, due_at: now(), schedule_attempts: 0, lane: 0 })
             .where("id", "=", id)
             .execute();
           await trx

@@ -532,6 +532,7 @@ export function createPaymentGatewayMemoryStorage({
       );
       for (const row of rows) {
         row.state = "pending";
+        row.claim = undefined; // a try under way no longer counts
         row.scheduleAttempts = 0;
         row.isLate = false;
         row.dueAt = now();

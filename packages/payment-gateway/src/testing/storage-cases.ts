@@ -471,6 +471,49 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "sends an event again although its last try is under way",
+    async run({ storage, clock }) {
+      await storage.createPayment(payment("p1", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      const [last] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
+      equal(await storage.redeliver("evt_p1_1"), 1);
+      await finish(storage, last, clock, { state: "exhausted" });
+      const [again] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
+      deepEqual([again?.attempt, again?.scheduleAttempt], [2, 1]);
+    },
+  },
+  {
+    name: "books and tells of money although the receiver's host is as long as a host may be",
+    async run({ storage, clock }) {
+      const host = (last: string) => `${`${"a".repeat(63)}.`.repeat(3)}${last.repeat(61)}`;
+      const rule = { failures: 1, pauseMs: 30_000, maxPauseMs: 30_000 };
+      for (const [id, last] of [
+        ["p1", "b"],
+        ["p2", "c"],
+      ] as const) {
+        await storage.createPayment(payment(id, clock, { webhookUrl: `https://${host(last)}/hook` }));
+        equal((await storage.change(id, (current) => pay(current, `t_${id}`, 1n))).state, "changed");
+      }
+      const claimed = await storage.claimDeliveries({ limit: 2, ttlMs: 1000, lane: "prompt" });
+      deepEqual(claimed.map(({ paymentId }) => paymentId).sort(), ["p1", "p2"]);
+      for (const delivery of claimed) {
+        const isDead = delivery.paymentId === "p1";
+        await finish(
+          storage,
+          delivery,
+          clock,
+          isDead ? { state: "pending", delayMs: 0 } : { state: "delivered" },
+          rule,
+        );
+      }
+      // Told apart although they begin alike.
+      deepEqual(
+        (await storage.health()).pausedReceivers.map(({ failures, origin }) => [failures, origin.length]),
+        [[1, 191]],
+      );
+    },
+  },
+  {
     name: "keeps the first secret of a merchant, and tokens by their digest",
     async run({ storage, clock }) {
       const secrets = await Promise.all(["a", "b", "c"].map((proposal) => storage.merchantSecret("shop", proposal)));
