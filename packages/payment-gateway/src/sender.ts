@@ -1,9 +1,9 @@
-import { lookup as systemLookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import { type Clock, systemClock } from "@orderbridge/core";
 import { Agent, type Dispatcher } from "undici";
 import { createAddressGuard } from "./addresses.ts";
 import { createReceiverConnector } from "./receiver-connector.ts";
+import { createResolver } from "./resolver.ts";
 
 export interface ResolvedAddress {
   readonly address: string;
@@ -21,7 +21,7 @@ export interface SenderOptions {
   readonly maxAnswerBytes?: number;
   /** Open connections are kept for so many receivers. @defaultValue 200 */
   readonly maxPools?: number;
-  /** @defaultValue the system's resolver */
+  /** @defaultValue the system's name servers, and where `allowAddresses` names any, names of the machine too (`/etc/hosts`) */
   readonly resolve?: (hostname: string) => Promise<readonly ResolvedAddress[]>;
   readonly clock?: Clock;
 }
@@ -60,7 +60,7 @@ export function createSender({
   timeoutMs = 15_000,
   maxAnswerBytes = 2_048,
   maxPools = 200,
-  resolve = (hostname) => systemLookup(hostname, { all: true, verbatim: true }),
+  resolve = createResolver({ asksSystem: allowAddresses.length > 0 }),
   clock = systemClock,
 }: SenderOptions = {}): Sender {
   const guard = createAddressGuard({ allowAddresses, denyAddresses });
