@@ -1,3 +1,4 @@
+import { connect, createServer, type Socket } from "node:net";
 import { ConfigError, silentLogger } from "@orderbridge/core";
 import { openDatabase } from "@orderbridge/core/kysely";
 import { listen } from "@orderbridge/core/testing";
@@ -72,4 +73,39 @@ test("hints are for PostgreSQL: another database refuses them at creation", asyn
   const hints = createPostgresHints("postgres://localhost/payments");
   expect(() => createPaymentGatewayStorage({ ...database, hints })).toThrow("only PostgreSQL");
   await database.close();
+});
+
+test.skipIf(postgres?.skipped)("stops although its connection was dropped without a word", async () => {
+  const database = await (postgres as NonNullable<typeof postgres>).open();
+  const url = new URL(database.url);
+  const sockets: Socket[] = [];
+  let isSilent = false;
+  const server = createServer({ allowHalfOpen: true }, (near) => {
+    const far = connect(Number(url.port || 5432), url.hostname);
+    sockets.push(near, far);
+    for (const socket of [near, far]) socket.on("error", () => undefined);
+    near.on("data", (bytes) => isSilent || far.write(bytes));
+    far.on("data", (bytes) => isSilent || near.write(bytes));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  const through = new URL(url);
+  through.hostname = "127.0.0.1";
+  through.port = String(typeof address === "object" ? address?.port : 0);
+  try {
+    const listening = Promise.withResolvers<void>();
+    const stop = createPostgresHints(through.href).listen(listening.resolve);
+    await listening.promise;
+    isSilent = true;
+    let isStopped = false;
+    const stopped = Promise.resolve(stop()).then(() => {
+      isStopped = true;
+    });
+    await expect.poll(() => isStopped, { timeout: 3_000 }).toBe(true);
+    await stopped;
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+    await database.close();
+  }
 });

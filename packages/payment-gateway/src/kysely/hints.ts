@@ -5,6 +5,8 @@ import type { DeliveryHints } from "../storage.ts";
 export const hintChannel = "orderbridge_gateway";
 
 const reconnectMs = 5_000;
+/** For a connection to say that it has ended. */
+const goodbyeMs = 1_000;
 
 /**
  * PostgreSQL tells every process when a webhook is to be sent, on a connection of its own. A lost connection is made
@@ -31,7 +33,7 @@ export function createPostgresHints(
       const listening = (async () => {
         while (!signal.aborted) {
           try {
-            await listenOnce(url, onHint, signal);
+            await listenOnce(url, onHint, signal, clock);
           } catch (error) {
             if (!signal.aborted)
               logger.warn("no hints from PostgreSQL for a while; webhooks wait for the next look", { error });
@@ -55,6 +57,7 @@ interface Client {
   connect(): Promise<void>;
   query(statement: string): Promise<unknown>;
   end(): Promise<void>;
+  readonly connection: { readonly stream: { destroy(): void } };
 }
 
 interface Driver {
@@ -65,7 +68,7 @@ interface Driver {
 const driver: string = "pg";
 
 /** Resolves when the connection ended. */
-async function listenOnce(url: string, onHint: () => void, signal: AbortSignal): Promise<void> {
+async function listenOnce(url: string, onHint: () => void, signal: AbortSignal, clock: Clock): Promise<void> {
   const { default: pg } = (await import(driver)) as Driver;
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, keepAlive: true });
   const ended = new Promise<void>((resolve, reject) => {
@@ -81,6 +84,11 @@ async function listenOnce(url: string, onHint: () => void, signal: AbortSignal):
     onHint(); // what came before we listened
     await ended;
   } finally {
-    await client.end().catch(() => undefined);
+    // A connection that was dropped without a word never says that it ended: that must not hold up a stop.
+    const patience = new AbortController();
+    const closed = client.end().catch(() => undefined);
+    await Promise.race([closed, clock.sleep(goodbyeMs, patience.signal).catch(() => undefined)]);
+    patience.abort();
+    client.connection.stream.destroy(); // else an open one keeps the process from ending
   }
 }
