@@ -98,6 +98,8 @@ export interface StatusSync {
 }
 
 const maxTurns = 5;
+/** Writes in a row that a system may put back at once. */
+const maxPutBack = 3;
 
 /**
  * Two systems that follow each other's status. It compares both sides with what they last agreed on: a side that moved is
@@ -134,6 +136,7 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
   async function syncPair(stored: SyncLink, signal: AbortSignal | undefined): Promise<SyncOutcome> {
     let link = stored;
     const written: SideName[] = [];
+    let putBack = 0;
     for (let turn = 0; turn < maxTurns; turn++) {
       const [l, r] = await Promise.all([left.read(link.leftId), right.read(link.rightId)]);
       if (!l || !r) {
@@ -174,8 +177,13 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
           break;
         }
         written.push(side);
-        // The pair stands apart then, until either side moves: written again, it would be put back again without end.
         if (code !== seen.code && result.code === seen.code) {
+          // A rule that acts by chance may let the next one through. Then the pair stands apart until either side moves:
+          // written again, it would be put back again without end.
+          if (++putBack < maxPutBack) {
+            changedMeanwhile = true;
+            break;
+          }
           notes.push(`${system.name} accepted ${code} and put it back to ${seen.code}`);
         } else {
           logger.info(`bitrix: sync ${name}: moved`, { side: system.name, id, from: seen.code, to: result.code, paid });

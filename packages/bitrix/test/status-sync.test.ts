@@ -173,14 +173,14 @@ describe("trouble", () => {
     expect(portal.writes).toHaveLength(1);
   });
 
-  test("a robot that puts the deal back at once has refused it: the pair stands apart, named, and is not written again", async () => {
+  test("a robot that puts the deal back at once has refused it the third time: the pair stands apart, named, and is not written again", async () => {
     const { portal, orders, sync, settle, pair, statusOf } = setUp();
     const { dealId, orderId } = await pair();
     portal.setRobot(({ stageId }) => (stageId === "PREPARATION" ? "NEW" : undefined));
     await orders.change(orderId, { status: "accepted" }, { changedBy: "manager" });
     for (let round = 0; round < 10; round++) await settle();
     expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["accepted", "NEW"]);
-    expect(portal.writes).toHaveLength(1);
+    expect(portal.writes).toHaveLength(3);
     expect(await sync.links({ limit: 1 })).toMatchObject([
       { state: "active", note: "bitrix24 accepted PREPARATION and put it back to NEW" },
     ]);
