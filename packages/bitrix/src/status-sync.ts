@@ -176,7 +176,7 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
           changedMeanwhile = true;
           break;
         }
-        written.push(side);
+        if (!written.includes(side)) written.push(side);
         if (code !== seen.code && result.code === seen.code) {
           // A rule that acts by chance may let the next one through. Then the pair stands apart until either side moves:
           // written again, it would be put back again without end.
