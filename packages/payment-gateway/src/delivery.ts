@@ -1,5 +1,6 @@
 import { type Clock, type Logger, readRetryAfter } from "@orderbridge/core";
 import { createWebhookSigner, signHmac } from "@orderbridge/core/signature";
+import { memoize } from "./memoize.ts";
 import type { SendResult as PostResult, Sender } from "./sender.ts";
 import {
   type BreakerRule,
@@ -195,13 +196,16 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
   };
 }
 
+/** Secrets change seldom: what is prepared for signing with them is kept. */
+const signerOf = memoize(100, (secrets) => createWebhookSigner({ secrets: JSON.parse(secrets) }));
+
 /** Headers of one try: Standard Webhooks, and those that the first generation of receivers checks. */
 function signedHeaders(
   { eventId, eventName, body, secrets }: Pick<ClaimedDelivery, "eventId" | "eventName" | "body" | "secrets">,
   at: Date,
   seedHeaders: boolean,
 ): Readonly<Record<string, string>> {
-  const standard = createWebhookSigner({ secrets })({ id: eventId, timestamp: at, body });
+  const standard = signerOf(JSON.stringify(secrets))({ id: eventId, timestamp: at, body });
   if (!seedHeaders) return { ...standard };
   return {
     ...standard,

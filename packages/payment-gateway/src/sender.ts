@@ -2,6 +2,7 @@ import { isIP } from "node:net";
 import { type Clock, systemClock } from "@orderbridge/core";
 import { Agent, type Dispatcher } from "undici";
 import { createAddressGuard } from "./addresses.ts";
+import { memoize } from "./memoize.ts";
 import { createReceiverConnector } from "./receiver-connector.ts";
 import { createResolver } from "./resolver.ts";
 
@@ -47,6 +48,18 @@ export interface Sender {
   close(): Promise<void>;
 }
 
+/** An address that may be tried. */
+interface Target {
+  /** Without TLS. */
+  readonly isPlain: boolean;
+  readonly origin: string;
+  readonly path: string;
+  /** Name or address. */
+  readonly host: string;
+  /** 4 or 6; 0 for a name. */
+  readonly family: number;
+}
+
 /** Ports below 1024 that are not for the web answer to strange bytes in strange ways. */
 const isWebPort = (port: number): boolean => port === 80 || port === 443 || port >= 1024;
 
@@ -67,34 +80,44 @@ export function createSender({
   const pools = createPools(maxPools, timeoutMs);
   const deadlines = createDeadlines(clock, timeoutMs);
 
-  const refuse = (text: string): string | undefined => {
-    if (!URL.canParse(text)) return "must be an absolute address";
-    const url = new URL(text);
+  function refusalOf(url: URL, host: string): string | undefined {
     if (url.protocol !== "https:" && url.protocol !== "http:") return "must start with https://";
     if (url.protocol === "http:" && allowAddresses.length === 0) return "must start with https://";
     if (url.username !== "" || url.password !== "") return "must not hold a user name or password";
-    const host = hostOf(url);
     if (isIP(host) === 0) return isWebPort(portOf(url)) ? undefined : "must use port 443 or one from 1024 up";
     if (guard.isListed(host)) return undefined;
     if (!guard.allows(host)) return "names an address that is not allowed";
     if (url.protocol === "http:") return "must start with https://";
     return isWebPort(portOf(url)) ? undefined : "must use port 443 or one from 1024 up";
-  };
+  }
+
+  /** Receivers are called again and again: their addresses are taken apart once. */
+  const targetOf = memoize(500, (text): Target | { readonly refusal: string } => {
+    const url = URL.parse(text);
+    if (!url) return { refusal: "must be an absolute address" };
+    const host = hostOf(url);
+    const refusal = refusalOf(url, host);
+    if (refusal !== undefined) return { refusal };
+    const { protocol, origin, pathname, search } = url;
+    return { isPlain: protocol === "http:", origin, path: `${pathname}${search}`, host, family: isIP(host) };
+  });
 
   /** Whether the socket may connect to each of them. */
-  function permitted(url: URL, found: readonly ResolvedAddress[]): boolean {
+  function permitted({ isPlain }: Target, found: readonly ResolvedAddress[]): boolean {
     const mayConnect = ({ address }: ResolvedAddress): boolean =>
-      url.protocol === "https:" ? guard.allows(address) : guard.isListed(address);
+      isPlain ? guard.isListed(address) : guard.allows(address);
     return found.length > 0 && found.every(mayConnect);
   }
 
   return {
-    refuse,
+    refuse(text) {
+      const target = targetOf(text);
+      return "refusal" in target ? target.refusal : undefined;
+    },
     post(text, headers, body) {
-      if (refuse(text) !== undefined) return Promise.resolve({ kind: "blocked" });
-      const url = new URL(text);
-      const host = hostOf(url);
-      const family = isIP(host);
+      const target = targetOf(text);
+      if ("refusal" in target) return Promise.resolve({ kind: "blocked" });
+      const { origin, path, host, family } = target;
       return new Promise((resolvePost) => {
         const exchange = new Exchange(maxAnswerBytes, (result) => {
           stopDeadline();
@@ -102,12 +125,12 @@ export function createSender({
         });
         const stopDeadline = deadlines.start(() => exchange.expire());
         const connect = (found: readonly ResolvedAddress[]): void => {
-          if (!permitted(url, found)) exchange.end({ kind: "blocked" });
+          if (!permitted(target, found)) exchange.end({ kind: "blocked" });
           if (exchange.isOver) return;
-          pools.get(url, found).dispatch(
+          pools.get(origin, found).dispatch(
             {
-              origin: url.origin,
-              path: `${url.pathname}${url.search}`,
+              origin,
+              path,
               method: "POST",
               headers: { "content-type": "application/json", "user-agent": "Orderbridge-Webhooks/1", ...headers },
               body,
@@ -124,6 +147,8 @@ export function createSender({
     close: () => pools.close(),
   };
 }
+
+const decoder = new TextDecoder();
 
 /** Interim answers (103 and the like) before one that counts. Each is parsed, so a flood of them would cost memory. */
 const maxHints = 10;
@@ -158,7 +183,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   #endWith(reason: "timeout" | "connection"): void {
     if (this.isOver) return;
     if (this.#head) {
-      const answer = new TextDecoder().decode(Buffer.concat(this.#chunks));
+      const answer = decoder.decode(Buffer.concat(this.#chunks));
       this.end({ kind: "answer", ...this.#head, answer });
     } else this.end({ kind: "no_answer", reason });
     this.#controller?.abort(enough);
@@ -231,7 +256,7 @@ const hostOf = (url: URL): string => url.hostname.replace(/^\[|\]$/g, "").replac
 const portOf = (url: URL): number => Number(url.port || (url.protocol === "https:" ? 443 : 80));
 
 interface Pools {
-  get(url: URL, addresses: readonly ResolvedAddress[]): Agent;
+  get(origin: string, addresses: readonly ResolvedAddress[]): Agent;
   close(): Promise<void>;
 }
 
@@ -239,8 +264,8 @@ interface Pools {
 function createPools(maxPools: number, timeoutMs: number): Pools {
   const agents = new Map<string, Agent>();
   return {
-    get(url, addresses) {
-      const key = JSON.stringify([url.origin, addresses.map(({ address }) => address).sort()]);
+    get(origin, addresses) {
+      const key = JSON.stringify([origin, addresses.map(({ address }) => address).sort()]);
       const agent = agents.get(key) ?? createAgent(addresses, timeoutMs);
       agents.delete(key);
       agents.set(key, agent); // the most recent one last

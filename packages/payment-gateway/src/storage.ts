@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { memoize } from "./memoize.ts";
 import type { Payment, PaymentEventName, PaymentStatus } from "./payment.ts";
 
 /** A payment as it is created. */
@@ -209,12 +210,12 @@ const maxOriginLength = 191;
  * `https://shop.example`: receivers are told apart by it. A longer one than a key may be is cut and ends in its digest, so
  * that no address keeps money from being booked.
  */
-export function originOf(url: string): string {
+export const originOf: (url: string) => string = memoize(1_000, (url) => {
   const origin = URL.canParse(url) ? new URL(url).origin : "";
   if (origin.length <= maxOriginLength) return origin;
   const digest = createHash("sha256").update(origin).digest("hex");
   return `${origin.slice(0, maxOriginLength - digest.length - 1)}~${digest}`;
-}
+});
 
 /** Whether a failed try says something about the receiver: 410 is an answer, and a missing secret is our own matter. */
 export const isReceiversFault = ({ attempt, verdict }: FinishedDelivery): boolean =>
@@ -225,11 +226,10 @@ export const pauseOf = ({ pauseMs, maxPauseMs }: BreakerRule, openings: number):
   Math.min(maxPauseMs, pauseMs * 2 ** openings);
 
 /** Counts claims by origin and tells whether one more has room. */
-export function createRoom(receivers: ReceiverShare | undefined): (url: string) => boolean {
+export function createRoom(receivers: ReceiverShare | undefined): (origin: string) => boolean {
   const counts = new Map(receivers?.running);
-  return (url) => {
+  return (origin) => {
     if (!receivers) return true;
-    const origin = originOf(url);
     const count = counts.get(origin) ?? 0;
     if (count >= receivers.limit) return false;
     counts.set(origin, count + 1);
@@ -430,7 +430,8 @@ export interface GatewayStorage {
   /**
    * Claims due deliveries for `ttlMs`; an expired claim is handed out again. Of one payment and target (its own address
    * or an endpoint) one delivery at a time, in the order of events; a delivery that failed three times lets later ones
-   * pass and waits in the lane `late`. A new event of the payment makes waiting ones due at once. With `receivers` no
+   * pass and waits in the lane `late`, and only beside such a one may two processes that look at the same moment hold
+   * another one, too. A new event of the payment makes waiting ones due at once. With `receivers` no
    * origin gets more than its share; those of others are claimed instead. While the breaker of an origin and merchant is
    * open nothing is claimed for it; afterwards one at a time, until one succeeds.
    */

@@ -1,5 +1,5 @@
 import { type AnyKysely, insertIfAbsent } from "@orderbridge/core/kysely";
-import { type RawBuilder, type SelectQueryBuilder, type SqlBool, sql } from "kysely";
+import { type RawBuilder, type SqlBool, sql } from "kysely";
 import { randomId } from "../ids.ts";
 import {
   type BreakerRule,
@@ -58,13 +58,13 @@ export function createDeliveries(
   }
 
   /** The first due ones that nobody holds. */
-  async function findDue({ lane, receivers }: ClaimOptions, limit: number): Promise<readonly Row[]> {
-    let due = db
+  function due({ lane, receivers }: ClaimOptions, depth: number) {
+    let found = db
       .selectFrom("gateway_delivery as d")
       .leftJoin("gateway_receiver as r", (join) =>
         join.onRef("r.merchant", "=", "d.merchant").onRef("r.origin", "=", "d.origin"),
       )
-      .select(["d.id", "d.payment_id", "d.endpoint_id", "d.url", "d.merchant", "d.origin", "r.open_until"])
+      .select(["d.id", "d.payment_id", "d.endpoint_id", "d.merchant", "d.origin", "d.due_at", "r.open_until"])
       .where("d.state", "=", "pending")
       .where("d.lane", "=", lane === "late" ? 1 : 0)
       .where("d.due_at", "<=", now())
@@ -82,14 +82,14 @@ export function createDeliveries(
       );
     const full = [...(receivers?.running ?? [])].filter(([, running]) => running >= (receivers?.limit ?? 0));
     if (full.length > 0) {
-      due = due.where(
+      found = found.where(
         "d.origin",
         "not in",
         full.map(([origin]) => origin),
       );
     }
     // By the index alone, so that a database without statistics stops after the first ones instead of sorting all.
-    return due.orderBy("d.due_at").limit(limit).execute();
+    return found.orderBy("d.due_at").limit(depth);
   }
 
   /** One of each payment and endpoint, one of each receiver that is tried again, and of others as many as have room. */
@@ -101,7 +101,7 @@ export function createDeliveries(
       const target = `${text(row.payment_id)}/${text(row.endpoint_id)}`;
       if (chosen.size >= limit || chosen.has(target)) continue;
       const receiver = JSON.stringify([row.merchant, row.origin]);
-      if (probed.has(receiver) || !hasRoom(text(row.url))) continue;
+      if (probed.has(receiver) || !hasRoom(text(row.origin))) continue;
       if (isProbe(row)) probed.add(receiver);
       chosen.set(target, row);
     }
@@ -122,77 +122,135 @@ export function createDeliveries(
     return numUpdatedRows === 1n;
   }
 
-  async function look(
-    options: ClaimOptions,
-  ): Promise<{ readonly sawAny: boolean; readonly claimed: readonly ClaimedDelivery[] }> {
-    const { limit, ttlMs } = options;
-    let candidates = await findDue(options, limit);
-    let chosen = choose(options, candidates);
-    if (chosen.length < limit && candidates.length === limit) {
-      // Many of them belong to few receivers or payments: what stands behind these need not wait.
-      candidates = await findDue(options, limit * 4);
-      chosen = choose(options, candidates);
-    }
-    const ids: string[] = [];
-    for (const row of chosen) if (!isProbe(row) || (await takeProbe(row, ttlMs))) ids.push(text(row.id));
-    if (ids.length === 0) return { sawAny: false, claimed: [] };
-    return { sawAny: true, claimed: await take(ids, ttlMs) };
+  /** `sawAll`: nothing that is due stood behind what was looked at. */
+  interface Look {
+    readonly sawAll: boolean;
+    readonly hasChosen: boolean;
+    readonly claimed: readonly ClaimedDelivery[];
   }
+
+  async function look(options: ClaimOptions, depth: number): Promise<Look> {
+    if (dialect === "postgres") return lookAtOnce(options, depth);
+    const candidates = await due(options, depth).execute();
+    const ids: string[] = [];
+    for (const row of choose(options, candidates)) {
+      if (!isProbe(row) || (await takeProbe(row, options.ttlMs))) ids.push(text(row.id));
+    }
+    const claimed = ids.length === 0 ? [] : await take(ids, options.ttlMs);
+    return { sawAll: candidates.length < depth, hasChosen: ids.length > 0, claimed };
+  }
+
+  /** On PostgreSQL: `due`, `choose`, `takeProbe` and `take` in one statement, which spares the way there and back. */
+  async function lookAtOnce(options: ClaimOptions, depth: number): Promise<Look> {
+    const { limit, ttlMs, receivers } = options;
+    const claim = randomId();
+    const running = [...(receivers?.running ?? [])];
+    const hasRoom = receivers
+      ? sql<SqlBool>`place <= ${receivers.limit} - coalesce((
+          select busy.running from unnest(${running.map(([origin]) => origin)}::varchar[], ${running.map(([, count]) => count)}::integer[])
+            as busy (origin, running) where busy.origin = placed.origin
+        ), 0)`
+      : sql<SqlBool>`true`;
+    const rows: readonly Row[] = await db
+      .with("found", () => due(options, depth))
+      .with(
+        "chosen",
+        () => sql<Row>`(
+          select id, merchant, origin, open_until, coalesce(open_until, 0) > 0 as is_probe from (
+            select firsts.*, row_number() over (partition by origin order by due_at, id) as place,
+              row_number() over (partition by merchant, origin order by due_at, id) as trial
+            from (
+              select found.*, row_number() over (partition by payment_id, endpoint_id order by due_at, id) as turn
+              from found
+            ) as firsts where turn = 1
+          ) as placed
+          where ${hasRoom} and (trial = 1 or coalesce(open_until, 0) = 0)
+          order by due_at, id limit ${limit}
+        )`,
+      )
+      .with("probe", (on) =>
+        on
+          .updateTable("gateway_receiver as r")
+          .from("chosen as c")
+          .set({ open_until: later(ttlMs), probe: sql`c.id` })
+          .where("c.is_probe", "=", true)
+          .whereRef("r.merchant", "=", "c.merchant")
+          .whereRef("r.origin", "=", "c.origin")
+          .whereRef("r.open_until", "=", "c.open_until")
+          .returning("c.id"),
+      )
+      .with("d", (on) =>
+        taking(
+          on,
+          claim,
+          ttlMs,
+          sql<SqlBool>`id = any(array(select id from chosen where not is_probe union all select id from probe))`,
+        ).returningAll(),
+      )
+      .selectFrom(sql<Row>`(select count(*) as seen from found)`.as("looked"))
+      .leftJoin("d", (join) => join.onTrue())
+      .leftJoin("gateway_event as e", "e.id", "d.event_id")
+      .leftJoin("gateway_payment as p", "p.id", "d.payment_id")
+      .leftJoin("gateway_merchant as m", "m.id", "p.merchant")
+      .select(["looked.seen", sql`(select count(*) from chosen)`.as("chosen"), ...takenColumns, now().as("now")])
+      .execute();
+    const [{ seen, chosen }] = rows as readonly [Row];
+    const claimed = await withSecrets(
+      claim,
+      rows.filter(({ id }) => id !== null),
+    );
+    return { sawAll: integer(seen) < depth, hasChosen: integer(chosen) > 0, claimed };
+  }
+
+  const takenColumns = [
+    "d.id",
+    "d.event_id",
+    "d.payment_id",
+    "d.endpoint_id",
+    "d.url",
+    "d.attempts",
+    "d.schedule_attempts",
+    "e.name",
+    "e.body",
+    "p.merchant",
+    "p.webhook_secret as own_secret",
+    "m.webhook_secret as merchant_secret",
+    "m.former_secrets",
+  ] as const;
+
+  const taking = (on: Pick<AnyKysely, "updateTable">, claim: string, ttlMs: number, isWanted: RawBuilder<SqlBool>) =>
+    on
+      .updateTable("gateway_delivery")
+      .set({
+        claim,
+        claim_ends_at: later(ttlMs),
+        attempts: sql`attempts + 1`,
+        schedule_attempts: sql`schedule_attempts + 1`,
+      })
+      .where(isWanted)
+      // Hidden from planners without statistics, which would read all that is due instead of these few ids.
+      .where(sql`coalesce(state, '')`, "=", "pending")
+      .where(sql`coalesce(due_at, 0)`, "<=", now())
+      .where(({ eb, or }) => or([eb("claim", "is", null), eb("claim_ends_at", "<=", now())]));
 
   /** Claims those that are still free: whoever looked at the same time chose the same ones. */
   async function take(ids: readonly string[], ttlMs: number): Promise<readonly ClaimedDelivery[]> {
     const claim = randomId();
-    const taking = (on: Pick<AnyKysely, "updateTable">) =>
-      on
-        .updateTable("gateway_delivery")
-        .set({
-          claim,
-          claim_ends_at: later(ttlMs),
-          attempts: sql`attempts + 1`,
-          schedule_attempts: sql`schedule_attempts + 1`,
-        })
-        .where(among("id", ids))
-        // Hidden from planners without statistics, which would read all that is due instead of these few ids.
-        .where(sql`coalesce(state, '')`, "=", "pending")
-        .where(sql`coalesce(due_at, 0)`, "<=", now())
-        .where(({ eb, or }) => or([eb("claim", "is", null), eb("claim_ends_at", "<=", now())]));
-    if (dialect === "postgres") {
-      return readTaken(claim, db.with("d", (on) => taking(on).returningAll()).selectFrom("d"));
-    }
-    const { numUpdatedRows } = await taking(db).executeTakeFirst();
+    const { numUpdatedRows } = await taking(db, claim, ttlMs, among("id", ids)).executeTakeFirst();
     if (numUpdatedRows === 0n) return [];
-    return readTaken(
-      claim,
-      db.selectFrom("gateway_delivery as d").where(among("d.id", ids)).where("d.claim", "=", claim),
-    );
-  }
-
-  async function readTaken(
-    claim: string,
-    // biome-ignore lint/suspicious/noExplicitAny: the tables have no types here, as in `AnyKysely`
-    taken: SelectQueryBuilder<any, "d", unknown>,
-  ): Promise<readonly ClaimedDelivery[]> {
-    const rows: readonly Row[] = await taken
+    const rows = await db
+      .selectFrom("gateway_delivery as d")
       .innerJoin("gateway_event as e", "e.id", "d.event_id")
       .innerJoin("gateway_payment as p", "p.id", "d.payment_id")
       .leftJoin("gateway_merchant as m", "m.id", "p.merchant")
-      .select([
-        "d.id",
-        "d.event_id",
-        "d.payment_id",
-        "d.endpoint_id",
-        "d.url",
-        "d.attempts",
-        "d.schedule_attempts",
-        "e.name",
-        "e.body",
-        "p.merchant",
-        "p.webhook_secret as own_secret",
-        "m.webhook_secret as merchant_secret",
-        "m.former_secrets",
-        now().as("now"),
-      ])
+      .where(among("d.id", ids))
+      .where("d.claim", "=", claim)
+      .select([...takenColumns, now().as("now")])
       .execute();
+    return withSecrets(claim, rows);
+  }
+
+  async function withSecrets(claim: string, rows: readonly Row[]): Promise<readonly ClaimedDelivery[]> {
     const endpointIds = new Set(rows.map((row) => text(row.endpoint_id)).filter((id) => id !== ""));
     const secrets = await secretsInForce([...endpointIds]);
     return rows.map(
@@ -356,21 +414,22 @@ export function createDeliveries(
       return finished.map((one) => held.has(one));
     });
 
-  const isAnyCounted = async (finished: readonly FinishedDelivery[]): Promise<boolean> =>
-    (await db
-      .selectFrom("gateway_receiver")
-      .select("origin")
-      .where(among("origin", [...new Set(finished.map(({ delivery }) => originOf(delivery.url)))]))
-      .executeTakeFirst()) !== undefined;
-
-  /** On PostgreSQL: all were delivered to receivers that do not fail, so one statement does what `store` does. */
+  /**
+   * On PostgreSQL: all were delivered, so one statement does what `store` does, unless failures of their receivers are
+   * counted: then it does nothing. The ids are a subquery because a planner that sees so many reads a small table whole.
+   */
   async function storePlain(finished: readonly FinishedDelivery[]): Promise<readonly boolean[]> {
     const tries = finished.map(attemptRow);
     const column = (name: keyof (typeof tries)[number]) => tries.map((row) => row[name]);
     const { rows } = await sql<{ delivery_id: string }>`
       with held as (
         update gateway_delivery set state = 'delivered', claim = null
-        where id = any(${column("delivery_id")}) and claim = any(${[...new Set(finished.map(({ delivery }) => delivery.claim))]})
+        where id = any(array(select unnest(${column("delivery_id")}::varchar[])))
+          and claim = any(${[...new Set(finished.map(({ delivery }) => delivery.claim))]})
+          and not exists (
+            select from gateway_receiver
+            where origin = any(${[...new Set(finished.map(({ delivery }) => originOf(delivery.url)))]})
+          )
         returning id
       )
       insert into gateway_delivery_attempt (delivery_id, attempt, started_at, duration_ms, outcome, status, answer)
@@ -404,11 +463,22 @@ export function createDeliveries(
 
   return {
     async claimDeliveries(options) {
+      const { limit, receivers } = options;
+      const claimed: ClaimedDelivery[] = [];
+      const running = new Map(receivers?.running);
+      let depth = limit;
       for (let count = 0; count < maxLooks; count++) {
-        const { sawAny, claimed } = await look(options);
-        if (claimed.length > 0 || !sawAny) return claimed;
+        const share = receivers ? { receivers: { ...receivers, running } } : {};
+        const looked = await look({ ...options, ...share, limit: limit - claimed.length }, depth);
+        const { sawAll, hasChosen, claimed: more } = looked;
+        claimed.push(...more);
+        for (const { url } of more) running.set(originOf(url), (running.get(originOf(url)) ?? 0) + 1);
+        const isContested = hasChosen && more.length === 0;
+        if (claimed.length === limit || (sawAll && !isContested)) break;
+        // Many of them belong to few receivers or payments: what stands behind these need not wait.
+        depth = limit * 4;
       }
-      return [];
+      return claimed;
     },
 
     async finishDeliveries(finished, breaker) {
@@ -416,7 +486,11 @@ export function createDeliveries(
       const isPlain =
         finished.every(({ verdict }) => verdict.state === "delivered") &&
         new Set(finished.map(({ delivery }) => delivery.id)).size === finished.length;
-      if (isPlain && dialect === "postgres" && !(await isAnyCounted(finished))) return storePlain(finished);
+      if (isPlain && dialect === "postgres") {
+        const stored = await storePlain(finished);
+        if (stored.includes(true)) return stored;
+        // Failures are counted, or every claim is over: the other way tells which.
+      }
       try {
         return await store(finished, breaker, isPlain);
       } catch (error) {

@@ -457,7 +457,7 @@ export function createPaymentGatewayMemoryStorage({
         );
         const receiver = receiverOf(event.merchant, row.url);
         if (receiver && receiver.openUntil > now()) continue;
-        if (taken.has(target) || isBusy || isHeldBack(row) || !hasRoom(row.url)) continue;
+        if (taken.has(target) || isBusy || isHeldBack(row) || !hasRoom(originOf(row.url))) continue;
         if (receiver && receiver.openUntil > 0) {
           receiver.openUntil = now() + ttlMs; // one try tells whether the breaker may close
           receiver.probe = row.id;
