@@ -51,6 +51,20 @@ test("a second lead with an order's code gets a note and is closed, once; the le
   expect([twin.statusId, notes().length, alerts.length]).toEqual([stageIds.won, 1, 1]);
 });
 
+test("a second lead that was made before there was a field for the code, or a second shop, is closed too", async () => {
+  const { alerts, kaspi, amocrm, sync, clock } = createWatched({ kaspi: { shops: { almaty: "a", astana: "b" } } });
+  kaspi.addOrder(order("700000001"), "astana");
+  await sync.importNew();
+  clock.advance(10 * minute);
+  const twin = amocrm.addLead({ name: "Kaspi 700000001" });
+  twin.tags.push("Kaspi", "Kaspi 700000001");
+  const stranger = amocrm.addLead({ name: "Kaspi 700000001" });
+  stranger.tags.push("Kaspi: almaty", "Kaspi 700000001");
+  await sync.reconcile();
+  expect([twin.statusId, stranger.statusId]).toEqual([stageIds.lost, stageIds.new]);
+  expect(alerts).toMatchObject([{ kind: "twin", shop: "astana", isClosed: true, twinId: String(twin.id) }]);
+});
+
 test("a lead that was there before the ledger's is not ours: it stays open, without a note, and is told", async () => {
   const { alerts, kaspi, amocrm, sync, clock } = createWatched();
   const old = amocrm.addLead({ name: "Kaspi 700000001", orderCode: "700000001", statusId: stageIds.delivery });

@@ -1,6 +1,7 @@
 import { fetchFrom } from "@orderbridge/core/testing";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { createAmocrm } from "../src/amocrm/index.ts";
+import { createKaspi } from "../src/kaspi/index.ts";
 import { type FakeOrder, fakeAccount } from "../src/testing/index.ts";
 import { createSetting as createSettingOn, type SettingOptions } from "./setting.ts";
 import { type OpenStorage, testStorages } from "./storages.ts";
@@ -15,6 +16,7 @@ const order = (code: string, more: Partial<FakeOrder> = {}): FakeOrder => ({
   entries: [{ sku: "LAMP", name: "Шам", basePrice: 7990, quantity: 2 }],
   ...more,
 });
+type GuardOptions = Pick<NonNullable<Parameters<ReturnType<typeof createSettingOn>["createWorker"]>[0]>, "guardFetch">;
 const accepted = { state: "KASPI_DELIVERY", status: "ACCEPTED_BY_MERCHANT" };
 const completed = { state: "ARCHIVE", status: "COMPLETED" };
 const cancelled = { state: "ARCHIVE", status: "CANCELLED" };
@@ -140,6 +142,49 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       expect(amocrm.leadOf("700000001")?.statusId).toBe(stageIds.delivery);
     });
     const isLeadList = ({ method, url }: Request) => method === "GET" && url.includes("/leads?");
+
+    test.each([
+      ["a field for the code", { isBare: true, shops: ["default"] }, { shops: ["default"] }],
+      ["no field for the code any more", { shops: ["default"] }, { isBare: true, shops: ["default"] }],
+      ["a second shop", { shops: ["default"] }, { shops: ["default", "astana"] }],
+      ["a second shop and a field", { isBare: true, shops: ["default"] }, { shops: ["default", "astana"] }],
+    ] as const)("a lead whose worker died before its note is found again with %s", async (_change, before, after) => {
+      const alerts: unknown[] = [];
+      const tokens = { default: "kaspi-token", astana: "token-b" };
+      const setting = createSetting({
+        kaspi: { shops: tokens },
+        sync: { onAlert: (alert) => void alerts.push(alert) },
+      });
+      const { kaspi, amocrm, clock } = setting;
+      const client = { clock, minDelayMs: 1, ratePerSecond: 50, fetch: fetchFrom(kaspi.handle) };
+      const createWorker = ({ shops, ...more }: typeof before | typeof after, guard: GuardOptions = {}) =>
+        setting.createWorker({
+          ...more,
+          ...guard,
+          kaspi: shops.map((shop) => createKaspi({ ...client, shop, token: tokens[shop] })),
+        });
+      kaspi.addOrder(order("700000001"));
+      const { promise: dead, resolve: die } = Promise.withResolvers<void>();
+      const dying = createWorker(before, {
+        guardFetch: (send) => async (input, init) => {
+          const answer = await send(input, init);
+          if (init?.method !== "POST" || !String(input).endsWith("/leads")) return answer;
+          die();
+          return new Promise<never>(() => undefined);
+        },
+      });
+      void dying.importNew().catch(() => undefined);
+      await dead;
+      const worker = createWorker(after);
+      for (let run = 0; run < 2; run++) {
+        clock.advance(10 * minute);
+        await worker.importNew();
+        await worker.reconcile();
+      }
+      expect(amocrm.leads).toHaveLength(1);
+      expect(alerts).toEqual([]);
+      expect(amocrm.notes).toHaveLength(1);
+    });
 
     test("a contact that was merged into another gives way to it, also in the order that was refused", async () => {
       const { kaspi, amocrm, sync, clock } = createSetting();

@@ -2,14 +2,14 @@ import type { Clock } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { Lead, LeadChange, NewLead } from "../amocrm/leads.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
-import type { OrderLedger } from "../ledger.ts";
+import type { LedgerRow, OrderLedger } from "../ledger.ts";
 import type { Alerts } from "./alerts.ts";
 import { createBatchSize, writeSurely } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
 import type { StageTarget } from "./options.ts";
 import { type Turn, type Work, writerBatch } from "./order-work.ts";
 import { type LeadPrices, leadPrice, priceToWire } from "./prices.ts";
-import { clockToleranceMs, closedStages, codeTag, shopTag } from "./stages.ts";
+import { clockToleranceMs, closedStages, codeTag, leadMarks, shopTag } from "./stages.ts";
 
 export interface LeadWriterOptions {
   readonly amocrm: Amocrm;
@@ -30,27 +30,35 @@ export interface LeadWriterOptions {
   readonly clock: Clock;
 }
 
+const leadName = ({ code }: Pick<KaspiOrder, "code">): string => `Kaspi ${code}`;
+
 /** Creates the lead of an order exactly once, and moves its stage and price along. */
 export function createLeadWriter(options: LeadWriterOptions) {
   const { amocrm, orders: ledger, clock, showShop, stageOf } = options;
   const leadBatch = createBatchSize(writerBatch);
 
-  function carriesCode(lead: Lead, order: KaspiOrder): boolean {
-    if (showShop && !lead.tags.includes(shopTag(order))) return false;
-    if (options.orderCodeFieldId === undefined) return lead.tags.includes(codeTag(order));
-    return lead.fields.some(
-      ({ fieldId, values }) => fieldId === options.orderCodeFieldId && values.includes(order.code),
-    );
+  /**
+   * Whether a lead is that of an order: `surely`, or `likely` when other options made it, with another field for the
+   * code or without a second shop.
+   */
+  function isOf(order: KaspiOrder, lead: Lead): "surely" | "likely" | undefined {
+    const { codes, shop } = leadMarks(lead, options.orderCodeFieldId);
+    if (shop !== undefined && shop !== order.shop) return undefined;
+    if (codes.includes(order.code)) return shop === undefined && showShop ? "likely" : "surely";
+    return codes.length === 0 && lead.name === leadName(order) ? "likely" : undefined;
   }
 
   /** Leads that already exist for orders whose creation was begun: the newest leads, then a search for the few left. */
   async function findLeads(works: readonly Work[], since: Date): Promise<Map<string, Lead>> {
     const found = new Map<string, Lead>();
+    const likely = new Map<string, Lead[]>();
     const missing = () => works.filter(({ order }) => !found.has(order.code));
     const consider = (lead: Lead) => {
       options.prices.learn(lead);
       for (const { order } of missing()) {
-        if (carriesCode(lead, order)) found.set(order.code, lead);
+        const how = isOf(order, lead);
+        if (how === "surely") found.set(order.code, lead);
+        else if (how === "likely") likely.set(order.code, [...(likely.get(order.code) ?? []), lead]);
       }
     };
     const until = since.getTime() - clockToleranceMs;
@@ -59,23 +67,27 @@ export function createLeadWriter(options: LeadWriterOptions) {
       consider(lead);
       if (missing().length === 0) break;
     }
-    for (const { order } of missing().slice(0, 3)) {
+    const unseen = missing().filter(({ order }) => !likely.has(order.code));
+    for (const { order } of unseen.slice(0, 3)) {
       for await (const lead of amocrm.leads.list({ query: order.code })) consider(lead);
     }
-    const rows = await ledger.byLead([...found.values()].map(({ id }) => id));
-    const owners = new Map(rows.map((row) => [row.leadId, row]));
-    for (const { row } of works) {
-      const lead = found.get(row.code);
-      const owner = lead && owners.get(lead.id);
-      if (owner && (owner.code !== row.code || owner.shop !== row.shop)) found.delete(row.code);
-    }
-    return found;
+    const candidates = [...found.values(), ...[...likely.values()].flat()];
+    const owned = await ledger.byLead(candidates.map(({ id }) => id));
+    const isFree = (lead: Lead, { code, shop }: LedgerRow) =>
+      owned.every((row) => row.leadId !== lead.id || (row.code === code && row.shop === shop));
+    return new Map(
+      works.flatMap(({ row }) => {
+        const sure = found.get(row.code);
+        const lead = [...(sure ? [sure] : (likely.get(row.code) ?? []))].find((candidate) => isFree(candidate, row));
+        return lead ? [[row.code, lead] as const] : [];
+      }),
+    );
   }
 
   function toNewLead({ order, priceMinor, row }: Work): NewLead {
     return {
       requestId: order.code,
-      name: `Kaspi ${order.code}`,
+      name: leadName(order),
       ...(priceMinor !== undefined && { price: priceToWire(priceMinor) }),
       pipelineId: options.pipelineId,
       statusId: row.stageId ?? options.statusId,

@@ -2,7 +2,7 @@ import type { Clock, HeldLease, WatermarkStore } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { Lead } from "../amocrm/leads.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
-import type { OrderKey, OrderLedger } from "../ledger.ts";
+import type { LedgerRow, OrderLedger } from "../ledger.ts";
 import type { Alerts } from "./alerts.ts";
 import type { LeadPrices } from "./prices.ts";
 
@@ -16,6 +16,20 @@ export const closedStages: readonly string[] = ["142", lostStage];
 export const codeTag = (order: Pick<KaspiOrder, "code">): string => `Kaspi ${order.code}`;
 export const shopTag = (order: Pick<KaspiOrder, "shop">): string => `Kaspi: ${order.shop}`;
 
+/** What a lead says of its order. It may be older than today's options: made before there was a field, or a second shop. */
+export interface LeadMarks {
+  /** Of the field; while that is empty, of the tags. */
+  readonly codes: readonly string[];
+  /** `undefined` of leads that were made while there was one shop only. */
+  readonly shop: string | undefined;
+}
+
+export function leadMarks({ fields, tags }: Pick<Lead, "fields" | "tags">, codeFieldId: string | undefined): LeadMarks {
+  const behind = (start: string) => tags.filter((tag) => tag.startsWith(start)).map((tag) => tag.slice(start.length));
+  const inField = fields.find(({ fieldId }) => fieldId === codeFieldId)?.values[0];
+  return { codes: inField ? [inField] : behind(codeTag({ code: "" })), shop: behind(shopTag({ shop: "" }))[0] };
+}
+
 export interface StageWatchOptions {
   readonly amocrm: Amocrm;
   readonly orders: OrderLedger;
@@ -23,7 +37,6 @@ export interface StageWatchOptions {
   readonly pipelineId: string;
   readonly orderCodeFieldId: string | undefined;
   readonly shops: readonly string[];
-  readonly showShop: boolean;
   readonly alerts: Alerts;
   readonly clock: Clock;
   readonly prices: Pick<LeadPrices, "learn">;
@@ -42,34 +55,31 @@ export function createStageWatch({
   pipelineId,
   orderCodeFieldId,
   shops,
-  showShop,
   alerts,
   clock,
   prices,
   underLease,
 }: StageWatchOptions): () => Promise<boolean> {
-  /** The order that a lead says it belongs to. */
-  function keyOf(lead: Lead): OrderKey | undefined {
-    const shop = showShop ? shops.find((name) => lead.tags.includes(shopTag({ shop: name }))) : shops[0];
-    const tag = lead.tags.find((name) => name.startsWith(codeTag({ code: "" })));
-    const code =
-      orderCodeFieldId === undefined
-        ? tag?.slice(codeTag({ code: "" }).length)
-        : lead.fields.find(({ fieldId }) => fieldId === orderCodeFieldId)?.values[0];
-    return shop === undefined || !code ? undefined : { shop, code };
+  /** The row of the order that a lead says it belongs to; of several the one that has a lead. */
+  async function rowOf({ codes, shop }: LeadMarks): Promise<LedgerRow | undefined> {
+    const asked = shops.filter((name) => shop === undefined || name === shop);
+    const keys = asked.flatMap((name) => codes.map((code) => ({ shop: name, code })));
+    const rows = await Promise.all(keys.map((key) => ledger.get(key)));
+    return rows.find((row) => row?.leadId !== undefined) ?? rows.find((row) => row?.phase === "creating");
   }
 
   /** Closes open leads that carry the code of an order whose lead is another one. Gives whether all could be judged. */
   async function closeTwins(leads: readonly Lead[], lease: HeldLease): Promise<boolean> {
     const open = leads.filter((lead) => lead.pipelineId === pipelineId && !closedStages.includes(lead.statusId ?? ""));
-    const carrying = open.filter((lead) => keyOf(lead) !== undefined);
+    const carrying = open.filter((lead) => leadMarks(lead, orderCodeFieldId).codes.length > 0);
     const ours = new Set((await ledger.byLead(carrying.map(({ id }) => id))).map(({ leadId }) => leadId));
     let isComplete = true;
     for (const twin of carrying.filter(({ id }) => !ours.has(id))) {
-      const { shop, code } = keyOf(twin) as OrderKey;
-      const row = await ledger.get({ shop, code });
-      if (row?.leadId === undefined) {
-        if (row?.phase === "creating") isComplete = false; // it may become the order's lead
+      const row = await rowOf(leadMarks(twin, orderCodeFieldId));
+      if (!row) continue;
+      const { shop, code } = row;
+      if (row.leadId === undefined) {
+        isComplete = false; // it may become the order's lead
         continue;
       }
       const own = await amocrm.leads.get(row.leadId);
