@@ -67,6 +67,33 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       expect(setting.amocrm.leads).toEqual([]);
     });
 
+    test("an order from before the start is imported when the bank approves it, or its buyer signs, after the start", async () => {
+      const setting = createSetting();
+      const { kaspi, amocrm, clock } = setting;
+      const start = clock.now().getTime();
+      const sync = setting.createWorker({ importFrom: new Date(start) });
+      const approved = (approvedByBankDate: number) => ({
+        creationDate: start - 20_000,
+        attributes: { approvedByBankDate },
+      });
+      await sync.importNew();
+      clock.advance(5_000);
+      kaspi.addOrder(order("700000001", approved(start + 5_000)));
+      kaspi.addOrder(
+        order("700000002", { ...approved(start - 15_000), state: "SIGN_REQUIRED", signatureRequired: true }),
+      );
+      kaspi.addOrder(order("700000003", approved(start - 15_000))); // the former program has seen it
+      for (let run = 0; run < 3; run++) {
+        clock.advance(10 * minute);
+        expect(await sync.importNew()).toMatchObject(run === 0 ? { seen: 3, created: 1, foreign: 1 } : { created: 0 });
+        expect(await sync.reconcile()).toMatchObject({ seen: 3, created: 0, foreign: 1 });
+      }
+      expect(amocrm.leads.map(({ name }) => name)).toEqual(["Kaspi 700000001"]);
+      kaspi.changeOrder("700000002", { state: "NEW", signatureRequired: false });
+      await sync.reconcile();
+      expect(amocrm.leads.map(({ name }) => name)).toEqual(["Kaspi 700000001", "Kaspi 700000002"]);
+    });
+
     test("leads go on to follow when the account has another host", async () => {
       const { kaspi, amocrm, sync, clock, createWorker, storage: stores } = createSetting();
       for (let run = 0; run < 20; run++) {

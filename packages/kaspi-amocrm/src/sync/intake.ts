@@ -25,8 +25,8 @@ export interface Intakes {
     report: RunReport,
     options: {
       readonly needsWork: (row: LedgerRow, order: KaspiOrder) => boolean;
-      /** Orders created before it are taken only when they are in the ledger. @defaultValue all are taken */
-      readonly newSince?: Date;
+      /** Orders that are taken only when they are in the ledger: another program's. @defaultValue none */
+      readonly isForeign?: (order: KaspiOrder) => boolean;
     },
   ): Intake;
   /** Only counts what an intake of all due orders would do. */
@@ -46,7 +46,11 @@ export function createIntakes({
 }): Intakes {
   const isDue = (row: LedgerRow): boolean => unfinishedPhases.includes(row.phase) && row.dueAt <= clock.now();
 
-  function open(kaspi: Kaspi, report: RunReport, { needsWork, newSince }: Parameters<Intakes["open"]>[2]): Intake {
+  function open(
+    kaspi: Kaspi,
+    report: RunReport,
+    { needsWork, isForeign = () => false }: Parameters<Intakes["open"]>[2],
+  ): Intake {
     let waiting = new Map<string, KaspiOrder>();
     let failures: { readonly shop: string; readonly code: string; readonly reason: string }[] = [];
     const seen = new Set<string>();
@@ -83,15 +87,18 @@ export function createIntakes({
             state: order.state,
             status: order.status,
             isFinal: isFinal(order),
-            mustBeKnown: newSince !== undefined && order.createdAt !== undefined && order.createdAt < newSince,
+            mustBeKnown: isForeign(order),
           })),
           now,
         );
         const rowOf = new Map(rows.map((row) => [row.code, row]));
         for (const order of given) {
-          if (!seen.has(order.code)) report.seen++;
-          seen.add(order.code);
           const row = rowOf.get(order.code);
+          if (!seen.has(order.code)) {
+            report.seen++;
+            if (!row) report.foreign++;
+          }
+          seen.add(order.code);
           if (row && needsWork(row, order)) waiting.set(order.code, order);
           if (waiting.size >= writerBatch) await flush();
         }

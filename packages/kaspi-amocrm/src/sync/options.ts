@@ -27,8 +27,9 @@ export interface KaspiAmocrmSyncOptions {
   /** Keys `STATUS` or `STATE/STATUS`, the second wins. A status that is not named leaves the stage alone. */
   readonly statusMap?: Readonly<Record<string, string | StageTarget>>;
   /**
-   * Where the very first run begins; it is kept. Orders that were created before come only by `backfill`: another program
-   * may have made their leads. @defaultValue 24 hours ago
+   * Where the very first run begins; it is kept. Orders that the bank had approved before come only by `backfill`: another
+   * program may have made their leads. Instead of another program: when its last complete run began, since it cannot have
+   * seen what was approved later. @defaultValue 24 hours ago
    */
   readonly importFrom?: Date;
   /** `index` reads all contacts once; `query` searches per unknown phone. @defaultValue "index" */
@@ -72,6 +73,8 @@ export interface RunReport {
   skipped: number;
   /** Status without a stage: the lead stays where it is. */
   unmapped: number;
+  /** Approved before the first run and not in the ledger: another program's, or for `backfill`. */
+  foreign: number;
 }
 
 export const emptyReport = (): RunReport => ({
@@ -83,4 +86,5 @@ export const emptyReport = (): RunReport => ({
   parked: 0,
   skipped: 0,
   unmapped: 0,
+  foreign: 0,
 });

@@ -25,7 +25,7 @@ import { createElementFinder } from "./elements.ts";
 import { createIntakes } from "./intake.ts";
 import { emptyReport, type KaspiAmocrmSyncOptions, type RunReport, type StageTarget } from "./options.ts";
 import { createSweeps } from "./sweeps.ts";
-import { createOrderWriter } from "./writer.ts";
+import { createOrderWriter, isUnsigned } from "./writer.ts";
 
 export interface KaspiAmocrmSync {
   /**
@@ -218,7 +218,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
   }
 
   const starts = new Map<string, Date>();
-  /** Where the shop's first run began: kept, since what was created before is another program's. */
+  /** Where the shop's first run began: kept, since what Kaspi showed before is another program's. */
   async function startOf(kaspi: Kaspi): Promise<Date> {
     const key = `kaspi-start:${kaspi.shop}`;
     let start = starts.get(kaspi.shop);
@@ -233,6 +233,16 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     start = new Date(Number(position));
     starts.set(kaspi.shop, start);
     return start;
+  }
+
+  /** An order is visible from its approval on, and may wait for it, or for a signature, long after its checkout. */
+  async function foreignTo(kaspi: Kaspi): Promise<(order: KaspiOrder) => boolean> {
+    const start = await startOf(kaspi);
+    return (order) => {
+      const { createdAt, approvedAt = createdAt } = order;
+      if (createdAt === undefined || createdAt >= start) return false;
+      return !(approvedAt && approvedAt >= start) && (importUnsigned || !isUnsigned(order));
+    };
   }
 
   const feedOf = (kaspi: Kaspi, startAt?: Date) =>
@@ -252,8 +262,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       // A write that did not end: the lead may be where the order is no more.
       (row.intentAt !== undefined && row.intentAt.getTime() + settleMs <= clock.now().getTime()));
   /** A held back order is looked at whenever it shows something new. */
-  const isReleased = (row: LedgerRow, order: KaspiOrder): boolean =>
-    row.phase === "seen" && order.state !== "SIGN_REQUIRED" && !order.signatureRequired;
+  const isReleased = (row: LedgerRow, order: KaspiOrder): boolean => row.phase === "seen" && !isUnsigned(order);
 
   /** Runs a job that must not run twice at the same time. */
   async function exclusively(name: string, work: (assertHeld: () => void) => Promise<RunReport>) {
@@ -278,12 +287,12 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       exclusively("new", async (assertHeld) => {
         const report = emptyReport();
         await eachShop(async (kaspi) => {
-          const newSince = await startOf(kaspi);
+          const startAt = await startOf(kaspi);
           const needsWork = (row: LedgerRow, order: KaspiOrder) => isDue(row) || isReleased(row, order);
-          const intake = intakes.open(kaspi, report, { needsWork, newSince });
+          const intake = intakes.open(kaspi, report, { needsWork, isForeign: await foreignTo(kaspi) });
           await inTurn(
             async () => {
-              for await (const page of feedOf(kaspi, newSince).pages({ ...(signal && { signal }) })) {
+              for await (const page of feedOf(kaspi, startAt).pages({ ...(signal && { signal }) })) {
                 assertHeld();
                 await intake.take(page.orders);
                 await page.commit();
@@ -310,7 +319,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
         await eachShop(async (kaspi) => {
           const needsWork = (row: LedgerRow, order: KaspiOrder) =>
             isDue(row) || isReleased(row, order) || hasChanged(row, order);
-          const intake = intakes.open(kaspi, report, { needsWork, newSince: await startOf(kaspi) });
+          const intake = intakes.open(kaspi, report, { needsWork, isForeign: await foreignTo(kaspi) });
           const run = { kaspi, intake, assertHeld, signal };
           const now = clock.now();
           const recent = new Date(now.getTime() - maxWindowMs);

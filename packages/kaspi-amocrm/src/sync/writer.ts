@@ -251,5 +251,6 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
 
 const isCancelled = ({ status }: KaspiOrder): boolean => status === "CANCELLED" || status === "RETURNED";
 
-const isUnsigned = ({ state, signatureRequired }: KaspiOrder): boolean =>
+/** It waits for the buyer's signature. */
+export const isUnsigned = ({ state, signatureRequired }: KaspiOrder): boolean =>
   state === "SIGN_REQUIRED" || signatureRequired;
