@@ -1,12 +1,18 @@
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
+import { endPayment } from "../src/decisions.ts";
 import type { Payment, PaymentProvider, ProviderContext } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createAttempts, type Finding, openAttempt, readSession, rememberRefund } from "../src/providers/attempts.ts";
 import { createWorld, type World } from "./gateway-harness.ts";
-import { pressButton } from "./provider-worlds.ts";
+import { openQr, pressButton } from "./provider-worlds.ts";
+import { stores } from "./stores.ts";
 
 /** A provider whose side does what the test wants when an attempt begins. */
-async function open(begin: (payment: Payment, context: ProviderContext) => Promise<Finding>): Promise<World> {
+async function open(
+  begin: (payment: Payment, context: ProviderContext) => Promise<Finding>,
+  /** What happens between a press and its being written down. */
+  meanwhile: (world: World, payment: Payment) => Promise<unknown> = async () => undefined,
+): Promise<World> {
   let known: ProviderContext | undefined;
   let world: World | undefined;
   const attempts = createAttempts({
@@ -24,6 +30,7 @@ async function open(begin: (payment: Payment, context: ProviderContext) => Promi
     async callback({ path, context }) {
       known = context;
       const payment = await context.find(path);
+      if (payment) await meanwhile(world as World, payment);
       return new Response(payment ? await attempts.begin(payment, context, new URLSearchParams()) : null);
     },
   };
@@ -66,4 +73,60 @@ test("what another process found out about the same attempt meanwhile stays", as
   const after = (await world.gateway.payments.get("shop", payment.id)) as Payment;
   expect(readSession(after).attempts).toMatchObject([{ state: "failed", reason: "settled by a person" }]);
   await world.close();
+});
+
+test("a press on a payment that is cancelled at the same moment begins nothing at the provider", async () => {
+  let begun = 0;
+  const world = await open(
+    async () => {
+      begun++;
+      return started;
+    },
+    ({ gateway }, { id }) => gateway.payments.cancel("shop", id),
+  );
+  const { payment } = await world.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+  expect(await (await pressButton(world, "till", payment.id, {})).text()).toBe("busy");
+  const after = (await world.gateway.payments.get("shop", payment.id)) as Payment;
+  expect([begun, after.status]).toEqual([0, "cancelled"]);
+  expect(readSession(after).attempts).toMatchObject([
+    { state: "failed", reason: "the payment ended before it began" },
+  ]);
+  await world.close();
+});
+
+describe.each(stores)("on $name", ({ skipped, open: openStore }) => {
+  test.skipIf(skipped).each(["invoice", "pay"])(
+    "%s pressed while the merchant cancels: what began all the same is asked about, and its money is told",
+    { timeout: 60_000 },
+    async (action) => {
+      const store = await openStore();
+      const qr = await openQr({ storageFor: store.storageFor, options: { remoteInvoices: true } });
+      const { gateway, storage, clock } = qr.world;
+      const race = async (cancel: (id: string) => Promise<unknown>): Promise<string | undefined> => {
+        const before = qr.fake.payments.length;
+        const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+        await Promise.all([
+          pressButton(qr.world, "kaspi-qr", payment.id, { action, phone: "87012223344" }),
+          cancel(payment.id).catch(() => "refused"),
+        ]);
+        return qr.fake.payments.length > before ? payment.id : undefined;
+      };
+      const begun: (string | undefined)[] = [];
+      for (let round = 0; round < 5; round++) begun.push(await race((id) => gateway.payments.cancel("shop", id)));
+      // However the two meet, an invoice of a payment that was cancelled may be out.
+      const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+      await pressButton(qr.world, "kaspi-qr", payment.id, { action, phone: "87012223344" });
+      await storage.change(payment.id, (current) => endPayment(current, "cancelled", clock.now()));
+      begun.push(payment.id);
+      for (const { id } of qr.fake.payments) qr.fake.pay(id);
+      await qr.pass(300_000, 5_000);
+      await qr.pass(7_200_000, 600_000);
+      for (const id of begun.filter((one) => one !== undefined)) {
+        expect(await gateway.payments.get("shop", id)).toMatchObject({ status: "paid", paidMinor: 50_000n });
+      }
+      expect(await gateway.payments.get("shop", payment.id)).toMatchObject({ late: true });
+      await qr.world.close();
+      await store.close();
+    },
+  );
 });

@@ -524,6 +524,18 @@ describe("a remote invoice", () => {
     expect(fake.violations).toEqual([]);
   });
 
+  test("for the rest of a payment with days of life left is asked about at the end of the payment", async () => {
+    const { fake, pass } = await openInvoices();
+    const { id } = await create(50_000n, 3 * 86_400_000);
+    await bookByHand(id, 20_000n);
+    await invoice(id);
+    fake.pay(fake.payments[0]?.id ?? "");
+    await pass(2.5 * 86_400_000, 3_600_000);
+    expect([(await get(id)).paidMinor, statusCalls()]).toEqual([20_000n, 0]);
+    await pass(86_400_000, 3_600_000);
+    expect([(await get(id)).paidMinor, statusCalls(), fake.violations]).toEqual([50_000n, 1, []]);
+  });
+
   test("is never asked about by a timer; the payer's button asks, at most every ten seconds", async () => {
     const { fake, pass } = await openInvoices();
     const { id } = await create(1_598_055n, 86_000_000);

@@ -181,13 +181,13 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     return { finding: { state: "unknown", askAgainMs: undemandedMs, attention }, isBooked: false };
   }
 
-  /** What is asked on demand only is asked by itself when its time is over; the end of the payment asks anyway. */
+  /** What is asked on demand only is asked by itself when its time is over; the end of an unpaid payment asks anyway. */
   function lookAgain(attempt: Attempt, payment: Payment): { readonly askAgainMs?: number } {
     const endsAt = endOf(payment, attempt);
     if (!attempt.onDemand || attempt.state !== "open" || nowMs() >= endsAt) {
       return { askAgainMs: Math.max(0, attempt.askAt - nowMs()) };
     }
-    return endsAt === payment.expiresAt.getTime() ? {} : { askAgainMs: endsAt - nowMs() };
+    return isUnpaid(payment) ? {} : { askAgainMs: endsAt - nowMs() };
   }
 
   function say(attempt: Attempt, payment: Payment, finding?: Finding): ProviderState {
@@ -262,6 +262,10 @@ export function createAttempts(driver: AttemptDriver): Attempts {
         askAgainMs: beginMs,
       });
       if (!begun) return "busy";
+      if (!waitsForMoney(begun)) {
+        await conclude(begun, context, attempt, { state: "failed", reason: "the payment ended before it began" });
+        return "busy";
+      }
       let finding: Finding;
       try {
         finding = await driver.begin({ payment: begun, attempt, form });
@@ -312,6 +316,10 @@ function attentionOf(payment: Payment, before: Attempt, finding: Finding): { rea
   return payment.needsAttention !== undefined && payment.needsAttention === before.reason ? { attention: null } : {};
 }
 
+/** Such a payment is looked at when it expires. */
+const isUnpaid = ({ status }: Payment): boolean => status === "pending" || status === "processing";
+const waitsForMoney = (payment: Payment): boolean => isUnpaid(payment) || payment.status === "partially_paid";
+
 const isOpen = ({ state }: Attempt): boolean => state !== "paid" && state !== "failed";
 
 /** Whether the payer may begin: the payment waits for money, and nothing is open. */
@@ -320,7 +328,7 @@ export function mayBegin(payment: Payment, nowMs: number): boolean {
   const last = attempts.at(-1);
   if ((last && isOpen(last)) || attempts.length >= maxAttempts) return false;
   if (payment.status === "partially_paid") return true;
-  return (payment.status === "pending" || payment.status === "processing") && nowMs < payment.expiresAt.getTime();
+  return isUnpaid(payment) && nowMs < payment.expiresAt.getTime();
 }
 
 /** When an attempt that waits for the payer is over. One that pays the rest of a payment may begin after its life. */
