@@ -1,5 +1,5 @@
 import { ApiError, SdkError } from "@orderbridge/core";
-import { checkAmount, fromMinor, sameAmount, toMinor } from "./amount.ts";
+import { checkAmount, fromMinor, isLess, isReceivedAmount, sameAmount, toMinor } from "./amount.ts";
 import { InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
 import { type OperationState, operationState } from "./operation-state.ts";
@@ -8,7 +8,7 @@ import type { Robokassa } from "./robokassa.ts";
 import { createServiceClient } from "./services.ts";
 import type { Shop } from "./shop.ts";
 import { sign, signatureBase } from "./signature.ts";
-import { payable, type RobokassaStorage } from "./storage.ts";
+import { type Order, payable, type RobokassaStorage } from "./storage.ts";
 
 export interface HeldPayment {
   readonly invId: string | bigint;
@@ -60,12 +60,15 @@ export function createHolds(shop: Shop): Holds {
       if (!state?.found || !done.includes(state.state)) throw error;
       const sum = form.get("OutSum") ?? "";
       if (name !== "Confirm" || state.outSum === undefined || sameAmount(state.outSum, sum)) return;
-      // An earlier call, whose reply was lost as well, has taken another part.
-      throw new ApiError(`robokassa: Payment/Confirm: ${state.outSum} was taken already, not ${sum}`, {
+      // An earlier call, whose reply was lost as well, has taken another part. More than was asked for tells less: no
+      // document says whether the books name the captured part or the sum that was held.
+      const isOther = !isReceivedAmount(state.outSum) || isLess(state.outSum, sum);
+      const told = isOther ? `${state.outSum} was taken already` : `it is taken, but the books name ${state.outSum}`;
+      throw new ApiError(`robokassa: Payment/Confirm: ${told}, not ${sum}`, {
         vendor: "robokassa",
         status: 200,
         vendorCode: "other_sum",
-        outcome: "refused",
+        outcome: isOther ? "refused" : "unknown",
       });
     }
   }
@@ -98,7 +101,7 @@ export function createHolds(shop: Shop): Holds {
 }
 
 export interface CaptureOrderOptions {
-  readonly robokassa: Pick<Robokassa, "holds">;
+  readonly robokassa: Pick<Robokassa, "holds" | "operationState">;
   readonly storage: Pick<RobokassaStorage, "orders">;
   readonly invId: string;
   /** Decimal text; less than the total takes a part, and the rest goes back to the buyer. @defaultValue the order's total */
@@ -109,9 +112,11 @@ export interface CaptureOrderOptions {
 
 /**
  * Takes held money, or a part of it. The sum is stored before Robokassa is asked, so that the notification of a part
- * books the order; it can be captured once, and of two calls at one moment one is refused.
+ * books the order; it can be captured once, and of two calls at one moment one is refused. Another sum than the one that
+ * was asked for before is asked for only when Robokassa's books say that the money is still held.
  *
- * @throws {InputError} when the order is not held, or for less than `amount`; {@link ApiError} when Robokassa says no.
+ * @throws {InputError} when the order is not held, captured already, or for less than `amount`; {@link ApiError} when
+ *   Robokassa says no; what the state query throws.
  */
 export async function captureOrder({ robokassa, storage, invId, amount, receipt }: CaptureOrderOptions): Promise<void> {
   const order = await storage.orders.getByInvId(invId);
@@ -119,7 +124,17 @@ export async function captureOrder({ robokassa, storage, invId, amount, receipt 
   const outSum = fromMinor(toMinor(checkAmount("amount", amount ?? order.total)));
   if (toMinor(outSum) > toMinor(order.total))
     throw new InputError("amount", `is more than the order's total ${order.total}`);
-  if (!(await storage.orders.keepCapture(invId, outSum, order.captured))) {
+  const { captured } = order;
+  if (order.status === "held" && captured !== undefined && captured !== outSum) {
+    // The earlier call may have taken its sum, and this is its only record.
+    const state = await robokassa.operationState(invId);
+    if (!state.found || state.state !== "held") {
+      const taken = takenPart(order, state) ?? captured;
+      await storage.orders.keepCapture(invId, taken, captured);
+      throw new InputError("invId", `is the number of an order of which ${taken} is captured or was asked for`);
+    }
+  }
+  if (!(await storage.orders.keepCapture(invId, outSum, captured))) {
     const now = await storage.orders.getByInvId(invId);
     const problem = now?.status === "held" ? "is being captured by another call" : "is not held";
     throw new InputError("invId", `is the number of an order that ${problem}`);
@@ -128,8 +143,20 @@ export async function captureOrder({ robokassa, storage, invId, amount, receipt 
     await robokassa.holds.capture({ invId, outSum, ...(receipt ? { receipt } : {}) });
   } catch (error) {
     // Nothing was taken now; an earlier call whose reply was lost may have taken what it asked for.
-    const tookNothing = SdkError.isInstance(error) && (error.outcome === "refused" || error.outcome === "not-executed");
-    if (tookNothing) await storage.orders.keepCapture(invId, payable(order), outSum);
+    const isRefused = SdkError.isInstance(error) && error.outcome === "refused";
+    const state = isRefused ? await robokassa.operationState(invId).catch(() => undefined) : undefined;
+    const tookNothing = isRefused || (SdkError.isInstance(error) && error.outcome === "not-executed");
+    if (tookNothing) await storage.orders.keepCapture(invId, takenPart(order, state) ?? payable(order), outSum);
     throw error;
   }
+}
+
+/**
+ * How much of a hold was taken, where Robokassa's books tell: less than the total is a captured part. The total itself
+ * tells nothing, since no document says whether it is what was taken or what was held.
+ */
+function takenPart({ total }: Order, state: OperationState | undefined): string | undefined {
+  if (!state?.found || (state.state !== "paid" && state.state !== "crediting")) return undefined;
+  const [, sum] = /^(\d{1,15}(?:\.\d{1,2})?)0*$/.exec(state.outSum ?? "") ?? [];
+  return sum !== undefined && isLess(sum, total) ? fromMinor(toMinor(sum)) : undefined;
 }

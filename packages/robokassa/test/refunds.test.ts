@@ -1,11 +1,13 @@
 import { ApiError, RequestError, silentLogger } from "@orderbridge/core";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   captureOrder,
+  createReconciler,
   createResult2Handler,
   createResultHandler,
   createRobokassa,
+  type Order,
   placeOrder,
   type RobokassaOptions,
   refreshRefunds,
@@ -25,6 +27,7 @@ async function shop(
 ) {
   const clock = createFakeClock("2026-11-01T10:00:00.000Z");
   const storage = createRobokassaMemoryStorage({ clock });
+  const server = { isUp: true };
   const fake = createFakeRobokassa({
     ...demoShop,
     password3: "three",
@@ -32,7 +35,10 @@ async function shop(
     resultUrl: "https://shop.example/result",
     clock,
     ...(options.readings ? { readings: options.readings } : {}),
-    deliver: (request) => (request.url.endsWith("2") ? result2(request) : result(request)),
+    deliver: async (request) => {
+      if (!server.isUp) return new Response(null, { status: 503 });
+      return request.url.endsWith("2") ? result2(request) : result(request);
+    },
   });
   const robokassa = createRobokassa({
     ...demoShop,
@@ -55,7 +61,17 @@ async function shop(
   await fake.pay({ url: paymentUrl });
   const refund = (id: string, amount?: string) =>
     refundOrder({ robokassa, storage, id, invId: "1", ...(amount === undefined ? {} : { amount }) });
-  return { clock, storage, fake, robokassa, refund, order: () => storage.orders.get("order-1") };
+  const capture = (amount?: string, through: Partial<typeof robokassa> = {}) =>
+    captureOrder({
+      robokassa: { ...robokassa, ...through },
+      storage,
+      invId: "1",
+      ...(amount === undefined ? {} : { amount }),
+    });
+  const reconciler = createReconciler(shared);
+  const order = () => storage.orders.get("order-1");
+  const check = async () => (await reconciler.check((await order()) as Order)).outcome;
+  return { clock, storage, fake, server, robokassa, refund, capture, check, order };
 }
 
 test.each(["json", "bare"] as const)("refunds a payment in full, with a %s body", async (refundBody) => {
@@ -165,18 +181,22 @@ test("a capture with a lost reply is not taken for done when another sum was tak
   const { robokassa, fake } = await shop({ hold: true });
   await robokassa.holds.capture({ invId: "1", outSum: "400.00" });
   fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
-  await expect(robokassa.holds.capture({ invId: "1", outSum: "300.00" })).rejects.toMatchObject({
-    message: expect.stringMatching(/400\.0+ was taken already, not 300\.00/),
+  await expect(robokassa.holds.capture({ invId: "1", outSum: "500.00" })).rejects.toMatchObject({
+    message: expect.stringMatching(/400\.0+ was taken already, not 500\.00/),
     outcome: "refused",
+  });
+  fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+  // More than was asked for may as well be the sum that was held.
+  await expect(robokassa.holds.capture({ invId: "1", outSum: "300.00" })).rejects.toMatchObject({
+    message: expect.stringMatching(/the books name 400\.0+, not 300\.00/),
+    outcome: "unknown",
   });
   fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
   await robokassa.holds.capture({ invId: "1", outSum: "400.00" });
 });
 
 test("captures a part of a hold: the order is paid with that sum, and refunds end there", async () => {
-  const { robokassa, storage, fake, order, refund } = await shop({ hold: true });
-  const capture = (amount?: string) =>
-    captureOrder({ robokassa, storage, invId: "1", ...(amount === undefined ? {} : { amount }) });
+  const { robokassa, storage, fake, order, refund, capture } = await shop({ hold: true });
   await expect(capture("1000.01")).rejects.toThrow("amount is more than the order's total 1000.00");
   await capture("600");
   await fake.idle();
@@ -195,14 +215,13 @@ test("captures a part of a hold: the order is paid with that sum, and refunds en
 });
 
 test("keeps the sum of a capture whose reply was lost, when a second one is refused", async () => {
-  const { robokassa, storage, order } = await shop({ hold: true });
-  const capture = (amount: string, outcome: "unknown" | "refused") => {
+  const { robokassa, capture, order } = await shop({ hold: true });
+  const failing = (outcome: "unknown" | "refused") => {
     const about = { vendor: "robokassa", status: 200, vendorCode: "false", outcome };
-    const failing = { ...robokassa.holds, capture: () => Promise.reject(new ApiError("Payment/Confirm", about)) };
-    return captureOrder({ robokassa: { holds: failing }, storage, invId: "1", amount });
+    return { holds: { ...robokassa.holds, capture: () => Promise.reject(new ApiError("Payment/Confirm", about)) } };
   };
-  await expect(capture("600.00", "unknown")).rejects.toThrow(ApiError);
-  await expect(capture("500.00", "refused")).rejects.toThrow(ApiError);
+  await expect(capture("600.00", failing("unknown"))).rejects.toThrow(ApiError);
+  await expect(capture("500.00", failing("refused"))).rejects.toThrow(ApiError);
   expect((await order())?.captured).toBe("600.00");
 });
 
@@ -218,25 +237,68 @@ test("of two captures at one moment one is refused, and the payment is booked wi
 });
 
 test("a capture that is refused does not take the sum of a later one away", async () => {
-  const { robokassa, storage, order } = await shop({ hold: true });
+  const { robokassa, capture, order } = await shop({ hold: true });
   let refuse = (): void => undefined;
   const slow = new Promise<void>((_resolve, reject) => {
     refuse = () =>
       reject(new ApiError("refused", { vendor: "robokassa", status: 200, vendorCode: "false", outcome: "refused" }));
   });
-  const capture = (amount: string, answer: Promise<void>) =>
-    captureOrder({
-      robokassa: { holds: { ...robokassa.holds, capture: () => answer } },
-      storage,
-      invId: "1",
-      amount,
-    });
-  const first = capture("400.00", slow);
+  const answering = (answer: Promise<void>) => ({ holds: { ...robokassa.holds, capture: () => answer } });
+  const first = capture("400.00", answering(slow));
   await expect.poll(async () => (await order())?.captured).toBe("400.00");
-  await capture("300.00", Promise.resolve());
+  await capture("300.00", answering(Promise.resolve()));
   refuse();
   await expect(first).rejects.toThrow("refused");
   expect((await order())?.captured).toBe("300.00");
+});
+
+describe("what was taken of a hold is not lost to a second capture of another sum", () => {
+  test("that comes before the notification, while the network is dead", async () => {
+    const { fake, server, capture, order } = await shop({ hold: true });
+    server.isUp = false;
+    await capture("400.00");
+    const noAnswer = () => Promise.reject(new RequestError("down", { vendor: "r", code: "network", outcome: "unknown" }));
+    const dead = { operationState: noAnswer, holds: { capture: noAnswer, release: noAnswer } };
+    await expect(capture("600.00", dead)).rejects.toThrow("down");
+    await expect(capture("600.00")).rejects.toThrow("400.00");
+    expect(await order()).toMatchObject({ status: "held", captured: "400.00" });
+    expect(fake.journal.count("Payment/Confirm")).toBe(1);
+    server.isUp = true;
+    await fake.redeliver("1");
+    expect(await order()).toMatchObject({ status: "paid", captured: "400.00" });
+  });
+
+  test("that never ended: the next one finds what was taken", async () => {
+    const { server, storage, robokassa, capture, check, order } = await shop({ hold: true });
+    server.isUp = false;
+    await storage.orders.keepCapture("1", "600.00", undefined); // the process died here
+    await robokassa.holds.capture({ invId: "1", outSum: "400.00" }); // asked for by another one
+    expect(await check()).toBe("amount_differs");
+    await expect(capture("600.00")).rejects.toMatchObject({ outcome: "refused" });
+    expect(await order()).toMatchObject({ status: "held", captured: "400.00" });
+    expect(await check()).toBe("paid");
+    expect(await order()).toMatchObject({ status: "paid", captured: "400.00" });
+  });
+
+  test("also where the books name the held sum after a capture of a part", async () => {
+    const { fake, server, capture, order } = await shop({ hold: true, readings: { stateOutSum: "held" } });
+    server.isUp = false;
+    fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" } });
+    await expect(capture("400.00")).rejects.toMatchObject({ outcome: "unknown" });
+    for (const amount of ["400.00", "600.00", "1000.00"]) await expect(capture(amount)).rejects.toThrow();
+    server.isUp = true;
+    await fake.redeliver("1");
+    expect(await order()).toMatchObject({ status: "paid", captured: "400.00" });
+  });
+
+  test("but a capture that took nothing gives way to another sum", async () => {
+    const { fake, capture, order } = await shop({ hold: true });
+    fake.faults.add({ fault: { kind: "failBeforeExecuting", status: 502 } });
+    await expect(capture("400.00")).rejects.toMatchObject({ status: 502 });
+    await capture("600.00");
+    await fake.idle();
+    expect(await order()).toMatchObject({ status: "paid", captured: "600.00" });
+  });
 });
 
 test("releases a hold, whose sum is sent but not hashed", async () => {

@@ -43,6 +43,8 @@ export interface FakeReadings {
   readonly result2Body?: "bare" | "quoted" | "base64";
   /** Namespace of the XML: as the documents or as the official tests have it. @defaultValue "documents" */
   readonly xmlNamespace?: "documents" | "tests";
+  /** The `OutSum` that OpStateExt names after a capture of a part. @defaultValue "captured" */
+  readonly stateOutSum?: "captured" | "held";
   /** The only body that the refund service takes. @defaultValue "json" */
   readonly refundBody?: "json" | "bare";
 }
@@ -617,14 +619,16 @@ export function createFakeRobokassa(options: FakeRobokassaOptions): FakeRobokass
     else if (hash(`${shop.login}:${invId}:${shop.password2}`) !== form.get("Signature")?.toLowerCase()) result = 1;
     else if (!live) result = 3;
     else if (own.some((operation) => operation.test)) result = 4;
+    const stated = readings.stateOutSum === "held" ? live?.session.outSum : live?.outSum;
+    const outSum = decimals(stated ?? "", 6);
     const date = (at: Date): string => at.toISOString().replace("Z", "0000+00:00"); // seven fraction digits
     const body =
       result !== 0 || !live
         ? ""
         : `<State><Code>${live.state}</Code><RequestDate>${date(clock.now())}</RequestDate><StateDate>${date(live.at)}</StateDate></State>
-<Info><IncCurrLabel>BankCardPSR</IncCurrLabel><IncSum>${decimals(live.outSum, 6)}</IncSum><IncAccount></IncAccount>
+<Info><IncCurrLabel>BankCardPSR</IncCurrLabel><IncSum>${outSum}</IncSum><IncAccount></IncAccount>
 <PaymentMethod><Code>BankCard</Code><Description>BankCard</Description></PaymentMethod>
-<OutCurrLabel>BANKR</OutCurrLabel><OutSum>${decimals(live.outSum, 6)}</OutSum><OpKey>${live.opKey}</OpKey><BankCardRRN></BankCardRRN></Info>
+<OutCurrLabel>BANKR</OutCurrLabel><OutSum>${outSum}</OutSum><OpKey>${live.opKey}</OpKey><BankCardRRN></BankCardRRN></Info>
 <UserField>${live.session.shp.map(([name, value]) => `<Field><Name>${escapeHtml(name)}</Name><Value>${escapeHtml(value)}</Value></Field>`).join("")}</UserField>`;
     return xml("OperationStateResponse", `<Result><Code>${result}</Code></Result>${body}`);
   }
