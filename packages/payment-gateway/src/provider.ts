@@ -164,8 +164,14 @@ export interface PaymentProvider {
   attempts?(payment: Payment): readonly ProviderAttempt[];
   /** What somebody must do so that a pending refund goes on, e.g. an address that the buyer opens. */
   refundNotice?(payment: Payment, key: string): string | undefined;
-  /** A person has found out what became of an attempt of unknown outcome, and booked its money if there was any. */
+  /** A person has found out that an attempt of unknown outcome took no money. `false`: none is unknown any more. */
   giveUpAttempt?(payment: Payment, context: ProviderContext): Promise<boolean>;
+  /**
+   * A person has found the money of an attempt of unknown outcome. Books it and ends the attempt in one change (`money`
+   * of {@link RememberedState}), so that it is not found again. `false`: nothing was booked, because no attempt is unknown
+   * any more, or this money was booked before.
+   */
+  recordMoney?(payment: Payment, context: ProviderContext, money: ReportedMoney): Promise<boolean>;
   /**
    * A person has found out how a refund ended whose outcome the provider cannot tell. `false`: nobody was called for it.
    * Afterwards `refund` gives this outcome.

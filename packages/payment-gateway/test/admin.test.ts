@@ -474,6 +474,64 @@ describe("providers with attempts", () => {
     }
   });
 
+  test.each([
+    ["the process ends", 500],
+    ["the attempt is asked about, which finds the money too,", 409],
+  ] as const)("money is recorded once although %s at that moment", async (_what, status) => {
+    let meanwhile: (() => Promise<unknown>) | undefined;
+    const {
+      world: till,
+      fake,
+      pass,
+    } = await openSmartpos({
+      gateway: { admin },
+      async storageFor(clock) {
+        const storage = createPaymentGatewayMemoryStorage({ clock });
+        const change: typeof storage.change = async (id, decide, key) => {
+          const now = meanwhile;
+          meanwhile = undefined;
+          if (status === 409) await now?.();
+          const result = await storage.change(id, decide, key);
+          if (status === 500) await now?.();
+          return result;
+        };
+        return { ...storage, change };
+      },
+    });
+    try {
+      const { gateway, clock } = till;
+      const call = (path: string, headers: Record<string, string>, fields?: Readonly<Record<string, string>>) =>
+        gateway.handle(
+          new Request(`https://pay.example${path}`, {
+            headers,
+            ...(fields ? { method: "POST", body: new URLSearchParams(fields) } : {}),
+          }),
+        );
+      const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_500n });
+      await call(`/providers/kaspi-smartpos/${payment.id}`, {}, { action: "pay" });
+      fake.lose("success");
+      await pass(30_000, 1_000);
+      const login = await call("/admin/login", {}, { password });
+      const headers = { cookie: (login.headers.get("set-cookie") ?? "").split(";")[0] ?? "" };
+      const path = `/admin/payments/${payment.id}/record`;
+      const { csrf = "" } = fieldsOf(await (await call(`/admin/payments/${payment.id}`, headers)).text(), path);
+      meanwhile = async () => {
+        if (status === 500) throw new Error("the process ends");
+        fake.heal();
+        clock.advance(10_000);
+        await gateway.work();
+      };
+      const fields = { csrf, transaction: "100000000002", amount: "505.00", confirmed: "yes" };
+      expect((await call(path, headers, fields)).status).toBe(status);
+      fake.heal();
+      await pass(60_000, 1_000);
+      const { bookings } = await till.storage.historyOf(payment.id);
+      expect([(await gateway.payments.get("shop", payment.id))?.paidMinor, bookings.length]).toEqual([50_500n, 1]);
+    } finally {
+      await till.close();
+    }
+  });
+
   test("a refund that waits for the buyer says what he must scan", async () => {
     const { world: shop, context } = await openQr({ scheme: "r2", gateway: { admin } });
     try {

@@ -88,9 +88,7 @@ test("a press on a payment that is cancelled at the same moment begins nothing a
   expect(await (await pressButton(world, "till", payment.id, {})).text()).toBe("busy");
   const after = (await world.gateway.payments.get("shop", payment.id)) as Payment;
   expect([begun, after.status]).toEqual([0, "cancelled"]);
-  expect(readSession(after).attempts).toMatchObject([
-    { state: "failed", reason: "the payment ended before it began" },
-  ]);
+  expect(readSession(after).attempts).toMatchObject([{ state: "failed", reason: "the payment ended before it began" }]);
   await world.close();
 });
 

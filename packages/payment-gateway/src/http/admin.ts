@@ -285,11 +285,11 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
     }
     return act(context, payment, async () => {
       const provider = providers.get(payment.provider);
-      if (!provider || !isAttemptUnknown(provider, payment)) throw new Refusal("conflict", noUnknownAttempt);
-      const { currency } = payment;
-      const booking = await contextOf(provider).book(payment.id, { transactionId: transaction, amountMinor, currency });
-      if (booking.state !== "booked") throw new Refusal("conflict", "this transaction is booked already");
-      await provider.giveUpAttempt?.(booking.payment, contextOf(provider));
+      const context = provider && contextOf(provider);
+      const found = { transactionId: transaction, amountMinor, currency: payment.currency };
+      if (context && (await provider.recordMoney?.(payment, context, found))) return;
+      const isBooked = (await context?.findBooking(transaction)) !== undefined;
+      throw new Refusal("conflict", isBooked ? "this transaction is booked already" : noUnknownAttempt);
     });
   });
 
@@ -396,10 +396,10 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
 ${payment.paidMinor === 0n && paymentMoves[payment.status].includes("cancelled") ? html`<form method="post" action="${base}/payments/${payment.id}/cancel">${hidden(context)}<button class="danger">Cancel payment</button></form>` : ""}
 ${
   isUnknown
-    ? html`<form method="post" action="${base}/payments/${payment.id}/give-up">${hidden(context)}<button class="danger">Give the unknown attempt up</button></form>
-<form method="post" action="${base}/payments/${payment.id}/record">${hidden(context)}<label>Transaction at the provider<input name="transaction"></label><label>Its sum<input name="amount" inputmode="decimal"></label><button class="danger">Record its money</button></form>`
+    ? html`<form method="post" action="${base}/payments/${payment.id}/give-up">${hidden(context)}<button class="danger">Give the unknown attempt up</button></form>`
     : ""
 }
+${isUnknown && provider.recordMoney ? html`<form method="post" action="${base}/payments/${payment.id}/record">${hidden(context)}<label>Transaction at the provider<input name="transaction"></label><label>Its sum<input name="amount" inputmode="decimal"></label><button class="danger">Record its money</button></form>` : ""}
 ${leftMinor > 0n && provider?.refund ? html`<form method="post" action="${base}/payments/${payment.id}/refund">${hidden(context)}<label>Sum to refund<input name="amount" inputmode="decimal" value="${formatAmount(leftMinor)}"></label><button class="danger">Refund</button></form>` : ""}
 ${history.refunds
   .filter(({ status: outcome }) => outcome === "pending" && payment.needsAttention && provider?.settleRefund)

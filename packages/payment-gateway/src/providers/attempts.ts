@@ -96,7 +96,8 @@ export interface AttemptDriver {
   intervalMs(attempt: Attempt): number;
 }
 
-export interface Attempts extends Required<Pick<PaymentProvider, "state" | "attempts" | "giveUpAttempt">> {
+export interface Attempts
+  extends Required<Pick<PaymentProvider, "state" | "attempts" | "giveUpAttempt" | "recordMoney">> {
   /** Begins an attempt unless one is open. `failed`: the provider said no. `busy`: one is open, or none may begin. */
   begin(payment: Payment, context: ProviderContext, form: URLSearchParams): Promise<"begun" | "failed" | "busy">;
   /** Asks now, also on an attempt that is asked on demand only, unless it was asked a moment ago. */
@@ -110,6 +111,7 @@ export interface Attempts extends Required<Pick<PaymentProvider, "state" | "atte
 /** After so long an attempt whose beginning was never heard of again counts as lost. Longer than any call may take. */
 const beginMs = 60_000;
 const maxAttempts = 50;
+const byPerson = "settled by a person";
 /** Facts that a person looks for at the provider. */
 const idFacts: readonly string[] = ["id", "process", "transaction", "refundId", "method"];
 /** Pause between questions that nobody wanted, on attempts that are asked on demand only. */
@@ -292,12 +294,20 @@ export function createAttempts(driver: AttemptDriver): Attempts {
       })),
 
     giveUpAttempt: async (payment, context) =>
-      openAttempt(payment)?.state === "unknown" && end(payment, context, "settled by a person"),
+      openAttempt(payment)?.state === "unknown" && end(payment, context, byPerson),
+
+    recordMoney: async (payment, context, money) =>
+      openAttempt(payment)?.state === "unknown" && end(payment, context, byPerson, money),
 
     fail: (payment, context, reason) => end(payment, context, reason),
   };
 
-  async function end(payment: Payment, context: ProviderContext, reason: string): Promise<boolean> {
+  async function end(
+    payment: Payment,
+    context: ProviderContext,
+    reason: string,
+    money?: ReportedMoney,
+  ): Promise<boolean> {
     const attempt = openAttempt(payment);
     if (!attempt) return false;
     const stored = await context.remember(payment, {
@@ -305,6 +315,7 @@ export function createAttempts(driver: AttemptDriver): Attempts {
       processing: false,
       ...(payment.needsAttention === attempt.reason ? { attention: null } : {}),
       askAgainMs: 0,
+      ...(money ? { money } : {}),
     });
     return stored !== undefined;
   }

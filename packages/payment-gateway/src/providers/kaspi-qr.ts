@@ -178,6 +178,7 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
     state: attempts.state,
     attempts: attempts.attempts,
     giveUpAttempt: attempts.giveUpAttempt,
+    recordMoney: attempts.recordMoney,
 
     payerStep(payment) {
       const attempt = openAttempt(payment);

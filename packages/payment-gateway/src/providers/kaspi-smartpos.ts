@@ -178,6 +178,7 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
     state: attempts.state,
     attempts: attempts.attempts,
     giveUpAttempt: attempts.giveUpAttempt,
+    recordMoney: attempts.recordMoney,
     settleRefund,
 
     payerStep(payment: Payment) {
