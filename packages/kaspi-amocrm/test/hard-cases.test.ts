@@ -2,7 +2,7 @@ import { fetchFrom } from "@orderbridge/core/testing";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { createAmocrm } from "../src/amocrm/index.ts";
 import { createKaspi } from "../src/kaspi/index.ts";
-import { type FakeOrder, fakeAccount } from "../src/testing/index.ts";
+import { type FakeKaspi, type FakeOrder, fakeAccount } from "../src/testing/index.ts";
 import { createSetting as createSettingOn, type SettingOptions } from "./setting.ts";
 import { type OpenStorage, testStorages } from "./storages.ts";
 
@@ -246,17 +246,20 @@ for (const { name: storageName, skipped, open } of testStorages()) {
     });
 
     test("an order whose lines cannot be read is parked, and asked hourly from then on", async () => {
-      const { kaspi, amocrm, sync, clock } = createSetting({ kaspi: { ignoresInclude: true } });
+      const { kaspi, amocrm, sync, clock, storage: stores } = createSetting({ kaspi: { ignoresInclude: true } });
       kaspi.addOrder(order("700000001"));
       kaspi.faults.add({
         fault: { kind: "failBeforeExecuting", status: 500 },
         times: 10_000,
         match: ({ url }) => url.includes("/entries"),
       });
+      const attempts: (number | undefined)[] = [];
       for (let run = 0; run < 30; run++) {
         await sync.importNew();
+        attempts.push((await stores.orders.get(key))?.attempts);
         clock.advance(minute);
       }
+      expect(attempts.slice(0, 9)).toEqual([1, 2, 2, 3, 3, 3, 3, 4, 4]); // pauses of 1, 2, 4 minutes
       const { parked } = await sync.status();
       expect(parked).toEqual([{ ...key, reason: expect.stringMatching(/^lines could not be read: .*500/) }]);
       kaspi.journal.clear();
@@ -269,6 +272,82 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       clock.advance(60 * minute);
       expect(await sync.importNew()).toMatchObject({ created: 1 });
       expect(amocrm.leads).toHaveLength(1);
+    });
+
+    test("lines that nobody gets for five minutes park no order, and delay none for an hour", async () => {
+      const alerts: unknown[] = [];
+      const setting = createSetting({ kaspi: { ignoresInclude: true } });
+      const { kaspi, amocrm, clock } = setting;
+      const sync = setting.createWorker({ onAlert: (alert) => void alerts.push(alert) });
+      const now = clock.now().getTime();
+      for (let index = 0; index < 30; index++) {
+        kaspi.addOrder(order(String(700_000_100 + index), { creationDate: now - index * 1_000 }));
+      }
+      kaspi.faults.add({
+        fault: { kind: "failBeforeExecuting", status: 503 },
+        times: 10_000,
+        match: ({ url }) => url.includes("/entries"),
+      });
+      for (let run = 0; run < 12; run++) {
+        if (run === 5) kaspi.faults.clear();
+        const ended = await sync.importNew().then(
+          () => true,
+          () => false,
+        );
+        expect(ended).toBe(run >= 5);
+        clock.advance(minute);
+      }
+      expect(amocrm.leads).toHaveLength(30);
+      expect(alerts).toEqual([]);
+    });
+
+    const failsByCode = (kaspi: FakeKaspi, code: string) =>
+      kaspi.faults.add({
+        fault: { kind: "failBeforeExecuting", status: 500 },
+        times: 10_000,
+        match: ({ url }) => decodeURIComponent(url).includes(`[code]=${code}`),
+      });
+
+    test("an old order that Kaspi does not give does not keep the later ones from being followed, and is parked", async () => {
+      const { kaspi, amocrm, sync, clock, storage: stores } = createSetting();
+      const now = clock.now().getTime();
+      for (const days of [19, 18, 17]) {
+        kaspi.addOrder(order(`7000000${days}`, { creationDate: now - days * day, ...accepted }));
+      }
+      await sync.backfill({ from: new Date(now - 30 * day), to: new Date(now) });
+      failsByCode(kaspi, "700000019");
+      for (const code of ["700000018", "700000017"]) kaspi.changeOrder(code, completed);
+      clock.advance(10 * minute);
+      expect(await sync.reconcile()).toMatchObject({ updated: 2, failed: 1 });
+      expect(["700000019", "700000018", "700000017"].map((code) => amocrm.leadOf(code)?.statusId)).toEqual([
+        stageIds.accepted,
+        stageIds.won,
+        stageIds.won,
+      ]);
+      kaspi.faults.clear();
+      clock.advance(10 * minute);
+      await sync.reconcile(); // it is well again: what it failed is forgotten
+      expect(await stores.orders.get({ ...key, code: "700000019" })).toMatchObject({ phase: "done", attempts: 0 });
+
+      failsByCode(kaspi, "700000019");
+      for (let run = 0; run < 5; run++) {
+        clock.advance(10 * minute);
+        await sync.reconcile();
+      }
+      expect((await sync.status()).parked).toMatchObject([{ code: "700000019" }]);
+    });
+
+    test("a parked order that Kaspi does not give does not keep the other parked ones from their next try", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting({ sync: { attemptsBeforeParking: 1 } });
+      const now = clock.now().getTime();
+      for (const days of [19, 18, 17]) kaspi.addOrder(order(`7000000${days}`, { creationDate: now - days * day }));
+      amocrm.refuses = () => true;
+      await sync.backfill({ from: new Date(now - 30 * day), to: new Date(now) });
+      amocrm.refuses = undefined;
+      failsByCode(kaspi, "700000019");
+      clock.advance(61 * minute);
+      expect(await sync.importNew()).toMatchObject({ created: 2, failed: 1 });
+      expect(amocrm.leads.map(({ name }) => name).sort()).toEqual(["Kaspi 700000017", "Kaspi 700000018"]);
     });
 
     test("an unfinished order that Kaspi does not know any more is parked, not asked every minute", async () => {

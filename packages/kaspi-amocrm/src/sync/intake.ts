@@ -11,8 +11,13 @@ import type { OrderWriter } from "./writer.ts";
 export interface Intake {
   /** Resolves once the orders are in the ledger: from then on they are safe. */
   take(orders: readonly KaspiOrder[]): Promise<void>;
-  /** Notes an order that Kaspi does not know (any more). */
-  miss(code: string): void;
+  /**
+   * Reads an order by its code. Resolves to `undefined` when Kaspi does not know it, and to "failed" when it does not give
+   * it: that is noted, and the next one may be asked for.
+   */
+  read(code: string): Promise<KaspiOrder | "failed" | undefined>;
+  /** Notes that an order could not be brought on. */
+  fail(code: string, reason: string): void;
   /** Hands on what waits for its batch to fill. */
   flush(): Promise<void>;
   /** Whether it was given this order. */
@@ -54,19 +59,24 @@ export function createIntakes({
     let waiting = new Map<string, KaspiOrder>();
     let failures: { readonly shop: string; readonly code: string; readonly reason: string }[] = [];
     const seen = new Set<string>();
+    const fail = (code: string, reason: string) => void failures.push({ shop: kaspi.shop, code, reason });
+    const readOrder = readerOf(fail, "the order");
+    const readLines = readerOf(fail, "lines");
 
     async function flush(): Promise<void> {
       const batch = [...waiting.values()];
       waiting = new Map();
       const complete: KaspiOrder[] = [];
+      let ended: SdkError | undefined;
       for (const order of batch) {
         if (order.entries) complete.push(order);
-        else {
+        else if (!ended) {
           try {
-            complete.push({ ...order, entries: await kaspi.entries(order.id) });
+            const entries = await readLines(order.code, () => kaspi.entries(order.id));
+            if (entries !== "failed") complete.push({ ...order, entries });
           } catch (error) {
-            if (!SdkError.isInstance(error) || !isOfOrder(error)) throw error;
-            failures.push({ shop: kaspi.shop, code: order.code, reason: `lines could not be read: ${error.message}` });
+            if (!SdkError.isInstance(error)) throw error;
+            ended = error;
           }
         }
       }
@@ -74,6 +84,7 @@ export function createIntakes({
       const failed = failures;
       failures = [];
       await writer.fail(failed, report);
+      if (ended) throw ended;
     }
 
     return {
@@ -103,9 +114,8 @@ export function createIntakes({
           if (waiting.size >= writerBatch) await flush();
         }
       },
-      miss(code) {
-        failures.push({ shop: kaspi.shop, code, reason: "Kaspi does not know this order" });
-      },
+      read: (code) => readOrder(code, () => kaspi.orders.byCode(code)),
+      fail,
       flush,
       has: (code: string) => seen.has(code),
     };
@@ -128,6 +138,30 @@ export function createIntakes({
   }
 
   return { open, foresee, isDue };
+}
+
+/** Failures in a row that are taken for Kaspi's, and not for the orders'. */
+const failuresInRow = 3;
+
+/**
+ * Readings that each concern one order. One that fails is noted for its order, so that it pauses and holds nobody up; the
+ * last of three in a row is thrown too, so that an outage does not try, and park, all of them.
+ */
+function readerOf(fail: (code: string, reason: string) => void, what: string) {
+  let inRow = 0;
+  return async <T>(code: string, read: () => Promise<T>): Promise<T | "failed"> => {
+    try {
+      const found = await read();
+      inRow = 0;
+      return found;
+    } catch (error) {
+      if (!SdkError.isInstance(error) || !isOfOrder(error)) throw error;
+      fail(code, `${what} could not be read: ${error.message}`);
+      inRow = error.outcome === "refused" ? 0 : inRow + 1;
+      if (inRow >= failuresInRow) throw error;
+      return "failed";
+    }
+  };
 }
 
 /** Not when nothing was sent, or the token is refused: that is no order's fault. */

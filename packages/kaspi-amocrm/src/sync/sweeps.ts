@@ -34,11 +34,10 @@ export function createSweeps({ orders, clock }: { readonly orders: OrderLedger; 
     for (const row of await orders.due(kaspi.shop, { at: clock.now(), limit: 500 })) {
       signal?.throwIfAborted();
       if (intake.has(row.code)) continue;
-      const order = await kaspi.orders.byCode(row.code);
-      if (order) await intake.take([order]);
-      else intake.miss(row.code);
+      const order = await intake.read(row.code);
+      if (order === undefined) intake.fail(row.code, "Kaspi does not know this order");
+      else if (order !== "failed") await intake.take([order]);
     }
-    await intake.flush();
   }
 
   async function sweep({ kaspi, intake, assertHeld, signal }: SweepRun, from: Date, to: Date): Promise<void> {
@@ -67,8 +66,8 @@ export function createSweeps({ orders, clock }: { readonly orders: OrderLedger; 
       for (const row of group) {
         if (intake.has(row.code)) continue; // a date that could not be read is not where the list has it
         assertHeld();
-        const order = await kaspi.orders.byCode(row.code);
-        if (order) await intake.take([order]);
+        const order = await intake.read(row.code);
+        if (order !== undefined && order !== "failed") await intake.take([order]);
       }
       group = [];
     };

@@ -259,10 +259,12 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     row.phase === "done" &&
     (!writer.isUpToDate(row, order) ||
       (row.contactId === undefined && order.phone !== undefined) ||
+      row.attempts > 0 || // it could not be read the last time: its failures are counted anew
       // A write that did not end: the lead may be where the order is no more.
       (row.intentAt !== undefined && row.intentAt.getTime() + settleMs <= clock.now().getTime()));
-  /** A held back order is looked at whenever it shows something new. */
-  const isReleased = (row: LedgerRow, order: KaspiOrder): boolean => row.phase === "seen" && !isUnsigned(order);
+  /** A held back order is looked at whenever it shows something new; one that failed pauses. */
+  const isReleased = (row: LedgerRow, order: KaspiOrder): boolean =>
+    row.phase === "seen" && row.attempts === 0 && !isUnsigned(order);
 
   /** Runs a job that must not run twice at the same time. */
   async function exclusively(name: string, work: (assertHeld: () => void) => Promise<RunReport>) {
@@ -300,6 +302,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
             },
             intake.flush,
             () => resume({ kaspi, intake, signal }),
+            intake.flush,
           );
           await setPosition(importKey(kaspi), String(clock.now().getTime()));
         });
