@@ -59,24 +59,28 @@ export async function bookPayment<Transaction>(
   { storage, onPaid, clock, logger }: BookingContext<Transaction>,
   payment: ProvenPayment,
 ): Promise<Booking> {
-  const order = await storage.orders.getByInvId(payment.invId);
-  if (!order) return { state: "refused", reason: "unknown_order" };
-  if (payment.test !== order.test) {
-    return { state: "refused", reason: payment.test ? "test_payment_for_live_order" : "live_payment_for_test_order" };
+  const { invId, source, opKey, outSum, paidSum } = payment;
+  for (;;) {
+    const order = await storage.orders.getByInvId(invId);
+    if (!order) return { state: "refused", reason: "unknown_order" };
+    if (payment.test !== order.test) {
+      return { state: "refused", reason: payment.test ? "test_payment_for_live_order" : "live_payment_for_test_order" };
+    }
+    if (isFormer(order, payment.happenedAt)) return { state: "refused", reason: "number_used_before" };
+    const compared = payable(order);
+    const differs =
+      (outSum !== undefined && !sameAmount(outSum, compared)) ||
+      (paidSum !== undefined && (!isReceivedAmount(paidSum) || isLess(paidSum, compared)));
+    if (differs) return { state: "refused", reason: "amount_differs" };
+    if (payment.currency !== undefined && payment.currency !== order.currency) {
+      return { state: "refused", reason: "currency_differs" };
+    }
+    const booking = { invId, source, opKey, paidAt: clock.now(), payable: compared };
+    const result = await storage.orders.bookPayment(booking, onPaid);
+    if (result.state === "changed") continue; // a capture of another part was asked for meanwhile
+    logger.info(`robokassa: payment ${result.state}`, { invId, source, test: payment.test });
+    return toBooking(result);
   }
-  if (isFormer(order, payment.happenedAt)) return { state: "refused", reason: "number_used_before" };
-  const { outSum, paidSum } = payment;
-  const differs =
-    (outSum !== undefined && !sameAmount(outSum, payable(order))) ||
-    (paidSum !== undefined && (!isReceivedAmount(paidSum) || isLess(paidSum, payable(order))));
-  if (differs) return { state: "refused", reason: "amount_differs" };
-  if (payment.currency !== undefined && payment.currency !== order.currency) {
-    return { state: "refused", reason: "currency_differs" };
-  }
-  const { invId, source, opKey } = payment;
-  const result = await storage.orders.bookPayment({ invId, source, opKey, paidAt: clock.now() }, onPaid);
-  logger.info(`robokassa: payment ${result.state}`, { invId, source, test: payment.test });
-  return toBooking(result);
 }
 
 /** Money is reserved, not paid. An older message than the last one, or one for a paid order, changes nothing. */

@@ -75,7 +75,7 @@ export function createReconciler<Transaction>(options: ReconcilerOptions<Transac
   const logger = redactingLogger(options.logger ?? console);
   const context = { storage, onPaid, clock, logger };
 
-  async function apply(order: Order, state: OperationState): Promise<CheckOutcome> {
+  async function apply(order: Order, state: OperationState, askedAt: Date): Promise<CheckOutcome> {
     const { invId } = order;
     if (!state.found) {
       if (state.reason === "not_found") return "pending";
@@ -100,9 +100,12 @@ export function createReconciler<Transaction>(options: ReconcilerOptions<Transac
         return booking.reason;
       }
       case "cancelled":
-      case "returned":
-        await storage.orders.bookRelease(invId);
-        return "closed";
+      case "returned": {
+        const { opKey, stateAt = askedAt } = state;
+        const release = await storage.orders.bookRelease(invId, { opKey, at: stateAt });
+        // The buyer may have paid again meanwhile: then this was another operation than the one that is held now.
+        return release.state === "repeated" && release.order.status === "held" ? "unchanged" : "closed";
+      }
       default:
         return "pending";
     }
@@ -110,8 +113,9 @@ export function createReconciler<Transaction>(options: ReconcilerOptions<Transac
 
   const check: Reconciler["check"] = async (order) => {
     if (order.test) return { outcome: "pending", state: undefined }; // its books hold no test payments
+    const askedAt = clock.now();
     const state = await robokassa.operationState(order.invId);
-    return { outcome: await apply(order, state), state };
+    return { outcome: await apply(order, state, askedAt), state };
   };
 
   function nextCheck(order: Order, checks: number): Date | undefined {

@@ -49,6 +49,8 @@ export interface PaymentBooking {
   readonly source: PaymentSource;
   readonly paidAt: Date;
   readonly opKey?: string | undefined;
+  /** {@link payable} of the order that the sum was compared with; left out: not looked at. */
+  readonly payable?: string | undefined;
 }
 
 export type BookingResult =
@@ -129,7 +131,7 @@ export interface OrderStore<Transaction> {
   getByInvId(invId: string): Promise<Order | undefined>;
   /**
    * Moves a `new` or `held` order to `paid`, once: of many callers one sees `booked`. A later one may still bring the
-   * `opKey`.
+   * `opKey`. When something else than `payable` is to be paid by now, nothing is booked: `changed`.
    *
    * `work` runs inside the same transaction, for the caller that books. When it throws, nothing is booked and the error
    * is passed on. It may run again when the database asks to repeat the transaction.
@@ -137,7 +139,7 @@ export interface OrderStore<Transaction> {
   bookPayment(
     payment: PaymentBooking,
     work?: (order: Order, transaction: Transaction) => Promise<void>,
-  ): Promise<BookingResult>;
+  ): Promise<BookingResult | { readonly state: "changed"; readonly order: Order }>;
   /** Moves a `new` order to `held`, unless a message of the same time or newer was applied before. */
   bookHold(hold: {
     readonly invId: string;
@@ -149,8 +151,12 @@ export interface OrderStore<Transaction> {
    * the order is not held, `amount` is more than its total, or `captured` of the order is not `was` any more.
    */
   keepCapture(invId: string, amount: string, was: Order["captured"]): Promise<boolean>;
-  /** Moves a `held` order back to `new`: the reserved money went back to the buyer. */
-  bookRelease(invId: string): Promise<BookingResult>;
+  /**
+   * Moves a `held` order back to `new`: the reserved money went back to the buyer. With `told`, what Robokassa's books
+   * say of an operation, only when it is the one that is held; where a key is missing, when it was `at` no earlier time
+   * than the hold.
+   */
+  bookRelease(invId: string, told?: { readonly opKey: string | undefined; readonly at: Date }): Promise<BookingResult>;
   /** `new` and `held` live orders whose next state query is due: those asked about least often first, then the longest due. */
   dueChecks(now: Date, limit: number): Promise<readonly DueCheck[]>;
   /**
@@ -272,12 +278,12 @@ export const countedRefunds: readonly Refund["state"][] = ["asking", "processing
 /** Pause between placing an order and its first state query, in milliseconds: notifications usually come first. */
 export const firstCheckDelayMs = 60_000;
 
-/** Whether `create` may hand out the stored order again. */
+/** Whether `create` may hand out the stored order again. An erased description fits any; an empty one is never placed. */
 export function isSameOrder(stored: Order, order: NewOrder): boolean {
   return (
     stored.test === order.test &&
     stored.total === order.total &&
     stored.currency === order.currency &&
-    stored.description === order.description
+    (stored.description === order.description || stored.description === "")
   );
 }

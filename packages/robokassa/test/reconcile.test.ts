@@ -1,7 +1,15 @@
 import { ResponseShapeError, silentLogger } from "@orderbridge/core";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
-import { createReconciler, createResultHandler, createRobokassa, diagnose, placeOrder } from "../src/index.ts";
+import {
+  createReconciler,
+  createResultHandler,
+  createRobokassa,
+  diagnose,
+  type OperationState,
+  type Order,
+  placeOrder,
+} from "../src/index.ts";
 import { createRobokassaMemoryStorage } from "../src/memory/index.ts";
 import {
   createFakeRobokassa,
@@ -192,6 +200,67 @@ describe("reconcile", () => {
     clock.advance(120_000);
     expect(await reconciler.runOnce()).toMatchObject({ closed: 1 });
     expect((await order())?.status).toBe("new");
+  });
+
+  test.each(["with", "without"])(
+    "an answer about a former attempt, %s its key, that comes after the buyer paid again leaves the new hold alone",
+    async (key) => {
+      const { fake, paymentUrl, reconciler, robokassa, storage, clock, order } = await shop();
+      await fake.confirm({ url: paymentUrl });
+      fake.setState("1", 10);
+      clock.advance(60_000);
+      const late = createReconciler({
+        storage,
+        clock,
+        logger: silentLogger,
+        robokassa: {
+          async operationState(invId) {
+            const { opKey, ...answer } = (await robokassa.operationState(invId)) as OperationState & { found: true };
+            clock.advance(60_000);
+            await fake.confirm({ url: paymentUrl });
+            fake.setState("1", 20);
+            await storage.orders.bookHold({ invId: "1", opKey: fake.operations.at(-1)?.opKey, sentAt: clock.now() });
+            return { ...answer, opKey: key === "with" ? opKey : undefined };
+          },
+        },
+      });
+      expect((await late.check((await order()) as Order)).outcome).toBe("unchanged");
+      expect((await order())?.status).toBe("held");
+      expect((await reconciler.check((await order()) as Order)).outcome).toBe("unchanged");
+      fake.setState("1", 60);
+      expect((await reconciler.check((await order()) as Order)).outcome).toBe("closed");
+      expect((await order())?.status).toBe("new");
+    },
+  );
+
+  test("a capture of another sum, asked for while the payment is compared, is not booked with it", async () => {
+    const { fake, paymentUrl, reconciler, robokassa, storage, clock, order, paid } = await shop();
+    await fake.confirm({ url: paymentUrl });
+    fake.setState("1", 20);
+    expect((await reconciler.check((await order()) as Order)).outcome).toBe("held");
+    fake.setState("1", 100);
+    await storage.orders.keepCapture("1", "1000.00", undefined);
+    let isFirst = true;
+    const racing = createReconciler({
+      robokassa,
+      clock,
+      logger: silentLogger,
+      storage: {
+        orders: {
+          ...storage.orders,
+          async bookPayment(payment, work) {
+            if (isFirst) await storage.orders.keepCapture("1", "400.00", "1000.00");
+            isFirst = false;
+            return storage.orders.bookPayment(payment, work);
+          },
+        },
+      },
+    });
+    expect((await racing.check((await order()) as Order)).outcome).toBe("amount_differs");
+    expect([(await order())?.status, paid()]).toEqual(["held", 0]);
+    await storage.orders.keepCapture("1", "1000.00", "400.00"); // the second capture was refused
+    expect((await racing.check((await order()) as Order)).outcome).toBe("paid");
+    expect(await order()).toMatchObject({ status: "paid", captured: "1000.00" });
   });
 
   test("a link that was cancelled first and paid later is found, though its notification was lost", async () => {

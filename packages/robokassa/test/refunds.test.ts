@@ -257,7 +257,8 @@ describe("what was taken of a hold is not lost to a second capture of another su
     const { fake, server, capture, order } = await shop({ hold: true });
     server.isUp = false;
     await capture("400.00");
-    const noAnswer = () => Promise.reject(new RequestError("down", { vendor: "r", code: "network", outcome: "unknown" }));
+    const noAnswer = () =>
+      Promise.reject(new RequestError("down", { vendor: "r", code: "network", outcome: "unknown" }));
     const dead = { operationState: noAnswer, holds: { capture: noAnswer, release: noAnswer } };
     await expect(capture("600.00", dead)).rejects.toThrow("down");
     await expect(capture("600.00")).rejects.toThrow("400.00");

@@ -207,7 +207,7 @@ export function createRobokassaStorage({
       },
       get: (id) => find(db, "id", id),
       getByInvId: (invId) => find(db, "inv_id", invId),
-      bookPayment: ({ invId, source, paidAt, opKey }, work) =>
+      bookPayment: ({ invId, source, paidAt, opKey, payable: compared }, work) =>
         inTransaction(async (trx) => {
           const updated = await trx
             .updateTable("robokassa_orders")
@@ -220,6 +220,9 @@ export function createRobokassaStorage({
             })
             .where("inv_id", "=", invId)
             .where("status", "in", ["new", "held"])
+            .$if(compared !== undefined, (query) =>
+              query.where(({ fn }) => fn.coalesce("captured", "total"), "=", compared as string),
+            )
             .executeTakeFirst();
           const order = await find(trx, "inv_id", invId);
           if (!order) return { state: "unknown" };
@@ -227,6 +230,7 @@ export function createRobokassaStorage({
             await work?.(order, trx);
             return { state: "booked", order };
           }
+          if (order.status === "new" || order.status === "held") return { state: "changed", order };
           if (order.opKey === undefined && opKey !== undefined) {
             await trx.updateTable("robokassa_orders").set({ op_key: opKey }).where("inv_id", "=", invId).execute();
           }
@@ -252,13 +256,21 @@ export function createRobokassaStorage({
           await trx.updateTable("robokassa_orders").set({ captured: amount }).where("inv_id", "=", invId).execute();
           return true;
         }),
-      bookRelease: (invId) =>
+      bookRelease: (invId, told) =>
         inTransaction(async (trx) => {
           const updated = await trx
             .updateTable("robokassa_orders")
             .set({ status: "new", captured: null })
             .where("inv_id", "=", invId)
             .where("status", "=", "held")
+            .$if(told !== undefined, (query) => {
+              const { opKey, at } = told as NonNullable<typeof told>;
+              return query.where(({ eb, or, and }) => {
+                const isNoOlder = or([eb("notified_at", "is", null), eb("notified_at", "<=", at.getTime())]);
+                if (opKey === undefined) return isNoOlder;
+                return or([eb("op_key", "=", opKey), and([eb("op_key", "is", null), isNoOlder])]);
+              });
+            })
             .executeTakeFirst();
           return afterUpdate(trx, invId, updated);
         }),

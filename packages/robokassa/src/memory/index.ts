@@ -99,7 +99,7 @@ export function createRobokassaMemoryStorage({
       async getByInvId(invId) {
         return byInvId(invId);
       },
-      bookPayment: ({ invId, paidAt, opKey }, work) =>
+      bookPayment: ({ invId, paidAt, opKey, payable: compared }, work) =>
         inTurn(async () => {
           const order = byInvId(invId);
           if (!order) return { state: "unknown" };
@@ -107,6 +107,7 @@ export function createRobokassaMemoryStorage({
             if (order.opKey !== undefined || opKey === undefined) return { state: "repeated", order };
             return { state: "repeated", order: save({ ...order, opKey }) };
           }
+          if (compared !== undefined && compared !== payable(order)) return { state: "changed", order };
           const paid: Order = { ...order, status: "paid", paidAt, opKey: opKey ?? order.opKey };
           await work?.(paid, undefined);
           return { state: "booked", order: save(paid) };
@@ -129,11 +130,15 @@ export function createRobokassaMemoryStorage({
           save({ ...order, captured: amount });
           return true;
         }),
-      bookRelease: (invId) =>
+      bookRelease: (invId, told) =>
         inTurn(async () => {
           const order = byInvId(invId);
           if (!order) return { state: "unknown" };
-          if (order.status !== "held") return { state: "repeated", order };
+          const isHeldOne =
+            told === undefined || order.opKey === undefined || told.opKey === undefined
+              ? told === undefined || (notifiedAt.get(invId) ?? new Date(0)) <= told.at
+              : order.opKey === told.opKey;
+          if (order.status !== "held" || !isHeldOne) return { state: "repeated", order };
           return { state: "booked", order: save({ ...order, status: "new", captured: undefined }) };
         }),
       async dueChecks(now, limit) {

@@ -57,6 +57,18 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
     },
   },
   {
+    name: "gives the stored order again after its description was erased, but not for another total",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.create({ ...order, id: "order-2" });
+      await orders.prune(new Date("2100-01-01T00:00:00.000Z"));
+      equal((await orders.create(order))?.invId, "1");
+      equal(await orders.create({ ...order, total: "1000.01" }), undefined);
+      await orders.erase("order-2");
+      equal((await orders.create({ ...order, id: "order-2" }))?.invId, "2");
+    },
+  },
+  {
     name: "keeps ids apart that differ by case, trailing space or one letter",
     async run({ storage: { orders } }) {
       const ids = ["Заказ-е", "Заказ-ё", "заказ-е", "Заказ-е "];
@@ -187,6 +199,47 @@ export const robokassaStorageCases: readonly ConformanceCase<RobokassaStorageCon
       equal((await orders.get("order-1"))?.status, "paid");
       equal((await orders.bookHold({ ...hold, invId: "9" })).state, "unknown");
       equal((await orders.bookRelease("9")).state, "unknown");
+    },
+  },
+  {
+    name: "a release that is older than the hold, or of another operation, changes nothing",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      const at = (seconds: number): Date => new Date(paidAt.getTime() + seconds * 1000);
+      const status = async () => (await orders.get("order-1"))?.status;
+      await orders.bookHold({ invId: "1", opKey: undefined, sentAt: at(0) });
+      equal((await orders.bookRelease("1", { opKey: "KEY-0", at: at(-1) })).state, "repeated");
+      equal((await orders.bookRelease("1", { opKey: undefined, at: at(-1) })).state, "repeated");
+      equal(await status(), "held");
+      equal((await orders.bookRelease("1", { opKey: "KEY-0", at: at(1) })).state, "booked");
+      equal(await status(), "new");
+      await orders.bookHold({ invId: "1", opKey: "KEY-1", sentAt: at(2) });
+      equal((await orders.bookRelease("1", { opKey: "KEY-0", at: at(3) })).state, "repeated");
+      equal((await orders.bookRelease("1", { opKey: undefined, at: at(1) })).state, "repeated");
+      equal(await status(), "held");
+      // The message of a hold may be sent again after the money went back.
+      equal((await orders.bookRelease("1", { opKey: "KEY-1", at: at(1) })).state, "booked");
+      equal(await status(), "new");
+    },
+  },
+  {
+    name: "books no payment whose sum was compared with another one than is to be paid by now",
+    async run({ storage: { orders } }) {
+      await orders.create(order);
+      await orders.bookHold({ invId: "1", opKey: "KEY-1", sentAt: paidAt });
+      await orders.keepCapture("1", "400.00", undefined);
+      const payment = { invId: "1", source: "result", paidAt } as const;
+      let worked = 0;
+      const work = async () => {
+        worked++;
+      };
+      equal((await orders.bookPayment({ ...payment, payable: "1000.00" }, work)).state, "changed");
+      const stored = await orders.get("order-1");
+      deepEqual([stored?.status, stored?.captured, worked], ["held", "400.00", 0]);
+      equal((await orders.bookPayment({ ...payment, payable: "400.00" }, work)).state, "booked");
+      equal((await orders.bookPayment({ ...payment, payable: "1000.00" }, work)).state, "repeated");
+      await orders.create({ ...order, id: "order-2" });
+      equal((await orders.bookPayment({ ...payment, invId: "2", payable: "1000.00" }, work)).state, "booked");
     },
   },
   {
