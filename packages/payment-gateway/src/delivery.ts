@@ -12,7 +12,7 @@ import {
   originOf,
 } from "./storage.ts";
 
-/** `no_secret`: the secret is not there or cannot be decrypted, so nothing was sent. */
+/** `no_secret`: the secret is not there, cannot be decrypted or cannot sign, so nothing was sent. */
 type SendResult = PostResult | { readonly kind: "no_secret" };
 
 /** 5 s, 1 min, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: eleven tries in a little more than three days. */
@@ -24,7 +24,7 @@ export const defaultRetryDelaysMs: readonly number[] = [
 export const defaultBreaker: BreakerRule = { failures: 10, pauseMs: 30_000, maxPauseMs: 300_000 };
 
 export interface DeliveryOptions {
-  readonly storage: Pick<GatewayStorage, "claimDeliveries" | "finishDeliveries">;
+  readonly storage: Pick<GatewayStorage, "claimDeliveries" | "finishDeliveries" | "releaseDeliveries">;
   readonly sender: Pick<Sender, "post">;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -53,6 +53,8 @@ export interface Deliverer {
 const storedAtOnce = 100;
 /** Between two attempts to store how tries went, while the storage does not answer. */
 const storePauseMs = 250;
+/** Claims last longer by so much at most while claiming is slow. */
+const maxSlackMs = 300_000;
 
 /** Sends stored events: signs the stored bytes anew for each try, and stores how it went. */
 export function createDeliverer(options: DeliveryOptions): Deliverer {
@@ -66,6 +68,8 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
   /** Tries under way, and those whose outcome is not stored yet: of these no more than there are places. */
   let open = 0;
   let turns = 0;
+  /** What the last claim took, when that was so long that tries may have had no time left. */
+  let slackMs = 0;
   const count = (origin: string, change: 1 | -1): void => {
     const next = (running.get(origin) ?? 0) + change;
     if (next === 0) running.delete(origin);
@@ -112,26 +116,30 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       void storeAll();
     });
 
-  /** @param askedMs When the claim was asked for, in monotonic time: it began no earlier. */
+  /** Nothing goes out unsigned: without a secret that signs the try fails, and the next one may find it. */
+  function sign(delivery: ClaimedDelivery, at: Date): Readonly<Record<string, string>> | undefined {
+    if (delivery.secrets.length === 0) return undefined;
+    try {
+      return signedHeaders(delivery, at, seedHeaders);
+    } catch (error) {
+      logger.error("webhook cannot be signed", { event: delivery.eventId, error });
+      return undefined;
+    }
+  }
+
+  /** @param untilMs When its claim is over, in monotonic time. */
   async function deliver(
     delivery: ClaimedDelivery,
-    askedMs: number,
+    untilMs: number,
     onAnswer: () => void,
   ): Promise<number | undefined> {
     const startedAt = clock.now();
     const startedMs = clock.monotonicMs();
-    if (startedMs - askedMs > (claimMs * 2) / 3) {
-      // This process stood still: another one may be at it, or has been.
-      onAnswer();
-      logger.warn("webhook was not sent: its claim is nearly over", { event: delivery.eventId });
-      return undefined;
-    }
-    // Nothing goes out unsigned: without a secret the try fails, and the next one may find it.
-    const result: SendResult =
-      delivery.secrets.length === 0
-        ? { kind: "no_secret" }
-        : await sender.post(delivery.url, signedHeaders(delivery, startedAt, seedHeaders), delivery.body);
-    onAnswer();
+    const headers = sign(delivery, startedAt);
+    const posting = headers
+      ? sender.post(delivery.url, headers, delivery.body)
+      : Promise.resolve<SendResult>({ kind: "no_secret" });
+    const result: SendResult = await posting.finally(onAnswer);
     const attempt: DeliveryAttempt = {
       attempt: delivery.attempt,
       startedAt,
@@ -145,7 +153,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       now: clock.now(),
       random,
     });
-    const stored = await store({ delivery, attempt, verdict }, askedMs + claimMs);
+    const stored = await store({ delivery, attempt, verdict }, untilMs);
     const fields = { event: delivery.eventId, attempt: delivery.attempt, outcome: attempt.outcome };
     if (!stored) logger.warn("webhook was sent, but another worker has taken it over", fields);
     else if (verdict.state === "exhausted" && verdict.gone && delivery.endpointId !== "") {
@@ -155,11 +163,30 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
     return stored && verdict.state === "pending" ? verdict.delayMs : undefined;
   }
 
+  /** What was not begun is no failed try of its schedule. */
+  async function release(claimed: readonly ClaimedDelivery[]): Promise<void> {
+    try {
+      await storage.releaseDeliveries(claimed);
+    } catch (error) {
+      logger.warn("claims could not be given back; they end by themselves", { error });
+    }
+  }
+
   async function startLane(lane: "prompt" | "late", limit: number): Promise<readonly Promise<number | undefined>[]> {
     if (limit <= 0) return [];
     const receivers = { limit: concurrencyPerReceiver, running };
-    const askedMs = clock.monotonicMs();
-    const claimed = await storage.claimDeliveries({ limit, ttlMs: claimMs, lane, receivers });
+    const ttlMs = claimMs + slackMs;
+    const askedMs = clock.monotonicMs(); // the claim began no earlier
+    const claimed = await storage.claimDeliveries({ limit, ttlMs, lane, receivers });
+    if (claimed.length === 0) return [];
+    const tookMs = clock.monotonicMs() - askedMs;
+    slackMs = tookMs > (claimMs * 2) / 3 ? Math.min(tookMs, maxSlackMs) : 0;
+    if (tookMs > ttlMs - claimMs / 3) {
+      // This process stood still, or the storage did: another process may be at it, or has been.
+      logger.warn("webhooks were not sent: their claims are nearly over", { count: claimed.length });
+      await release(claimed);
+      return [];
+    }
     lanes[lane] += claimed.length;
     open += claimed.length;
     for (const { url } of claimed) count(originOf(url), 1);
@@ -169,7 +196,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
         count(originOf(delivery.url), -1);
       };
       // A try whose outcome cannot be stored is repeated once its claim ends: same id, same bytes.
-      return deliver(delivery, askedMs, leave)
+      return deliver(delivery, askedMs + ttlMs, leave)
         .catch((error: unknown) => {
           logger.error("outcome of a webhook could not be stored", {
             event: delivery.eventId,
@@ -190,8 +217,15 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       const prompt = await startLane("prompt", wanted);
       // While there is more to send than places, the late lane has its turn now and then.
       if (prompt.length === wanted && ++turns % 8 !== 0) return prompt;
-      const late = await startLane("late", Math.min(free(), lateConcurrency - lanes.late));
-      return [...prompt, ...late];
+      try {
+        const late = await startLane("late", Math.min(free(), lateConcurrency - lanes.late));
+        return [...prompt, ...late];
+      } catch (error) {
+        if (prompt.length === 0) throw error;
+        // These are under way, so the caller needs them; the next look meets the error again.
+        logger.warn("webhooks of the late lane could not be claimed", { error });
+        return prompt;
+      }
     },
   };
 }

@@ -56,6 +56,11 @@ export interface PaymentChange {
   readonly event?: PaymentEvent;
   /** Inserted, or settled by its id. When it was settled before, the whole change is dropped. */
   readonly refund?: Refund;
+  /**
+   * The next check comes after so many milliseconds, as by `scheduleCheck`, and with the change or not at all. Left out, the
+   * time that was set before stays.
+   */
+  readonly checkInMs?: number;
 }
 
 export type ChangeResult =
@@ -447,10 +452,16 @@ export interface GatewayStorage {
    */
   finishDeliveries(finished: readonly FinishedDelivery[], breaker: BreakerRule): Promise<readonly boolean[]>;
   /**
-   * Makes the deliveries of an event due at once, same id and bytes, with a new schedule, and closes the breakers of their
-   * receivers. Endpoints that are switched off are left out. Resolves to how many there are.
+   * Gives claims back whose tries were not begun, so that they use up no schedule; each that still holds is due at once. A
+   * lost claim changes nothing.
    */
-  redeliver(eventId: string): Promise<number>;
+  releaseDeliveries(claimed: readonly ClaimedDelivery[]): Promise<void>;
+  /**
+   * Makes the deliveries of an event due at once, same id and bytes, with a new schedule, and closes the breakers of their
+   * receivers. Endpoints that are switched off are left out, and with `only` what is in another state. Resolves to how many
+   * there are.
+   */
+  redeliver(eventId: string, options?: { readonly only?: "exhausted" }): Promise<number>;
   /** Drops the deliveries of an event that were given up, so that they call nobody any more. Resolves to how many. */
   dismiss(eventId: string): Promise<number>;
   deliveriesOf(paymentId: string): Promise<readonly DeliveryRecord[]>;

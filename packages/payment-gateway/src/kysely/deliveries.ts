@@ -35,7 +35,13 @@ export function createDeliveries(
   secretsInForce: Secrets,
 ): Pick<
   GatewayStorage,
-  "claimDeliveries" | "finishDeliveries" | "redeliver" | "dismiss" | "deliveriesOf" | "unblockReceiver"
+  | "claimDeliveries"
+  | "finishDeliveries"
+  | "releaseDeliveries"
+  | "redeliver"
+  | "dismiss"
+  | "deliveriesOf"
+  | "unblockReceiver"
 > {
   /** One parameter on PostgreSQL: many make a statement that is new, long to read and long to plan each time. */
   const among = (column: string, values: readonly string[]): RawBuilder<SqlBool> =>
@@ -282,14 +288,14 @@ export function createDeliveries(
     answer: attempt.answer?.replaceAll("\0", "\uFFFD") ?? null,
   });
 
-  /** Those whose claim still holds, locked. */
+  /** Those whose claim still holds, locked, with their states. */
   async function lockHeld(
     trx: AnyKysely,
     finished: readonly FinishedDelivery[],
-  ): Promise<ReadonlySet<FinishedDelivery>> {
+  ): Promise<ReadonlyMap<FinishedDelivery, string>> {
     const rows = await trx
       .selectFrom("gateway_delivery")
-      .select(["id", "claim"])
+      .select(["id", "claim", "state"])
       .where(
         among(
           "id",
@@ -299,11 +305,20 @@ export function createDeliveries(
       .orderBy("id")
       .$if(dialect !== "sqlite", (query) => query.forUpdate())
       .execute();
-    const claims = new Map(rows.map(({ id, claim }) => [text(id), claim]));
-    return new Set(finished.filter(({ delivery }) => claims.get(delivery.id) === delivery.claim));
+    const known = new Map(rows.map((row: Row) => [text(row.id), row]));
+    return new Map(
+      finished.flatMap((one): [FinishedDelivery, string][] => {
+        const row = known.get(one.delivery.id);
+        return row?.claim === one.delivery.claim ? [[one, text(row.state)]] : [];
+      }),
+    );
   }
 
-  async function storeVerdict(trx: AnyKysely, { delivery, verdict }: FinishedDelivery): Promise<void> {
+  async function storeVerdict(
+    trx: AnyKysely,
+    { delivery, verdict }: FinishedDelivery,
+    stateBefore: string | undefined,
+  ): Promise<void> {
     await trx
       .updateTable("gateway_delivery")
       .set({
@@ -317,7 +332,15 @@ export function createDeliveries(
       .where("id", "=", delivery.id)
       .execute();
     if (verdict.state !== "exhausted" || !verdict.gone || delivery.endpointId === "") return;
-    await trx.updateTable("gateway_endpoint").set({ state: "gone" }).where("id", "=", delivery.endpointId).execute();
+    // What a person switched off meanwhile stays as it is, and so does what was enabled anew.
+    if (stateBefore !== "pending") return;
+    const { numUpdatedRows } = await trx
+      .updateTable("gateway_endpoint")
+      .set({ state: "gone" })
+      .where("id", "=", delivery.endpointId)
+      .where("state", "=", "enabled")
+      .executeTakeFirst();
+    if (numUpdatedRows === 0n) return;
     await trx
       .updateTable("gateway_delivery")
       .set({ state: "exhausted", due_at: now() })
@@ -400,14 +423,14 @@ export function createDeliveries(
     isPlain: boolean,
   ): Promise<readonly boolean[]> =>
     inTransaction(async (trx) => {
-      const held = isPlain ? new Set(finished) : await lockHeld(trx, finished);
+      const held = isPlain ? new Map(finished.map((one) => [one, "pending"])) : await lockHeld(trx, finished);
       const kept = finished.filter((one) => held.has(one));
       if (kept.length > 0) {
         await storeDelivered(
           trx,
           kept.filter(({ verdict }) => verdict.state === "delivered"),
         );
-        for (const one of kept) if (one.verdict.state !== "delivered") await storeVerdict(trx, one);
+        for (const one of kept) if (one.verdict.state !== "delivered") await storeVerdict(trx, one, held.get(one));
         await trx.insertInto("gateway_delivery_attempt").values(kept.map(attemptRow)).execute();
         await storeHealths(trx, kept, breaker);
       }
@@ -499,7 +522,22 @@ export function createDeliveries(
       }
     },
 
-    redeliver: (eventId) =>
+    async releaseDeliveries(claimed) {
+      if (claimed.length === 0) return;
+      await db
+        .updateTable("gateway_delivery")
+        .set({ claim: null, attempts: sql`attempts - 1`, schedule_attempts: sql`schedule_attempts - 1` })
+        .where(
+          among(
+            "id",
+            claimed.map(({ id }) => id),
+          ),
+        )
+        .where(among("claim", [...new Set(claimed.map(({ claim }) => claim))]))
+        .execute();
+    },
+
+    redeliver: (eventId, { only } = {}) =>
       inTransaction(async (trx) => {
         const again = await trx
           .selectFrom("gateway_delivery as d")
@@ -507,6 +545,7 @@ export function createDeliveries(
           .select(["d.id", "d.merchant", "d.origin"])
           .where("d.event_id", "=", eventId)
           .where(({ eb, or }) => or([eb("d.endpoint_id", "=", ""), eb("e.state", "=", "enabled")]))
+          .$if(only !== undefined, (query) => query.where("d.state", "=", only))
           .execute();
         for (const { id, merchant, origin } of again) {
           await trx

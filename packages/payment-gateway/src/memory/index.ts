@@ -183,6 +183,17 @@ export function createPaymentGatewayMemoryStorage({
   const waits = (paymentId: string): boolean =>
     deliveries.some(({ event, state }) => event.paymentId === paymentId && state === "pending");
 
+  function scheduleCheck({ id, status, expiresAt }: Payment, delayMs: number | undefined): void {
+    const isOpen = status === "pending" || status === "processing";
+    const endsAt = expiresAt.getTime();
+    if (delayMs === undefined && !isOpen) {
+      checks.delete(id);
+      return;
+    }
+    const wanted = delayMs === undefined ? endsAt : now() + delayMs;
+    checks.set(id, { at: isOpen && endsAt > now() ? Math.min(wanted, endsAt) : wanted, claim: undefined });
+  }
+
   function refuseTakenAccount({ id, provider, account }: Payment): void {
     if (account === undefined) return;
     for (const other of payments.values()) {
@@ -251,6 +262,7 @@ export function createPaymentGatewayMemoryStorage({
         if (hasEnded && payment.status !== before.status && checks.get(paymentId)?.at === payment.expiresAt.getTime()) {
           checks.delete(paymentId);
         }
+        if (change.checkInMs !== undefined) scheduleCheck(payment, change.checkInMs);
         if (booking && bookingKey !== undefined) bookings.set(bookingKey, booking);
         if (refund && !refunds.has(refund.id)) refundChecks.set(refund.id, now() + refundPatienceMs);
         if (refund) refunds.set(refund.id, refund);
@@ -398,19 +410,7 @@ export function createPaymentGatewayMemoryStorage({
     async scheduleCheck(paymentId, { delayMs, claim }) {
       const payment = payments.get(paymentId);
       if (!payment || (claim !== undefined && checks.get(paymentId)?.claim !== claim)) return;
-      const isOpen = payment.status === "pending" || payment.status === "processing";
-      const expiresAt = payment.expiresAt.getTime();
-      const wanted = delayMs === undefined ? undefined : now() + delayMs;
-      const at =
-        wanted === undefined
-          ? isOpen
-            ? expiresAt
-            : undefined
-          : isOpen && expiresAt > now()
-            ? Math.min(wanted, expiresAt)
-            : wanted;
-      if (at === undefined) checks.delete(paymentId);
-      else checks.set(paymentId, { at, claim: undefined });
+      scheduleCheck(payment, delayMs);
     },
     async getRefund(id) {
       return refunds.get(id);
@@ -495,11 +495,13 @@ export function createPaymentGatewayMemoryStorage({
         if (row?.claim !== delivery.claim) return false;
         row.claim = undefined;
         row.log.push(attempt);
-        if (row.state === "pending" || verdict.state === "delivered") row.state = verdict.state;
+        const wasPending = row.state === "pending";
+        if (wasPending || verdict.state === "delivered") row.state = verdict.state;
         row.dueAt = now() + (verdict.state === "pending" ? verdict.delayMs : 0);
         row.isLate = delivery.scheduleAttempt >= overtakenAfter;
         const endpoint = endpoints.get(row.endpointId);
-        if (verdict.state === "exhausted" && verdict.gone && endpoint) {
+        // What a person switched off meanwhile stays as it is, and so does what was enabled anew.
+        if (verdict.state === "exhausted" && verdict.gone && wasPending && endpoint?.state === "enabled") {
           endpoints.set(endpoint.id, { ...endpoint, state: "gone" });
           end(endpoint.id, "exhausted");
         }
@@ -525,10 +527,21 @@ export function createPaymentGatewayMemoryStorage({
         return true;
       });
     },
-    async redeliver(eventId) {
+    async releaseDeliveries(claimed) {
+      for (const { id, claim } of claimed) {
+        const row = deliveries.find((one) => one.id === id);
+        if (row?.claim !== claim) continue;
+        row.claim = undefined;
+        row.attempts--;
+        row.scheduleAttempts--;
+      }
+    },
+    async redeliver(eventId, { only } = {}) {
       const rows = deliveries.filter(
-        ({ event, endpointId }) =>
-          event.id === eventId && (endpointId === "" || endpoints.get(endpointId)?.state === "enabled"),
+        ({ event, endpointId, state }) =>
+          event.id === eventId &&
+          (endpointId === "" || endpoints.get(endpointId)?.state === "enabled") &&
+          (only === undefined || state === only),
       );
       for (const row of rows) {
         row.state = "pending";

@@ -370,6 +370,35 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "stores the time of the next check with a change, or not at all",
+    async run({ storage, clock }) {
+      for (const id of ["p1", "p2", "p3"]) await storage.createPayment(payment(id, clock)); // live for an hour
+      const asked = (current: Payment) => ({ payment: { ...current, session: "s" }, checkInMs: 1_000 });
+      await storage.change("p1", asked);
+      await storage.change("p2", (current) => ({ ...asked(current), checkInMs: 7_200_000 }));
+      await storage.change("p3", (current) => ({ payment: { ...current, status: "cancelled" }, checkInMs: 7_200_000 }));
+      await storage.change("p1", (current) => pay(current, "t1", 100n));
+      clock.advance(1_000);
+      const [first] = (await storage.claimChecks(checks)) as [DueCheck];
+      equal(first.payment.id, "p1");
+      await storage.change("p1", asked); // ends the claim
+      await storage.scheduleCheck("p1", { delayMs: 0, claim: first.claim });
+      await storage.change("p1", (current) => ({ ...pay(current, "t1", 100n), checkInMs: 0 })); // booked before
+      deepEqual(await storage.claimChecks(checks), []);
+      clock.advance(1_000);
+      const due = async () => (await storage.claimChecks(checks)).map((check) => check.payment.id);
+      deepEqual(await due(), ["p1"]);
+      await storage.scheduleCheck("p1", {});
+      clock.advance(3_598_000);
+      deepEqual(await due(), ["p2"]);
+      await storage.scheduleCheck("p2", { delayMs: 10_000_000 });
+      clock.advance(3_599_999);
+      deepEqual(await due(), []);
+      clock.advance(1);
+      deepEqual(await due(), ["p3"]);
+    },
+  },
+  {
     name: "gives a reader its next event, however many of others were not read",
     async run({ storage, clock }) {
       const other = { merchant: "other", webhookUrl: "" };
@@ -480,6 +509,55 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       await finish(storage, last, clock, { state: "exhausted" });
       const [again] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
       deepEqual([again?.attempt, again?.scheduleAttempt], [2, 1]);
+    },
+  },
+  {
+    name: "sends only what was given up again, when that is asked for",
+    async run({ storage, clock }) {
+      await storage.addEndpoint(
+        { id: "we1", merchant: "shop", url: "https://we1.example/", state: "enabled", createdAt: clock.now() },
+        "secret-of-it",
+      );
+      await storage.createPayment(payment("p1", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      for (const delivery of await storage.claimDeliveries(claimOne)) {
+        await finish(storage, delivery, clock, { state: delivery.endpointId === "" ? "delivered" : "exhausted" });
+      }
+      equal(await storage.redeliver("evt_p1_1", { only: "exhausted" }), 1);
+      deepEqual(
+        (await storage.claimDeliveries(claimOne)).map(({ endpointId, scheduleAttempt }) => [
+          endpointId,
+          scheduleAttempt,
+        ]),
+        [["we1", 1]],
+      );
+      equal(await storage.redeliver("evt_p1_1", { only: "exhausted" }), 0);
+    },
+  },
+  {
+    name: "counts no try whose claim is given back, and gives back no claim that was lost",
+    async run({ storage, clock }) {
+      for (const id of ["p1", "p2"]) {
+        await storage.createPayment(payment(id, clock));
+        await storage.change(id, (current) => pay(current, `t-${id}`, 1n));
+      }
+      const claimed = await storage.claimDeliveries(claimOne);
+      await storage.releaseDeliveries([]);
+      await storage.releaseDeliveries(claimed);
+      const again = await storage.claimDeliveries(claimOne);
+      deepEqual(again.map(({ paymentId, attempt, scheduleAttempt }) => [paymentId, attempt, scheduleAttempt]).sort(), [
+        ["p1", 1, 1],
+        ["p2", 1, 1],
+      ]);
+      await storage.releaseDeliveries(claimed); // these are held by the second claim
+      deepEqual(await storage.claimDeliveries(claimOne), []);
+      for (const delivery of again) equal(await finish(storage, delivery, clock, { state: "delivered" }), true);
+      await storage.releaseDeliveries(again);
+      const known = await storage.deliveriesOf("p1");
+      deepEqual(
+        known.map(({ attempts, state, log }) => [attempts, state, log.length]),
+        [[1, "delivered", 1]],
+      );
     },
   },
   {
@@ -951,6 +1029,36 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
       equal(await storage.removeEndpoint("shop", "we1"), false);
       equal(await storage.setEndpointState("shop", "we1", "enabled"), false);
       equal((await storage.deliveriesOf("p1")).filter(({ state }) => state === "pending").length, 2);
+    },
+  },
+  {
+    name: "leaves an endpoint as a person made it while a try was under way that is answered 410",
+    async run({ storage, clock }) {
+      for (const id of ["we1", "we2"]) {
+        await storage.addEndpoint(
+          { id, merchant: "shop", url: `https://${id}.example/`, state: "enabled", createdAt: clock.now() },
+          "secret-of-it",
+        );
+      }
+      await storage.createPayment(payment("p1", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      const claimed = await storage.claimDeliveries(claimOne);
+      for (const id of ["we1", "we2"]) equal(await storage.setEndpointState("shop", id, "disabled"), true);
+      equal(await storage.setEndpointState("shop", "we2", "enabled"), true);
+      await storage.change("p1", (current) => pay(current, "t2", 1n));
+      for (const delivery of claimed) {
+        if (delivery.endpointId === "") equal(await finish(storage, delivery, clock, { state: "delivered" }), true);
+        else equal(await finish(storage, delivery, clock, { state: "exhausted", gone: true }), true);
+      }
+      deepEqual(
+        (await storage.listEndpoints("shop")).map(({ id, state }) => [id, state]),
+        [
+          ["we1", "disabled"],
+          ["we2", "enabled"],
+        ],
+      );
+      equal((await storage.health()).goneEndpoints, 0);
+      deepEqual((await storage.claimDeliveries(claimOne)).map(({ endpointId }) => endpointId).sort(), ["", "we2"]);
     },
   },
   {
