@@ -330,6 +330,47 @@ describe("refunds", () => {
     });
   });
 
+  test("one that the terminal answers while another is asked for is followed all the same", async () => {
+    const { fake, context, pass, world } = await start({ method: "card" });
+    const payment = await create();
+    await context.pay(payment);
+    fake.faults.add({ fault: { kind: "slow", ms: 3_000 }, match: ({ url }) => url.includes("/v2/refund") });
+    const settled = async () => {
+      for (let turns = 0; turns < 20; turns++) await new Promise((resolve) => setImmediate(resolve));
+    };
+    const first = refund(payment.id, 100_000n);
+    await settled();
+    const second = refund(payment.id, 200_000n);
+    await settled();
+    world.clock.advance(3_000);
+    await Promise.all([first, second]);
+    for (let rounds = 0; rounds < 8; rounds++) {
+      if (fake.current?.kind === "refund") fake.confirm();
+      await pass(61_000);
+    }
+    const { refundedMinor, refundingMinor, needsAttention } = await get(payment.id);
+    expect([refundedMinor, refundingMinor, needsAttention]).toEqual([300_000n, 0n, undefined]);
+    expect(fake.transactions[0]?.refunded).toBe(3_000n);
+  });
+
+  test("one that the terminal is at cannot be ended by a person who was called for another one", async () => {
+    const { fake, context, pass, world } = await start({ method: "card" });
+    const payment = await create();
+    await context.pay(payment);
+    context.loseRefundReply?.();
+    const { refund: lost } = await refund(payment.id, 100_000n);
+    fake.fail();
+    const { refund: running } = await refund(payment.id, 200_000n);
+    await pass(180_000, 30_000);
+    const settle = (id: string) => world.gateway.payments.settleRefund("shop", payment.id, id, "failed");
+    expect((await get(payment.id)).needsAttention).toContain("whether a refund began");
+    await expect(settle(running.id)).rejects.toThrow("not waiting for a person");
+    expect((await settle(lost.id)).payment.needsAttention).toBeUndefined();
+    fake.confirm();
+    await pass(300_000, 60_000);
+    expect(await get(payment.id)).toMatchObject({ refundedMinor: 200_000n, refundingMinor: 0n });
+  });
+
   test("a receipt of alaqan that has an RRN in place of an order number is given back by it", async () => {
     const { fake, context } = await start({ method: "alaqan", readings: { alaqan: "rrn" } });
     const payment = await create();

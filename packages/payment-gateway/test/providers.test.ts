@@ -640,6 +640,60 @@ describe("robokassa", () => {
     expect(await get(payment.id)).toMatchObject({ refundedMinor: 20_000n, refundingMinor: 0n });
   });
 
+  test("a refund that Robokassa is at cannot be ended by a person who was called for another one; each is ended on its own", async () => {
+    const { fake, pay, loseRefundReply, gateway } = await openRobokassa({ refunds: true });
+    const { payment } = await create();
+    await pay(payment);
+    const refundOf = async (amountMinor: bigint) =>
+      (await gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor })).refund;
+    const settle = (id: string) => gateway.payments.settleRefund("shop", payment.id, id, "failed");
+    const running = await refundOf(20_000n);
+    const lost: Awaited<ReturnType<typeof refundOf>>[] = [];
+    for (const amountMinor of [10_000n, 5_000n]) {
+      loseRefundReply?.();
+      lost.push(await refundOf(amountMinor));
+    }
+    await pass(300_000, 60_000);
+    const called = (await get(payment.id)).needsAttention;
+    expect(called).toContain("whether a refund was taken is not known");
+    await expect(settle(running.id)).rejects.toThrow("not waiting for a person");
+    expect((await settle(lost[0]?.id ?? "")).refund.status).toBe("failed");
+    expect((await get(payment.id)).needsAttention).toBe(called); // the other one still waits
+    expect((await settle(lost[1]?.id ?? "")).refund.status).toBe("failed");
+    expect((await get(payment.id)).needsAttention).toBeUndefined();
+    fake.endRefund(fake.refunds[0]?.requestId ?? "", "finished");
+    await pass(3_600_000, 600_000);
+    expect(await get(payment.id)).toMatchObject({ refundedMinor: 20_000n, refundingMinor: 0n });
+  });
+
+  test("a refund that is answered slowly calls nobody, and one whose answer comes later still takes the call back", async () => {
+    const { fake, pay, gateway } = await openRobokassa({ refunds: true });
+    const { payment } = await create();
+    await pay(payment);
+    const fault = (path: string, ms: number) =>
+      fake.faults.add({ fault: { kind: "slow", ms }, match: ({ url }) => url.includes(path) });
+    const ask = async (createMs: number) => {
+      fault("OpStateExt", 5_000);
+      fault("/Refund/Create", createMs);
+      const asking = gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor: 20_000n });
+      const calls: (string | undefined)[] = [undefined];
+      for (let seconds = 0; seconds < createMs / 1_000 + 10; seconds++) {
+        world.clock.advance(1_000);
+        for (let turns = 0; turns < 20; turns++) await new Promise((resolve) => setImmediate(resolve));
+        await gateway.work();
+        const { needsAttention } = await get(payment.id);
+        if (needsAttention !== calls.at(-1)) calls.push(needsAttention);
+      }
+      await asking;
+      return calls;
+    };
+    expect(await ask(28_000)).toEqual([undefined]);
+    expect(await ask(200_000)).toEqual([undefined, expect.stringContaining("whether a refund was taken"), undefined]);
+    for (const { requestId } of fake.refunds) fake.endRefund(requestId, "finished");
+    await pass(3_600_000, 600_000);
+    expect(await get(payment.id)).toMatchObject({ refundedMinor: 40_000n, refundingMinor: 0n });
+  });
+
   test.each([
     ["/providers/robokassa/other", "POST", 404],
     ["/providers/robokassa", "POST", 404],

@@ -2,6 +2,7 @@ import { type Clock, SdkError, systemClock } from "@orderbridge/core";
 import { randomId } from "../ids.ts";
 import { type Payment, sums } from "../payment.ts";
 import type { PaymentProvider, ProviderAttempt, ProviderContext, ProviderState, ReportedMoney } from "../provider.ts";
+import { attentionAfter, type CallingRefund } from "./refund-calls.ts";
 
 /** One try of a payer at a provider: a QR, an invoice, a run of a terminal. */
 export interface Attempt {
@@ -33,7 +34,7 @@ export interface Attempt {
 }
 
 /** One refund at a provider that does not know our keys. */
-export interface RefundEntry {
+export interface RefundEntry extends CallingRefund {
   /**
    * `preparing`: nothing was sent that gives money back. `asking`: it was sent, or may have been. `open`: the provider
    * is at it.
@@ -441,23 +442,42 @@ export const settleRefund: NonNullable<PaymentProvider["settleRefund"]> = async 
   context,
 }) => {
   const entry = readSession(payment).refunds[key];
-  const attention = payment.needsAttention;
-  if (attention === undefined || (entry?.state !== "asking" && entry?.state !== "open")) return false;
-  const isAnswered = attention.includes("refund") ? null : undefined;
-  return (await rememberRefund(payment, context, key, { ...entry, state: outcome }, isAnswered)) !== undefined;
+  if (entry?.call === undefined || (entry.state !== "asking" && entry.state !== "open")) return false;
+  return (await rememberRefund(payment, context, key, { ...entry, state: outcome })) !== undefined;
 };
 
-/** Writes one refund down, provided that it still is as `payment` holds it. */
+/** Writes one refund down, provided that it still is as `payment` holds it. Without `call` nobody is called for it any more. */
 export function rememberRefund(
   payment: Payment,
   context: ProviderContext,
   key: string,
-  entry: RefundEntry,
-  attention?: string | null,
+  { call: _before, ...entry }: RefundEntry,
+  call?: string,
 ): Promise<Payment | undefined> {
   const session = readSession(payment);
+  const next: RefundEntry = { ...entry, ...(call === undefined ? {} : { call }) };
   return context.remember(payment, {
-    session: writeSession({ ...session, refunds: { ...session.refunds, [key]: entry } }),
-    ...(attention === undefined ? {} : { attention }),
+    session: writeSession({ ...session, refunds: { ...session.refunds, [key]: next } }),
+    ...attentionAfter(payment, session.refunds, key, call),
   });
+}
+
+/**
+ * Writes down what became of a refund that was sent, also when another one was written meanwhile. What a person has said
+ * of it meanwhile stays.
+ */
+export async function concludeRefund(
+  payment: Payment,
+  context: ProviderContext,
+  key: string,
+  entry: RefundEntry,
+): Promise<RefundEntry["state"]> {
+  let current: Payment | undefined = payment;
+  for (let tries = 0; current && tries < 5; tries++) {
+    const stored = readSession(current).refunds[key];
+    if (stored && stored.state !== "asking") return stored.state;
+    if (await rememberRefund(current, context, key, entry)) break;
+    current = await context.find(payment.id);
+  }
+  return entry.state;
 }

@@ -4,6 +4,7 @@ import type { Payment } from "../payment.ts";
 import type { PaymentProvider, ProviderContext } from "../provider.ts";
 import {
   type Attempt,
+  concludeRefund,
   type RefundEntry,
   readSession,
   refundableAttempt,
@@ -11,6 +12,7 @@ import {
   settleRefund,
 } from "./attempts.ts";
 import { type KaspiQrApi, optionalText, shapeError, textOf } from "./kaspi-qr-api.ts";
+import { mustCall } from "./refund-calls.ts";
 
 /** A refund that was sent may still be at work for so long; only then its outcome is looked up. */
 const settleMs = 60_000;
@@ -48,11 +50,9 @@ export function createKaspiQrRefunds({
       entry === undefined
         ? refundableAttempt(session, key, amountMinor)
         : session.attempts.find(({ id }) => id === entry.attemptId);
-    const write = (next: RefundEntry, attention?: string | null) =>
-      rememberRefund(payment, context, key, next, attention);
     const base = { attemptId: attempt?.id ?? "", amountMinor: String(amountMinor), at: nowMs(), facts: {} };
     if (!attempt) {
-      await write({ ...base, state: "failed" });
+      await rememberRefund(payment, context, key, { ...base, state: "failed" });
       return "failed";
     }
     if (entry?.state === "asking") return lookUpRefund(payment, context, key, entry, attempt);
@@ -150,7 +150,7 @@ export function createKaspiQrRefunds({
       if (error.outcome === "refused" && tried > 0) return "pending";
       if (error.outcome === "refused") return finishRefund(asked, context, key, { ...asking, state: "failed" });
       if (error.outcome === "not-executed") {
-        await rememberRefund(asked, context, key, { ...asking, state: "preparing" });
+        await concludeRefund(asked, context, key, { ...asking, state: "preparing" });
       }
       return "pending"; // looked up later
     }
@@ -191,23 +191,19 @@ export function createKaspiQrRefunds({
     entry: RefundEntry,
     why: string,
   ): Promise<"pending"> {
-    if (payment.needsAttention !== why) await rememberRefund(payment, context, key, { ...entry, at: nowMs() }, why);
+    if (mustCall(payment, entry, why)) await rememberRefund(payment, context, key, { ...entry, at: nowMs() }, why);
     return "pending";
   }
 
-  /** Money has moved, or will not: that must be written down also when another refund was written meanwhile. */
+  /** Money has moved, or will not. */
   async function finishRefund(
     payment: Payment,
     context: ProviderContext,
     key: string,
     entry: RefundEntry,
   ): Promise<"failed" | "pending" | "succeeded"> {
-    let current: Payment | undefined = payment;
-    for (let tries = 0; current && tries < 5; tries++) {
-      if (await rememberRefund(current, context, key, entry)) break;
-      current = await context.find(payment.id);
-    }
-    return entry.state === "succeeded" ? "succeeded" : "failed";
+    const state = await concludeRefund(payment, context, key, entry);
+    return state === "succeeded" || state === "failed" ? state : "pending";
   }
 }
 

@@ -21,6 +21,7 @@ import type { Payment } from "../payment.ts";
 import type { PaymentProvider } from "../provider.ts";
 import {
   type Attempt,
+  concludeRefund,
   createAttempts,
   type Finding,
   mayBegin,
@@ -31,6 +32,7 @@ import {
   rememberRefund,
   settleRefund,
 } from "./attempts.ts";
+import { lostRefundMs, mustCall } from "./refund-calls.ts";
 
 export { createTlsFetch, type TlsFetchOptions } from "./tls-fetch.ts";
 
@@ -202,11 +204,11 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
       const session = readSession(payment);
       const entry = session.refunds[key];
       if (entry?.state === "succeeded" || entry?.state === "failed") return entry.state;
-      const write = (next: RefundEntry, attention?: string | null) =>
-        rememberRefund(payment, context, key, next, attention);
+      const write = (next: RefundEntry, call?: string) => rememberRefund(payment, context, key, next, call);
       if (entry?.state === "asking") {
         // The terminal has no look-up by anything of ours, so it is never asked twice for one refund.
-        if (payment.needsAttention !== lostRefund) await write(entry, lostRefund);
+        const isLost = nowMs() - entry.at >= lostRefundMs;
+        if (isLost && mustCall(payment, entry, lostRefund)) await write(entry, lostRefund);
         return "pending";
       }
       if (entry?.state === "open") return followRefund(payment, entry, write);
@@ -235,8 +237,8 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
         else if (error.outcome === "refused") next = { ...base, state: "failed" };
         else return "pending";
       }
-      await rememberRefund(asking, context, key, next);
-      return next.state === "failed" ? "failed" : "pending";
+      const state = await concludeRefund(asking, context, key, next);
+      return state === "succeeded" || state === "failed" ? state : "pending";
     },
 
     async callback({ request, path, body, context }) {
@@ -254,7 +256,7 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
   async function followRefund(
     payment: Payment,
     entry: RefundEntry,
-    write: (next: RefundEntry, attention?: string | null) => Promise<Payment | undefined>,
+    write: (next: RefundEntry, call?: string) => Promise<Payment | undefined>,
   ): Promise<"succeeded" | "failed" | "pending"> {
     const isUnknown = entry.facts.unknown === "yes";
     if (isUnknown && nowMs() - entry.at < actualizeMs) return "pending";
@@ -264,15 +266,14 @@ export function createKaspiSmartposProvider(options: KaspiSmartposOptions): Paym
     } catch (error) {
       if (!SdkError.isInstance(error) || error.outcome !== "refused") throw error;
       // A terminal that forgot the process may have given the money back before.
-      if (payment.needsAttention !== unknownRefund) await write(entry, unknownRefund);
+      if (mustCall(payment, entry, unknownRefund)) await write(entry, unknownRefund);
       return "pending";
     }
     const status = textOf(data, "status");
     if (status === undefined) throw shapeError("status", "status");
     if (status === "success" || status === "fail") {
       const state = status === "success" ? "succeeded" : "failed";
-      const isTold = payment.needsAttention === unknownRefund;
-      return (await write({ ...entry, state }, isTold ? null : undefined)) ? state : "pending";
+      return (await write({ ...entry, state })) ? state : "pending";
     }
     if (status === "wait") return "pending";
     await write({ ...entry, at: nowMs(), facts: { ...entry.facts, unknown: "yes" } }, unknownRefund);

@@ -3,6 +3,7 @@ import type { OperationState, Robokassa } from "@orderbridge/robokassa";
 import { type Currency, formatAmount, parseAmount } from "../money.ts";
 import type { Payment } from "../payment.ts";
 import type { PaymentProvider, ProviderContext, ProviderState, ReportedMoney } from "../provider.ts";
+import { attentionAfter, type CallingRefund, lostRefundMs, mustCall } from "./refund-calls.ts";
 
 export interface RobokassaProviderOptions {
   /** `createRobokassa(…)` of `@orderbridge/robokassa`. */
@@ -120,7 +121,7 @@ export function createRobokassaProvider(options: RobokassaProviderOptions): Paym
   return refunds && robokassa.refunds
     ? {
         ...provider,
-        refund: createRefund({ refunds: robokassa.refunds, operationState: robokassa.operationState }),
+        refund: createRefund({ refunds: robokassa.refunds, operationState: robokassa.operationState }, clock),
         settleRefund,
       }
     : provider;
@@ -215,13 +216,19 @@ function judge(
 const strangeMoney =
   "robokassa: live money came for a test payment, in another currency or of an unreadable sum: look into the cabinet";
 
-/**
- * What became of a refund: `unsent` could not be sent yet, `asking` was sent or may have been, `settled` was found by a
- * person; any other text is Robokassa's id of the request.
- */
-type RefundEntry = "unsent" | "asking" | "refused" | "settled" | (string & {});
+interface RefundEntry extends CallingRefund {
+  /**
+   * `unsent`: it could not be sent yet. `asking`: it was sent, or may have been. `open`: Robokassa is at it. The others are
+   * its end, `settled` by a person.
+   */
+  readonly state: "unsent" | "asking" | "open" | "refused" | "settled";
+  /** Since when it is `asking`, in milliseconds since 1970. */
+  readonly at?: number;
+  /** Robokassa's id of it. */
+  readonly requestId?: string;
+}
 
-/** The number, and once there was a refund its state behind a space: `3000000000 {"re_…":"asking"}`. */
+/** The number, and once there was a refund its state behind a space: `3000000000 {"re_…":{"state":"asking"}}`. */
 function readSession({ session = "" }: Payment): {
   readonly invId: string;
   readonly refunds: Readonly<Record<string, RefundEntry>>;
@@ -234,25 +241,25 @@ function readSession({ session = "" }: Payment): {
 
 function createRefund(
   robokassa: Required<Pick<Robokassa, "refunds" | "operationState">>,
+  clock: Pick<Clock, "now">,
 ): NonNullable<PaymentProvider["refund"]> {
   return async ({ payment: asked, amountMinor, key, context }) => {
     const payment = (await context.find(asked.id)) ?? asked;
     const { invId, refunds } = readSession(payment);
     const known = refunds[key];
-    const write = (before: Payment, entry: RefundEntry, attention?: string | null) =>
-      writeRefund(before, context, key, entry, attention);
-    if (known === "settled") return "succeeded";
-    if (known === "refused" || payment.test) return "failed"; // Robokassa's books know no test payments
-    if (known === "asking") {
-      if (payment.needsAttention !== lostRefund) await write(payment, "asking", lostRefund);
+    const write = (entry: RefundEntry, call?: string) => writeRefund(payment, context, key, entry, call);
+    if (known?.state === "settled") return "succeeded";
+    if (known?.state === "refused" || payment.test) return "failed"; // Robokassa's books know no test payments
+    if (known?.state === "asking") {
+      const isLost = clock.now().getTime() - (known.at ?? 0) >= lostRefundMs;
+      if (isLost && mustCall(payment, known, lostRefund)) await write(known, lostRefund);
       return "pending";
     }
-    if (known !== undefined && known !== "unsent") {
-      const state = await robokassa.refunds.state(known);
-      const attention = state === undefined ? forgottenRefund : null;
-      if (payment.needsAttention !== attention && (attention || payment.needsAttention === forgottenRefund)) {
-        await write(payment, known, attention);
-      }
+    if (known?.state === "open") {
+      const state = await robokassa.refunds.state(known.requestId ?? "");
+      if (state === undefined) {
+        if (mustCall(payment, known, forgottenRefund)) await write(known, forgottenRefund);
+      } else if (known.call !== undefined) await write(known);
       return state === "finished" ? "succeeded" : state === "canceled" ? "failed" : "pending";
     }
     const remote = await robokassa.operationState(invId);
@@ -260,29 +267,28 @@ function createRefund(
       // Nothing was sent. It is tried again, and a person may end it.
       const isOurs = remote.found && !isForeign(remote, payment);
       const why = `${unsentRefund} ${isOurs ? "the operation has no OpKey" : `OpStateExt answers ${remote.code}`}`;
-      if (known === undefined || payment.needsAttention !== why) await write(payment, "unsent", why);
+      if (mustCall(payment, known, why)) await write({ state: "unsent" }, why);
       return "pending";
     }
-    const written = await write(payment, "asking", payment.needsAttention?.startsWith(unsentRefund) ? null : undefined);
+    const written = await write({ state: "asking", at: clock.now().getTime() });
     if (!written) return "pending"; // somebody else is at it
     let entry: RefundEntry;
     try {
-      ({ requestId: entry } = await robokassa.refunds.create({
-        opKey: remote.opKey,
-        amount: formatAmount(amountMinor),
-      }));
+      const { requestId } = await robokassa.refunds.create({ opKey: remote.opKey, amount: formatAmount(amountMinor) });
+      entry = { state: "open", requestId };
     } catch (error) {
       if (!SdkError.isInstance(error)) throw error;
       if (error.outcome !== "refused" && error.outcome !== "not-executed") return "pending";
-      entry = "refused";
+      entry = { state: "refused" };
     }
-    // The id must not get lost to another refund that is written at the same time.
+    // The id must not get lost to another refund that is written at the same time. What a person said of this one stays.
     let current: Payment | undefined = written;
     for (let tries = 0; current && tries < 5; tries++) {
-      if (await write(current, entry)) break;
+      if (readSession(current).refunds[key]?.state !== "asking") return "pending";
+      if (await writeRefund(current, context, key, entry)) break;
       current = await context.find(payment.id);
     }
-    return entry === "refused" ? "failed" : "pending";
+    return entry.state === "refused" ? "failed" : "pending";
   };
 }
 
@@ -290,27 +296,27 @@ const lostRefund = "robokassa: whether a refund was taken is not known: look int
 const forgottenRefund = "robokassa: the request of a refund is not known there any more: look into the cabinet";
 const unsentRefund = "robokassa: a refund cannot be asked for: refund in the cabinet, or give it up:";
 
+/** Without `call` nobody is called for this refund any more. */
 function writeRefund(
   payment: Payment,
   context: ProviderContext,
   key: string,
-  entry: RefundEntry,
-  attention?: string | null,
+  { call: _before, ...entry }: RefundEntry,
+  call?: string,
 ): Promise<Payment | undefined> {
   const { invId, refunds } = readSession(payment);
+  const next: RefundEntry = { ...entry, ...(call === undefined ? {} : { call }) };
   return context.remember(payment, {
-    session: `${invId} ${JSON.stringify({ ...refunds, [key]: entry })}`,
-    ...(attention === undefined ? {} : { attention }),
+    session: `${invId} ${JSON.stringify({ ...refunds, [key]: next })}`,
+    ...attentionAfter(payment, refunds, key, call),
   });
 }
 
 const settleRefund: NonNullable<PaymentProvider["settleRefund"]> = async ({ payment, key, outcome, context }) => {
   const known = readSession(payment).refunds[key];
-  if (known === undefined || known === "settled" || known === "refused") return false;
-  if (payment.needsAttention === undefined) return false;
-  const entry = outcome === "succeeded" ? "settled" : "refused";
-  const isAnswered = payment.needsAttention.includes("refund") ? null : undefined;
-  return (await writeRefund(payment, context, key, entry, isAnswered)) !== undefined;
+  if (known?.call === undefined) return false;
+  const state = outcome === "succeeded" ? "settled" : "refused";
+  return (await writeRefund(payment, context, key, { ...known, state })) !== undefined;
 };
 
 /** Whatever is not answered `OK<InvId>` is repeated by Robokassa. */
