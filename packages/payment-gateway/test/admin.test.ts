@@ -337,6 +337,24 @@ describe("pages", () => {
   });
 });
 
+test("a person closes what was seen to, and nothing that was said meanwhile", async () => {
+  await logIn();
+  const id = await create();
+  const path = `/admin/payments/${id}`;
+  const call = (needsAttention: string) =>
+    world.storage.change(id, (current) => ({ payment: { ...current, needsAttention } }));
+  const attention = async () => (await world.gateway.payments.get("shop", id))?.needsAttention;
+  await call("money arrived after a full refund");
+  const asked = await submit(`${path}/seen`, fieldsOf((await open(path)).html, `${path}/seen`));
+  expect(asked.html).toContain("Has this been seen to: money arrived after a full refund");
+  const answer = fieldsOf(asked.html, `${path}/seen`);
+  await call("look into the cabinet");
+  expect([(await submit(`${path}/seen`, answer)).status, await attention()]).toEqual([409, "look into the cabinet"]);
+  await call("money arrived after a full refund");
+  expect([(await submit(`${path}/seen`, answer)).status, await attention()]).toEqual([303, undefined]);
+  expect((await open(path)).html).not.toContain(`${path}/seen`);
+});
+
 test("the log of a webhook shows what was sent, when, what came back as text, and the next try", async () => {
   const rude = await listen(async () => new Response(hostile, { status: 500 }));
   try {
@@ -389,6 +407,12 @@ describe("providers with attempts", () => {
       const path = `/admin/payments/${payment.id}`;
       const page = await (await at(path, undefined, session)).text();
       expect(page).toContain("<h2>Attempts</h2>");
+      // It is open until a person says what became of it.
+      expect(page).not.toContain(`${path}/seen`);
+      const { csrf = "" } = fieldsOf(page, `${path}/give-up`);
+      const { needsAttention = "" } = (await till.gateway.payments.get("shop", payment.id)) ?? {};
+      const closed = await at(`${path}/seen`, { csrf, attention: needsAttention, confirmed: "yes" }, session);
+      expect(closed.status).toBe(409);
       const asked = await at(`${path}/give-up`, fieldsOf(page, `${path}/give-up`), session);
       const question = await asked.text();
       expect(question).toContain("Have you made sure that this attempt took no money?");

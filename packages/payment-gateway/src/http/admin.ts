@@ -310,6 +310,24 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
     return act(context, payment, () => payments.settleRefund(payment.merchant, payment.id, refund, outcome));
   });
 
+  app.post("/payments/:id/seen", async (context) => {
+    const payment = await named(context);
+    const attention = context.get("form").get("attention") ?? "";
+    if (context.get("form").get("confirmed") !== "yes") {
+      return confirm(context, payment, "seen", `Has this been seen to: ${attention}?`, { attention });
+    }
+    return act(context, payment, async () => {
+      if (!mayBeSeenTo(payment, await storage.historyOf(payment.id))) {
+        throw new Refusal("conflict", "its attempt or refund is open; say what became of that");
+      }
+      const result = await storage.change(payment.id, (current) => {
+        const { needsAttention, ...rest } = current;
+        return needsAttention === attention ? { payment: rest } : undefined;
+      });
+      if (result.state !== "changed") throw new Refusal("conflict", "something else was said meanwhile");
+    });
+  });
+
   app.post("/payments/:id/resend", async (context) => {
     const payment = await named(context);
     return act(context, payment, () => payments.resend(payment.merchant, context.get("form").get("event") ?? ""));
@@ -326,6 +344,16 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
     }
     throw error;
   });
+
+  /** What says that an attempt or a refund is open ends with it. */
+  function mayBeSeenTo(payment: Payment, { refunds }: PaymentHistory): boolean {
+    const provider = providers.get(payment.provider);
+    return (
+      payment.needsAttention !== undefined &&
+      !(provider && isAttemptUnknown(provider, payment)) &&
+      refunds.every(({ status }) => status !== "pending")
+    );
+  }
 
   async function named(context: AdminContext): Promise<Payment> {
     const payment = await findPayment(context.req.param("id") ?? "");
@@ -347,7 +375,7 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
   function confirm(
     context: AdminContext,
     payment: Payment,
-    action: "cancel" | "refund" | "give-up" | "record" | "settle-refund",
+    action: "cancel" | "refund" | "give-up" | "record" | "settle-refund" | "seen",
     question: string,
     fields: Readonly<Record<string, string>>,
   ) {
@@ -392,6 +420,7 @@ ${attention.length === 0 ? html`<p>Nothing.</p>` : html`<ul>${attention.map(({ i
       `Payment ${payment.id}`,
       html`${problem === undefined ? "" : problemText(problem)}
 <p>${flags(payment)}</p>
+${mayBeSeenTo(payment, history) ? html`<form method="post" action="${base}/payments/${payment.id}/seen">${hidden(context, { attention: payment.needsAttention ?? "" })}<button>It was seen to</button></form>` : ""}
 <table><tbody>${facts.map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}</tbody></table>
 ${payment.paidMinor === 0n && paymentMoves[payment.status].includes("cancelled") ? html`<form method="post" action="${base}/payments/${payment.id}/cancel">${hidden(context)}<button class="danger">Cancel payment</button></form>` : ""}
 ${
