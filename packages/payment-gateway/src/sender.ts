@@ -73,8 +73,8 @@ export function createSender({
   timeoutMs = 15_000,
   maxAnswerBytes = 2_048,
   maxPools = 200,
-  resolve = createResolver({ asksSystem: allowAddresses.length > 0 }),
   clock = systemClock,
+  resolve = createResolver({ asksSystem: allowAddresses.length > 0, clock }),
 }: SenderOptions = {}): Sender {
   const guard = createAddressGuard({ allowAddresses, denyAddresses });
   const pools = createPools(maxPools, timeoutMs);

@@ -1,6 +1,6 @@
 import { createSocket } from "node:dgram";
 import { performance } from "node:perf_hooks";
-import { listen } from "@orderbridge/core/testing";
+import { createFakeClock, listen } from "@orderbridge/core/testing";
 import { afterEach, expect, test } from "vitest";
 import { createResolver } from "../src/resolver.ts";
 import { createSender } from "../src/sender.ts";
@@ -76,10 +76,82 @@ test("a name that is not there is an error", async () => {
   );
 });
 
-test("names of the machine itself are found one after the other", async () => {
+test("names of the machine itself are found", async () => {
   const { server, asked } = await serveNames();
   const resolve = createResolver({ servers: [server], asksSystem: true });
   const found = await Promise.all([resolve("localhost"), resolve("LOCALHOST")]);
   for (const addresses of found) expect(addresses.length).toBeGreaterThan(0);
   expect(asked).not.toContain("localhost A");
 });
+
+test("the system is asked for one name at a time, and nobody waits for a turn without end", async () => {
+  const clock = createFakeClock();
+  const asked: string[] = [];
+  const answers = new Map<string, PromiseWithResolvers<{ address: string; family: number }[]>>();
+  const resolve = createResolver({
+    asksSystem: true,
+    clock,
+    askSystem(hostname) {
+      asked.push(hostname);
+      const answer = Promise.withResolvers<{ address: string; family: number }[]>();
+      answers.set(hostname, answer);
+      return answer.promise;
+    },
+  });
+  const address = { address: "127.0.0.1", family: 4 };
+  const [first, second, third] = ["one", "two", "three"].map(resolve);
+  await settled();
+  expect(asked).toEqual(["one"]);
+  answers.get("one")?.reject(new Error("there is no such name")); // holds up nobody
+  await expect(first).rejects.toThrow("there is no such name");
+  await settled();
+  expect(asked).toEqual(["one", "two"]);
+  clock.advance(10_001);
+  answers.get("two")?.resolve([address]);
+  expect(await second).toEqual([address]);
+  await expect(third).rejects.toThrow("too many names are looked up in the system");
+  expect(asked).toEqual(["one", "two"]);
+  const fourth = resolve("four");
+  await settled();
+  expect(asked).toEqual(["one", "two", "four"]);
+  answers.get("four")?.resolve([address]);
+  expect(await fourth).toEqual([address]);
+});
+
+test("name servers are read anew when they do not answer, but not for each name that has none", async () => {
+  const clock = createFakeClock();
+  /** What each one answers, in the order in which they are made. */
+  const answers: (string | Error)[] = [refusal("ETIMEOUT"), refusal("ESERVFAIL"), "192.0.2.7"];
+  let made = 0;
+  const resolve = createResolver({
+    asksSystem: false,
+    clock,
+    createNameResolver() {
+      const answer = answers[made++];
+      return {
+        async resolve4() {
+          if (typeof answer === "string") return [answer];
+          throw answer;
+        },
+        resolve6: () => Promise.reject(refusal("ENODATA")),
+      };
+    },
+  });
+  await expect(resolve("shop.example")).rejects.toThrow("ETIMEOUT"); // made a moment ago
+  expect(made).toBe(1);
+  clock.advance(5_000);
+  await expect(resolve("shop.example")).rejects.toThrow("ETIMEOUT");
+  await expect(resolve("shop.example")).rejects.toThrow("ESERVFAIL");
+  expect(made).toBe(2);
+  clock.advance(5_000);
+  await expect(resolve("shop.example")).rejects.toThrow("ESERVFAIL");
+  expect(await resolve("shop.example")).toEqual([{ address: "192.0.2.7", family: 4 }]);
+  clock.advance(5_000);
+  expect(await resolve("shop.example")).toEqual([{ address: "192.0.2.7", family: 4 }]); // ENODATA is an answer
+  expect(made).toBe(3);
+});
+
+const refusal = (code: string): Error => Object.assign(new Error(code), { code });
+
+/** Everything that needs no answer has happened. */
+const settled = () => new Promise<void>((resolve) => setImmediate(resolve));
