@@ -1,5 +1,8 @@
+import { silentLogger } from "@orderbridge/core";
+import { createRobokassa } from "@orderbridge/robokassa";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
+import { createRobokassaProvider } from "../src/providers/robokassa.ts";
 import { createSandboxProvider } from "../src/providers/sandbox.ts";
 import { createWorld, type World } from "./gateway-harness.ts";
 
@@ -168,4 +171,34 @@ test("failing leaves the payment open, cancelling ends it", async () => {
   expect((await world.api("GET", `/api/payment/${id}`)).body.data.status).toBe("pending");
   await world.press(id, "cancel");
   expect((await world.api("GET", `/api/payment/${id}`)).body.data.status).toBe("cancelled");
+});
+
+test("a payment whose next step cannot be told is shown without it, and the log says why", async () => {
+  const provider = (test: boolean) =>
+    createRobokassaProvider({
+      robokassa: createRobokassa({
+        login: "demo-shop",
+        password1: "live-one",
+        password2: "live-two",
+        ...(test ? { testPassword1: "try-one", testPassword2: "try-two" } : {}),
+        test,
+      }),
+      currency: "RUB",
+    });
+  const shop = await createWorld(async (clock) => createPaymentGatewayMemoryStorage({ clock }), {
+    providers: [provider(true)],
+    defaultCurrency: "RUB",
+  });
+  const { payment } = await shop.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+  const errors: string[] = [];
+  // A payment of the time when the shop was tried, on a server that went live.
+  const live = shop.another({
+    providers: [provider(false)],
+    logger: { ...silentLogger, error: (message, fields) => errors.push(`${message} ${fields?.payment}`) },
+  });
+  const at = (path: string) => live.handle(new Request(`https://pay.example/pay/${payment.id}${path}`));
+  const page = await at("");
+  expect([page.status, (await page.text()).includes("500,00"), (await at("/state")).status]).toEqual([200, true, 200]);
+  expect(errors[0]).toBe(`what the payer does next cannot be told ${payment.id}`);
+  await shop.close();
 });

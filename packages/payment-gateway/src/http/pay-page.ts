@@ -90,19 +90,35 @@ if (card) {
 const languageCookie = "pay_language";
 
 /** `/pay/:id`: what the payer sees. Works without JavaScript. */
-export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "providers" | "publicUrl">): Hono {
-  const { findPayment, providers } = options;
+export function createPayPage(
+  options: Pick<SurfaceOptions, "findPayment" | "providers" | "publicUrl" | "logger">,
+): Hono {
+  const { findPayment, providers, logger } = options;
   const { pathname, protocol } = new URL(options.publicUrl);
   const path = `${pathname.replace(/\/+$/, "")}/pay`;
   const secure = protocol === "https:";
   const app = new Hono();
+
+  /** A provider may be configured otherwise than when the payment was created. The page tells the payment all the same. */
+  function stepOf(payment: Payment): PayerStep | undefined {
+    try {
+      return providers.get(payment.provider)?.payerStep(payment);
+    } catch (error) {
+      logger.error("what the payer does next cannot be told", {
+        payment: payment.id,
+        provider: payment.provider,
+        error,
+      });
+      return undefined;
+    }
+  }
 
   for (const asset of [stylesheet, script]) app.get(`/${asset.path}`, () => asset.answer());
 
   app.get("/:id/state", async (context) => {
     const payment = await findPayment(context.req.param("id"));
     if (!payment) return context.json({ status: "not_found" }, 404, { "cache-control": "no-store" });
-    const step = providers.get(payment.provider)?.payerStep(payment);
+    const step = stepOf(payment);
     const state = { status: payment.status, paid: formatAmount(payment.paidMinor), step: digest(step) };
     return context.json(state, 200, { "cache-control": "no-store" });
   });
@@ -119,7 +135,7 @@ export function createPayPage(options: Pick<SurfaceOptions, "findPayment" | "pro
     const payment = await findPayment(context.req.param("id"));
     if (!payment)
       return page(context, 404, language, texts[language].notFound, html`<h1>${texts[language].notFound}</h1>`, false);
-    const step = providers.get(payment.provider)?.payerStep(payment);
+    const step = stepOf(payment);
     const title = payment.description || texts[language].title;
     // Without JavaScript the page asks again by itself, but never under the hands of somebody who types.
     const types = step?.kind === "actions" && step.actions.some((action) => action.withAmount || action.withPhone);
