@@ -93,6 +93,8 @@ export const emptyRow: Omit<LedgerRow, keyof OrderKey | "orderedAt" | "state" | 
 
 /** One row per (shop, order code). */
 export interface OrderLedger {
+  /** The clock of a storage that several machines share; absent where the caller's counts. */
+  now?(): Promise<Date>;
   /**
    * Inserts the orders that are not there, as `seen`; for the others only state, status and `finalSince` move on.
    * Resolves to the rows of all given codes, once they are stored; without those that must be known and are not.

@@ -41,7 +41,7 @@ export interface SettingOptions {
   readonly kaspi?: FakeKaspiOptions;
   readonly amocrm?: FakeAmocrmOptions;
   readonly sync?: Partial<KaspiAmocrmSyncOptions>;
-  readonly stores?: KaspiAmocrmStorage;
+  readonly stores?: KaspiAmocrmStorage | ((clock: FakeClock) => KaspiAmocrmStorage);
   readonly core?: (clock: FakeClock) => Storage;
   readonly clock?: FakeClock;
 }
@@ -52,7 +52,8 @@ export function createSetting(options: SettingOptions = {}) {
   const kaspi = createFakeKaspi({ clock, ...options.kaspi });
   const amocrm = createFakeAmocrm({ clock, ...options.amocrm });
   const core = options.core?.(clock) ?? createMemoryStorage({ clock });
-  const storage = { ...core, ...(options.stores ?? createKaspiAmocrmMemoryStorage()) };
+  const { stores = createKaspiAmocrmMemoryStorage() } = options;
+  const storage = { ...core, ...(typeof stores === "function" ? stores(clock) : stores) };
   const shops = options.kaspi?.shops ?? { default: "kaspi-token" };
 
   interface WorkerOptions extends Partial<KaspiAmocrmSyncOptions> {

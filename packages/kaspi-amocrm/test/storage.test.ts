@@ -1,4 +1,5 @@
 import { createKyselyStorage, migrate } from "@orderbridge/core/kysely";
+import type { FakeClock } from "@orderbridge/core/testing";
 import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type TestDatabase, testDatabases } from "../../core/test/databases.ts";
@@ -47,6 +48,9 @@ for (const { name, skipped, open } of testDatabases()) {
       }
     });
 
+    const core = (clock: FakeClock) => createKyselyStorage({ ...database, clock });
+    const stores = (clock: FakeClock) => createKaspiAmocrmStorage({ ...database, clock });
+
     test("two workers, a lost answer and a change end as they do in memory", async () => {
       const play = async (setting: ReturnType<typeof createSetting>) => {
         const { kaspi, amocrm, clock, createWorker } = setting;
@@ -65,9 +69,48 @@ for (const { name, skipped, open } of testDatabases()) {
       };
       const expected = await play(createSetting());
       expect(expected.leads).toHaveLength(60);
-      const core = (clock: Parameters<typeof createKyselyStorage>[0]["clock"]) =>
-        createKyselyStorage({ ...database, ...(clock && { clock }) });
-      expect(await play(createSetting({ stores: createKaspiAmocrmStorage(database), core }))).toEqual(expected);
+      expect(await play(createSetting({ stores, core }))).toEqual(expected);
+    });
+
+    test("machines whose clocks differ by 40 seconds wait equally long for what has no answer", async () => {
+      if (database.dialect === "sqlite") return; // one machine
+      const { kaspi, amocrm, clock, createWorker } = createSetting({ stores, core });
+      kaspi.addOrder({ code: "700000001", entries: [{ sku: "LAMP", basePrice: 7990 }] });
+      let late: (() => Promise<Response>) | undefined;
+      const first = createWorker({
+        guardFetch: (send) => async (input, init) => {
+          if (late || init?.method !== "POST" || !String(input).endsWith("/leads")) return send(input, init);
+          const { signal: _signal, ...request } = init;
+          late = () => send(input, request);
+          clock.advance(30_000);
+          throw new TypeError("fetch failed");
+        },
+      });
+      await first.importNew();
+      const ahead = { ...clock, now: () => new Date(clock.now().getTime() + 40_000) };
+      expect(await createWorker({ workerClock: ahead }).importNew()).toMatchObject({ created: 0 });
+      clock.advance(2_000);
+      await late?.(); // the vendor gets to the first request only now
+      for (let run = 0; run < 2; run++) {
+        clock.advance(90_000);
+        await createWorker({ workerClock: ahead }).importNew();
+      }
+      expect(amocrm.leads).toHaveLength(1);
+    });
+
+    test("rows fall due by the server's clock", async () => {
+      const { orders } = createKaspiAmocrmStorage(database);
+      if (database.dialect === "sqlite") return expect(orders.now).toBeUndefined();
+      const read = async () => {
+        const text =
+          database.dialect === "postgres" ? sql`extract(epoch from clock_timestamp())` : sql`unix_timestamp(now(3))`;
+        const { rows } = await sql<{ at: string }>`select ${text} as ${sql.ref("at")}`.execute(database.db);
+        return Number(rows[0]?.at) * 1000;
+      };
+      const before = await read();
+      const now = (await orders.now?.())?.getTime();
+      expect(now).toBeGreaterThanOrEqual(Math.floor(before));
+      expect(now).toBeLessThanOrEqual(Math.ceil(await read()));
     });
   });
 }

@@ -7,14 +7,16 @@ import { testDatabases } from "../../core/test/databases.ts";
 import type { KaspiAmocrmStorage } from "../src/index.ts";
 import { createKaspiAmocrmStorage } from "../src/kysely/index.ts";
 import { createKaspiAmocrmMemoryStorage } from "../src/memory/index.ts";
-import type { SettingOptions } from "./setting.ts";
 
 export interface OpenStorage {
   /**
    * Empties it; spread the result into the options of `createSetting`. With `storesBudget` the budget of calls is in the
    * database too.
    */
-  clear(options?: { readonly storesBudget?: boolean }): Promise<Required<Pick<SettingOptions, "stores" | "core">>>;
+  clear(options?: { readonly storesBudget?: boolean }): Promise<{
+    readonly stores: (clock: FakeClock) => KaspiAmocrmStorage;
+    readonly core: (clock: FakeClock) => Storage;
+  }>;
   /** The same tables through a connection whose statements pass by a plugin; only databases have it. */
   through?(plugin: KyselyPlugin, clock: FakeClock): Pick<Storage, "watermarks" | "leases"> & KaspiAmocrmStorage;
   close(): Promise<void>;
@@ -39,7 +41,7 @@ export function testStorages(): readonly {
     skipped: false,
     open: async () => ({
       clear: async () => ({
-        stores: createKaspiAmocrmMemoryStorage(),
+        stores: createKaspiAmocrmMemoryStorage,
         core: (clock: FakeClock) => createMemoryStorage({ clock }),
       }),
       close: async () => undefined,
@@ -50,14 +52,13 @@ export function testStorages(): readonly {
     skipped,
     async open(): Promise<OpenStorage> {
       const database = await open();
-      const stores = createKaspiAmocrmStorage(database);
-      await stores.migrate();
+      await createKaspiAmocrmStorage(database).migrate();
       await createKyselyStorage(database).migrate();
       return {
         async clear({ storesBudget = false } = {}) {
           for (const table of tables) await sql`delete from ${sql.table(table)}`.execute(database.db);
           return {
-            stores,
+            stores: (clock) => createKaspiAmocrmStorage({ ...database, clock }),
             core: (clock) => ({
               ...createKyselyStorage({ ...database, clock }),
               ...(!storesBudget && { rateLimits: createMemoryStorage({ clock }).rateLimits }),
@@ -66,7 +67,7 @@ export function testStorages(): readonly {
         },
         through(plugin, clock) {
           const watched = { ...database, db: database.db.withPlugin(plugin) };
-          return { ...createKyselyStorage({ ...watched, clock }), ...createKaspiAmocrmStorage(watched) };
+          return { ...createKyselyStorage({ ...watched, clock }), ...createKaspiAmocrmStorage({ ...watched, clock }) };
         },
         close: database.close,
       };

@@ -292,7 +292,7 @@ for (const { name: storageName, skipped, open } of testStorages().filter(({ name
       await opened.close();
       const errors: string[] = [];
       const logger = { ...silent, error: (text: string) => void errors.push(text) };
-      const handle = createAmocrmWebhookHandler({ secret, events: stores.events, logger });
+      const handle = createAmocrmWebhookHandler({ secret, events: stores(createFakeClock()).events, logger });
       const answers = await Promise.all([handle(post(bodyOf([1]))), handle(post(bodyOf([2])))]);
       expect(answers.map(({ status }) => status)).toEqual([503, 503]);
       expect(errors[0]).toMatch("webhooks could not be stored; amoCRM sends them again");

@@ -1,10 +1,12 @@
 import { randomBytes } from "node:crypto";
+import type { Clock } from "@orderbridge/core";
 import {
   type AnyKysely,
   type DatabaseDialect,
   insertAbsent,
   insertIfAbsent,
   migrate,
+  nowMs,
   transaction,
 } from "@orderbridge/core/kysely";
 import { type Kysely, sql, type UpdateObject } from "kysely";
@@ -58,6 +60,8 @@ export interface KaspiAmocrmStorageOptions {
   /** A database, or a transaction of the caller: everything is then written inside it. */
   readonly db: AnyKysely;
   readonly dialect: DatabaseDialect;
+  /** Replaces the clock of a PostgreSQL or MariaDB server, by which its rows fall due: for tests. */
+  readonly clock?: Clock;
 }
 
 /**
@@ -67,13 +71,20 @@ export interface KaspiAmocrmStorageOptions {
 export function createKaspiAmocrmStorage({
   db: anyDb,
   dialect,
+  clock,
 }: KaspiAmocrmStorageOptions): KaspiAmocrmStorage & { migrate(): Promise<void> } {
   const db = anyDb as Kysely<Tables>;
   const inTransaction = <T>(work: (trx: Kysely<Tables>) => Promise<T>): Promise<T> => transaction(db, dialect, work);
 
+  async function now(): Promise<Date> {
+    const time = nowMs(dialect, clock);
+    const { rows } = await sql<{ now: Integer }>`select ${time} as ${sql.ref("now")}`.execute(db);
+    return new Date(Number(rows[0]?.now));
+  }
+
   return {
     migrate: () => migrate({ db: anyDb, dialect, prefix: "kaspi_amocrm", migrations: kaspiAmocrmMigrations(dialect) }),
-    orders: createOrders(db, dialect, inTransaction),
+    orders: { ...createOrders(db, dialect, inTransaction), ...(dialect !== "sqlite" && { now }) },
     events: createEventInbox(anyDb, dialect),
     contacts: {
       async secret() {

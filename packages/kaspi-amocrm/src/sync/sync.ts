@@ -23,6 +23,7 @@ import { checkAccount } from "./check.ts";
 import { createContactFinder } from "./contacts.ts";
 import { createElementFinder } from "./elements.ts";
 import { createIntakes } from "./intake.ts";
+import { createLedgerClock } from "./ledger-clock.ts";
 import { emptyReport, type KaspiAmocrmSyncOptions, type RunReport, type StageTarget } from "./options.ts";
 import { createSweeps } from "./sweeps.ts";
 import { createOrderWriter, isUnsigned } from "./writer.ts";
@@ -131,6 +132,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     responsibleUserId: options.responsibleUserId,
     clock,
   });
+  const ledgerClock = createLedgerClock({ orders: storage.orders, clock });
   const writer = createOrderWriter({
     amocrm,
     orders: storage.orders,
@@ -152,13 +154,13 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     shops: shops.map(({ shop }) => shop),
     tellsUnmapped: stages.size > 0,
     alerts,
-    clock,
+    clock: ledgerClock,
     logger,
   });
 
-  const intakes = createIntakes({ orders: storage.orders, writer, clock });
+  const intakes = createIntakes({ orders: storage.orders, writer, clock: ledgerClock });
   const { isDue } = intakes;
-  const { sweep, sweepOld, resume } = createSweeps({ orders: storage.orders, clock });
+  const { sweep, sweepOld, resume } = createSweeps({ orders: storage.orders, clock: ledgerClock });
 
   /** A token belongs to one shop: under another name, all its orders would come a second time. */
   async function claimTokens(): Promise<void> {
@@ -261,14 +263,19 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       (row.contactId === undefined && order.phone !== undefined) ||
       row.attempts > 0 || // it could not be read the last time: its failures are counted anew
       // A write that did not end: the lead may be where the order is no more.
-      (row.intentAt !== undefined && row.intentAt.getTime() + settleMs <= clock.now().getTime()));
+      (row.intentAt !== undefined && row.intentAt.getTime() + settleMs <= ledgerClock.now().getTime()));
   /** A held back order is looked at whenever it shows something new; one that failed pauses. */
   const isReleased = (row: LedgerRow, order: KaspiOrder): boolean =>
     row.phase === "seen" && row.attempts === 0 && !isUnsigned(order);
 
+  async function begin(): Promise<void> {
+    await ensureTokens();
+    await ledgerClock.align();
+  }
+
   /** Runs a job that must not run twice at the same time. */
   async function exclusively(name: string, work: (assertHeld: () => void) => Promise<RunReport>) {
-    await ensureTokens();
+    await begin();
     const lease = {
       leases: storage.leases,
       name: `kaspi-amocrm:${name}`,
@@ -340,7 +347,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     backfill: ({ from, to, dryRun = false, onProgress, signal }) =>
       watched(async () => {
         if (from > to) throw new ConfigError("kaspi-amocrm: backfill ends before it begins; swap from and to");
-        await ensureTokens();
+        await begin();
         const report = emptyReport();
         const windows = cutWindows(from, to);
         const stepCount = shops.length * windows.length * kaspiStates.length;
@@ -378,7 +385,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       watched(async () => {
         const kaspi = shops.find((candidate) => candidate.shop === shop);
         if (!kaspi) throw new ConfigError(`kaspi-amocrm: there is no shop "${shop}"`);
-        await ensureTokens();
+        await begin();
         const order = await kaspi.orders.byCode(code);
         if (!order) return undefined;
         const report = emptyReport();

@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import {
-  type Clock,
   type HeldLease,
   LeaseLostError,
   type LeaseStore,
@@ -15,6 +14,7 @@ import type { Alerts } from "./alerts.ts";
 import { createBatchSize } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
 import type { ElementFinder } from "./elements.ts";
+import type { LedgerClock } from "./ledger-clock.ts";
 import type { RunReport, StageTarget } from "./options.ts";
 import { createBuyerLinker } from "./order-buyers.ts";
 import { createLeadWriter } from "./order-leads.ts";
@@ -49,7 +49,7 @@ export interface OrderWriterOptions {
   /** Statuses without a stage are told; not when no status has one. */
   readonly tellsUnmapped: boolean;
   readonly alerts: Alerts;
-  readonly clock: Clock;
+  readonly clock: LedgerClock;
   readonly logger: Logger;
 }
 
@@ -87,7 +87,11 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
   async function underLease(work: (held: HeldLease) => Promise<void>): Promise<boolean> {
     for (let tries = 0; tries < 60; tries++) {
       const lease = { leases: options.leases, name: leaseName, holder: randomUUID(), ttlMs: leaseMs, clock };
-      if ((await withLease(lease, work)).state === "done") return true;
+      const aligned = async (held: HeldLease) => {
+        await clock.align(); // after the lease was taken: what another wrote before is as old as it is
+        await work(held);
+      };
+      if ((await withLease(lease, aligned)).state === "done") return true;
       await clock.sleep(500);
     }
     return false;
