@@ -223,3 +223,56 @@ test("refuses a budget that is none", () => {
     expect(limiter({ intervalMs: 100, capacity })).toThrow("budget.capacity must be a whole number from 1");
   }
 });
+
+describe("on SQLite, where the time is in the statement,", () => {
+  /** A store, and one inside a transaction that is open until `end`: what the first one asks for waits. */
+  async function setUp() {
+    const clock = createFakeClock();
+    database = await openDatabase("sqlite::memory:");
+    const { db, dialect } = database;
+    const storage = createKyselyStorage({ db, dialect, clock });
+    await storage.migrate();
+    const begun = Promise.withResolvers<RateLimitStore>();
+    const ending = Promise.withResolvers<void>();
+    const transaction = db.transaction().execute(async (trx) => {
+      begun.resolve(createKyselyStorage({ db: trx, dialect, clock }).rateLimits);
+      await ending.promise;
+    });
+    const inside = await begun.promise;
+    const end = () => {
+      ending.resolve();
+      return transaction;
+    };
+    return { clock, store: storage.rateLimits, inside, end };
+  }
+
+  test("a shorter pause that waited for its turn leaves a longer one as it is", async () => {
+    const { clock, store, inside, end } = await setUp();
+    const shorter = store.penalize("amocrm:shop", 500);
+    clock.advance(1500);
+    await inside.penalize("amocrm:shop", 10_000);
+    await end();
+    await shorter;
+    expect(await store.status("amocrm:shop")).toEqual({ pauseMs: 10_000 });
+  });
+
+  test("a pause that waited for its turn moves no slot back", async () => {
+    const { clock, store, inside, end } = await setUp();
+    const none = store.penalize("amocrm:shop", 0);
+    clock.advance(800);
+    for (const waitMs of [156, 312, 468, 624]) {
+      expect(await inside.reserve("amocrm:shop", { intervalMs: 156 })).toEqual({ state: "reserved", waitMs });
+    }
+    await end();
+    await none;
+    expect(await store.reserve("amocrm:shop", { intervalMs: 156 })).toEqual({ state: "reserved", waitMs: 780 });
+  });
+
+  test("a statement that is a little late moves no slot back", async () => {
+    const { clock, store, end } = await setUp();
+    await end();
+    await store.reserve("amocrm:shop", { intervalMs: 156 });
+    clock.jump(-20);
+    expect(await store.reserve("amocrm:shop", { intervalMs: 156 })).toEqual({ state: "reserved", waitMs: 332 });
+  });
+});

@@ -5,6 +5,8 @@ import type { StorageDatabase } from "./storage.ts";
 import type { StorageKysely } from "./tables.ts";
 
 const table = "orderbridge_rate_limit";
+/** How much older the time of a statement may be than that of one which was written before it, in milliseconds. */
+const lateStatementMs = 1000;
 
 export function createRateLimits({
   dialect,
@@ -16,10 +18,11 @@ export function createRateLimits({
 }: StorageDatabase): RateLimitStore {
   const greatest = sql.raw(dialect === "sqlite" ? "max" : "greatest");
 
-  /** How far the clock was set back since the row was written: its instants come along. */
-  const setBack = () => sql`${greatest}(coalesce(written_at, 0) - ${now()}, 0)`;
-  const pausedUntil = () => sql<number>`paused_until - ${setBack()}`;
-  const drainedAt = () => sql<number>`drained_at - ${setBack()}`;
+  /** How far the clock was set back since the row was written: its instants come along. A late statement is no such thing. */
+  const setBack = () =>
+    sql`case when written_at - ${now()} > ${sql.lit(lateStatementMs)} then written_at - ${now()} else 0 end`;
+  const pausedUntil = () => sql<number>`paused_until - (${setBack()})`;
+  const drainedAt = () => sql<number>`drained_at - (${setBack()})`;
 
   const read = (db: StorageKysely, account: string) =>
     db
@@ -34,16 +37,19 @@ export function createRateLimits({
       .where("account", "=", account)
       .executeTakeFirst();
 
-  /** Updates the account's row, or inserts it; both again when another caller inserts it in between. */
-  async function updateOrInsert(
+  /**
+   * Updates the account's row, or inserts it; updates again when another caller inserts it in between. In a transaction,
+   * since on SQLite a statement holds the time at which it was made: that must not be before the wait for the lock.
+   */
+  const updateOrInsert = (
     update: (db: StorageKysely) => Promise<boolean>,
-    values: { readonly account: string } & Record<string, unknown>,
-  ): Promise<void> {
-    if (await run(update)) return;
-    const row = { paused_until: 0, ...values };
-    if (await run((db) => insertIfAbsent(db, table, row))) return;
-    await run(update);
-  }
+    values: () => { readonly account: string } & Record<string, unknown>,
+  ): Promise<void> =>
+    transaction(async (db) => {
+      if (await update(db)) return;
+      if (await insertIfAbsent(db, table, { paused_until: 0, ...values() })) return;
+      await update(db);
+    });
 
   return {
     async reserve(account, { intervalMs, capacity = 1 }) {
@@ -90,7 +96,7 @@ export function createRateLimits({
             .executeTakeFirst();
           return numUpdatedRows === 1n;
         },
-        { account, paused_until: after(pauseMs), written_at: now() },
+        () => ({ account, paused_until: after(pauseMs), written_at: now() }),
       );
     },
     async status(account) {
@@ -103,18 +109,18 @@ export function createRateLimits({
     async block(account, code) {
       checkKey("rate limit account", account);
       checkText("block code", code);
-      const values = { blocked_since: now(), block_code: code };
+      const values = () => ({ blocked_since: now(), block_code: code });
       await updateOrInsert(
         async (db) => {
           const { numUpdatedRows } = await db
             .updateTable(table)
-            .set(values)
+            .set(values())
             .where("account", "=", account)
             .where("blocked_since", "is", null)
             .executeTakeFirst();
           return numUpdatedRows === 1n;
         },
-        { account, ...values },
+        () => ({ account, ...values() }),
       );
     },
     async unblock(account) {
