@@ -168,6 +168,54 @@ test.each(afterOpen)("after an attempt that may have run, %s", async (_case, cal
   expect(error.message.endsWith("; an earlier attempt may have run")).toBe(outcome === "unknown");
 });
 
+test.each([
+  ["a refusal", 409, "ApiError"],
+  ["nobody listens", "ECONNREFUSED", "RequestError"],
+  ["a block", 403, "BlockedError"],
+] as const)("after an attempt that ran, and whose answer broke off, %s", async (_case, last, name) => {
+  let sent = 0;
+  const client = createClient({
+    retries: 1,
+    readRefusal: ({ status }) => (status === 403 ? { vendorCode: "403", outcome: "refused", block: true } : undefined),
+    fetch: async () => {
+      if (sent++ === 0) return new Response('{"ok":tr');
+      if (typeof last === "number") return new Response("{}", { status: last });
+      throw new TypeError("fetch failed", { cause: Object.assign(new Error(last), { code: last }) });
+    },
+  });
+  const call = { ...plainWrite, method: "PUT", safe: true, schema: v.object({}) } as const;
+  expect(await failure(client.request(call))).toMatchObject({ name, outcome: "unknown" });
+  expect(sent).toBe(2);
+});
+
+test("an error that two calls share stays as it is for the one that was never sent", async () => {
+  const shared = new NeedsReauthError("vendor");
+  const asked: (() => void)[] = [];
+  let isFirst = true;
+  const client = createClient({
+    retries: 1,
+    headers: async () => {
+      if (isFirst) {
+        isFirst = false;
+        return {};
+      }
+      return new Promise((_resolve, reject) => asked.push(() => reject(shared)));
+    },
+    fetch: async () => new Response("", { status: 502 }),
+  });
+  const opened = failure(client.send({ ...plainWrite, method: "PUT", safe: true }));
+  await expect.poll(() => asked.length).toBe(1); // its second attempt
+  const unsent = failure(client.send(plainWrite));
+  await expect.poll(() => asked.length).toBe(2);
+  for (const reject of asked) reject();
+  const message = shared.message;
+  expect(await unsent).toMatchObject({ outcome: "not-executed", message });
+  const open = await opened;
+  expect(open).toMatchObject({ outcome: "unknown", message: `${message}; an earlier attempt may have run` });
+  expect(open).toBeInstanceOf(NeedsReauthError);
+  expect(open.stack).toContain("an earlier attempt may have run");
+});
+
 describe("headers that cannot be given", () => {
   const failing = (error: Error) => {
     const counts = { asked: 0, slots: 0, sent: 0 };

@@ -98,8 +98,8 @@ export interface HttpCall<Schema extends v.GenericSchema | undefined = undefined
   readonly schema?: Schema;
   /**
    * `"read"`: the call changes nothing. `true`: it may run twice. Both are repeated also after an unknown outcome, and
-   * after an answer that is not JSON where `schema` asks for it; once an attempt of a call that is no read ended unknown,
-   * a later one that fails makes nothing sure, and the outcome stays `unknown`.
+   * after an answer that is not JSON where `schema` asks for it; once an attempt of a call that is no read may have run,
+   * a later one that fails makes nothing sure, and the outcome is `unknown`.
    *
    * @defaultValue "read" for GET, else false
    */
@@ -299,7 +299,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
 
   async function exchange<T>(call: HttpCall<v.GenericSchema | undefined>, read: (answer: HttpAnswer) => T): Promise<T> {
     const { safe = call.method === undefined || call.method === "GET" ? "read" : false } = call;
-    let isOpen = false; // an earlier attempt may have run, and nobody knows
+    let isOpen = false; // an earlier attempt may have run, or did
     let mayHaveRun = false; // for a stop in the middle of an attempt, or after one whose outcome is open
     try {
       return await pRetry(
@@ -318,7 +318,9 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
           } catch (error) {
             const failure = error instanceof RefusedAttempt ? error.error : error;
             if (SdkError.isInstance(failure) && failure.outcome === "not-executed") mayHaveRun = mayHaveRunBefore;
-            if (SdkError.isInstance(failure) && failure.outcome === "unknown") isOpen = true;
+            if (SdkError.isInstance(failure) && (failure.outcome === "unknown" || failure.outcome === "executed")) {
+              isOpen = true;
+            }
             const repeatable =
               SdkError.isInstance(failure) && !(failure instanceof BlockedError) && !(failure instanceof ConfigError);
             const aborted =
@@ -362,8 +364,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
           outcome: mayHaveRun ? "unknown" : "not-executed",
         });
       }
-      if (isOpen && safe !== "read" && SdkError.isInstance(error)) leaveOpen(error);
-      throw error;
+      throw isOpen && safe !== "read" && SdkError.isInstance(error) ? leftOpen(error) : error;
     }
   }
 
@@ -373,11 +374,16 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   };
 }
 
-/** The last attempt did nothing, but one before it may have: the call's outcome is the earlier one's. */
-function leaveOpen(error: SdkError): void {
-  if (error.outcome !== "not-executed" && error.outcome !== "refused") return;
-  error.message += "; an earlier attempt may have run";
-  Object.defineProperty(error, "outcome", { value: "unknown" satisfies Outcome });
+/**
+ * The last attempt did nothing, but one before it may have: the call's outcome is the earlier one's. A copy, since other
+ * calls may be told the same error: those that waited for one token.
+ */
+function leftOpen(error: SdkError): Error {
+  if (error.outcome !== "not-executed" && error.outcome !== "refused") return error;
+  const open = new Error(`${error.message}; an earlier attempt may have run`);
+  const { message, stack, outcome, ...own } = Object.getOwnPropertyDescriptors(error);
+  Object.defineProperties(Object.setPrototypeOf(open, Object.getPrototypeOf(error)), own);
+  return Object.defineProperty(open, "outcome", { value: "unknown" satisfies Outcome, enumerable: true });
 }
 
 /** A page of a proxy or half an answer, as opposed to JSON of another shape: the next try may bring the real one. */
