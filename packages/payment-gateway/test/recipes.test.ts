@@ -125,11 +125,11 @@ interface Running {
 }
 
 /** Resolves when the port answers. */
-async function start(file: string, database: string): Promise<Running> {
+async function start(file: string, database: string, more: Readonly<Record<string, string>> = {}): Promise<Running> {
   const port = await freePort();
   const child = spawn(process.execPath, [file], {
     cwd: folder,
-    env: { PORT: String(port), WEBHOOK_SECRETS: `${secret},${former}`, SHOP_DATABASE: database },
+    env: { PORT: String(port), WEBHOOK_SECRETS: `${secret},${former}`, SHOP_DATABASE: database, ...more },
     stdio: ["ignore", "pipe", "pipe"],
   });
   children.push(child);
@@ -176,7 +176,11 @@ async function send(
     readonly agoMs?: number;
   } = {},
 ): Promise<readonly [number, string]> {
-  const { headers, body } = signTestWebhook({ secret: key, webhook, now: () => Date.now() - agoMs });
+  const { headers, body } = signTestWebhook({
+    secret: key,
+    webhook: { test: false, ...webhook },
+    now: () => Date.now() - agoMs,
+  });
   const answer = await fetch(`${url}/webhooks/payments`, { method: "POST", headers, body: change(body) });
   return [answer.status, await answer.text()];
 }
@@ -213,10 +217,12 @@ test("the test of a receiver passes, and fails when the receiver books nothing",
       encoding: "utf8",
     });
   const good = run();
-  expect(good.stdout).toContain("pass 3");
+  expect(good.stdout).toContain("pass 4");
   expect(good.stdout.match(/paid 7/g)).toHaveLength(1);
   writeFileSync(join(folder, "webhook.ts"), recipe("The receiver").replace("if (!result.ok)", "if (result.ok)"));
   expect(run().status).toBe(1);
+  writeFileSync(join(folder, "webhook.ts"), recipe("The receiver").replace("if (test ", "if (!test "));
+  expect(run().stdout).toMatch(/not ok \d+ - a test payment|✖ a test payment/);
   // State kept by order, as if sequence counted within one.
   writeFileSync(
     join(folder, "webhook.ts"),
@@ -245,6 +251,12 @@ describe.each(Object.entries(platforms))("on %s", (_name, { file, misplaced, has
     ]);
     expect(await send(running, { key: "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" })).toEqual([400, "mismatch"]);
     expect((await fetch(`${running.url}/webhooks/payments`, { method: "POST", body: "{}" })).status).toBe(400);
+    const unbooked = { id: "evt_3", transaction_id: "other" };
+    expect(await send(running, { webhook: { ...unbooked, test: true, metadata: { order_id: "9" } } })).toEqual([
+      204,
+      "",
+    ]);
+    expect(await send(running, { webhook: unbooked })).toEqual([422, "order_id"]);
     expect(booked(running)).toEqual(["paid Заказ 7 «Ақ» + 100%", "paid 8"]);
     if (hasOwnRoute) {
       const headers = { "content-type": "application/json" };
@@ -252,9 +264,12 @@ describe.each(Object.entries(platforms))("on %s", (_name, { file, misplaced, has
       expect(await own.json()).toEqual({ a: 1 });
     }
     await running.stop();
-    const again = await start(file, database);
+    const again = await start(file, database, { TAKE_TEST_PAYMENTS: "yes" });
     expect(await send(again, { webhook })).toEqual([204, ""]);
     expect(booked(again)).toEqual([]);
+    const tried = { ...unbooked, test: true, metadata: { order_id: "9" } };
+    expect(await send(again, { webhook: tried })).toEqual([204, ""]);
+    await expect.poll(() => booked(again)).toEqual(["paid 9"]);
   });
 
   if (!misplaced) return;
