@@ -1,5 +1,6 @@
-import { connect, createServer, type Socket } from "node:net";
-import { ConfigError, silentLogger } from "@orderbridge/core";
+import { getEventListeners } from "node:events";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { ConfigError, silentLogger, systemClock } from "@orderbridge/core";
 import { openDatabase } from "@orderbridge/core/kysely";
 import { listen } from "@orderbridge/core/testing";
 import { sql } from "kysely";
@@ -107,5 +108,67 @@ test.skipIf(postgres?.skipped)("stops although its connection was dropped withou
     for (const socket of sockets) socket.destroy();
     server.close();
     await database.close();
+  }
+});
+
+const portOf = (server: Server): number => {
+  const address = server.address();
+  return typeof address === "object" ? (address?.port ?? 0) : 0;
+};
+
+test.each([
+  { when: "before it greets", says: [] },
+  {
+    when: "between its greeting and the answer to listen",
+    says: [0x52, 0, 0, 0, 8, 0, 0, 0, 0, 0x5a, 0, 0, 0, 5, 0x49],
+  },
+])("stops at once although the server falls silent $when", async ({ says }) => {
+  const spoken = Promise.withResolvers<void>();
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => {
+    sockets.push(socket);
+    socket.on("error", () => undefined);
+    socket.once("data", () => {
+      socket.write(Buffer.from(says), () => spoken.resolve());
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  try {
+    const stop = createPostgresHints(`postgres://x@127.0.0.1:${portOf(server)}/x`).listen(() => undefined);
+    await spoken.promise;
+    let isStopped = false;
+    const stopped = stop().then(() => {
+      isStopped = true;
+    });
+    await expect.poll(() => isStopped, { timeout: 3_000 }).toBe(true);
+    await stopped;
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  }
+});
+
+test("connections that fail leave nothing behind", async () => {
+  const server = createServer((socket) => socket.destroy());
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const kept: number[] = [];
+  const clock = {
+    ...systemClock,
+    // Between two connections: nobody waits for the end of the former one any more.
+    async sleep(_ms: number, signal?: AbortSignal) {
+      if (signal) kept.push(getEventListeners(signal, "abort").length);
+    },
+  };
+  const warned: string[] = [];
+  const logger = { ...silentLogger, warn: (message: string) => void warned.push(message) };
+  const stop = createPostgresHints(`postgres://x@127.0.0.1:${portOf(server)}/x`, { clock, logger }).listen(
+    () => undefined,
+  );
+  try {
+    await expect.poll(() => warned.length, { timeout: 10_000 }).toBeGreaterThan(20);
+    expect(new Set(kept)).toEqual(new Set([0]));
+  } finally {
+    await stop();
+    server.close();
   }
 });

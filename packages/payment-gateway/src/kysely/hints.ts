@@ -5,6 +5,8 @@ import type { DeliveryHints } from "../storage.ts";
 export const hintChannel = "orderbridge_gateway";
 
 const reconnectMs = 5_000;
+/** For each answer of the server until it tells of hints. */
+const answerMs = 10_000;
 /** For a connection to say that it has ended. */
 const goodbyeMs = 1_000;
 
@@ -70,20 +72,32 @@ const driver: string = "pg";
 /** Resolves when the connection ended. */
 async function listenOnce(url: string, onHint: () => void, signal: AbortSignal, clock: Clock): Promise<void> {
   const { default: pg } = (await import(driver)) as Driver;
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, keepAlive: true });
+  const client = new pg.Client({
+    connectionString: url,
+    connectionTimeoutMillis: answerMs,
+    query_timeout: answerMs,
+    keepAlive: true,
+  });
   const ended = new Promise<void>((resolve, reject) => {
     client.once("end", () => resolve());
     client.on("error", reject);
-    signal.addEventListener("abort", () => resolve(), { once: true });
   });
   ended.catch(() => undefined); // told below, also when it comes while connecting
+  const { promise: stopped, resolve: stop } = Promise.withResolvers<unknown>();
+  signal.addEventListener("abort", stop, { once: true });
+  if (signal.aborted) stop(signal.reason);
   client.on("notification", () => onHint());
-  try {
+  const begin = async (): Promise<void> => {
     await client.connect();
     await client.query(`listen ${hintChannel}`);
     onHint(); // what came before we listened
-    await ended;
+  };
+  try {
+    // A server that falls silent meanwhile must not hold up a stop either.
+    await Promise.race([begin(), stopped]);
+    await Promise.race([ended, stopped]);
   } finally {
+    signal.removeEventListener("abort", stop); // the signal outlives many connections
     // A connection that was dropped without a word never says that it ended: that must not hold up a stop.
     const patience = new AbortController();
     const closed = client.end().catch(() => undefined);
