@@ -1,7 +1,26 @@
-import { bookMoney, endPayment, failAttempt, rememberState } from "./decisions.ts";
+import { bookMoney, endPayment, failAttempt, refuseMoney, rememberState } from "./decisions.ts";
 import type { Engine } from "./engine.ts";
 import { type Payment, sums } from "./payment.ts";
 import type { PaymentProvider, ProviderContext, ReportedMoney } from "./provider.ts";
+
+/**
+ * Books money that the provider told of when it was asked. Resolves to whether it is here; money that cannot be this
+ * payment's calls a person.
+ */
+export async function bookAnswer(
+  { storage, clock }: Pick<Engine, "storage" | "clock">,
+  context: ProviderContext,
+  payment: Payment,
+  money: ReportedMoney,
+): Promise<boolean> {
+  const { state } = await context.book(payment.id, money);
+  if (state === "booked") return true;
+  const owner = state === "duplicate" ? (await context.findBooking(money.transactionId))?.paymentId : undefined;
+  if (owner === payment.id) return true;
+  const reason = owner === undefined ? `came in ${money.currency}` : `was booked for the payment ${owner}`;
+  await storage.change(payment.id, (current) => refuseMoney(current, money, reason, clock.now()));
+  return false;
+}
 
 /** What a provider may do with payments: those of its own name only. */
 export function createProviderContext(
@@ -44,12 +63,10 @@ export function createProviderContext(
     async remember(payment, { money, ...state }) {
       const stored = await own(payment.id);
       if (!stored || (money && !mayBook(stored, money))) return undefined;
-      // First, so that a process that ends in between leaves a question too many, not one too few.
-      if (state.askAgainMs !== undefined) await storage.scheduleCheck(payment.id, { delayMs: state.askAgainMs });
       const result = await storage.change(payment.id, (current) => {
         if (current.session !== payment.session) return undefined;
         const change = rememberState(current, state, clock.now());
-        return money ? bookMoney(change.payment, money, clock.now()) : change;
+        return money ? { ...change, ...bookMoney(change.payment, money, clock.now()) } : change;
       });
       if (result.state !== "changed") return undefined;
       if (money) booked(result.payment);

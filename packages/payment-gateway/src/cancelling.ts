@@ -1,4 +1,5 @@
-import { endPayment } from "./decisions.ts";
+import { bookAnswer } from "./booking.ts";
+import { endPayment, hasBegun } from "./decisions.ts";
 import type { Engine } from "./engine.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider, ProviderContext, ProviderState } from "./provider.ts";
@@ -9,9 +10,11 @@ import { Refusal } from "./refusal.ts";
  * also money whose report was lost.
  */
 export function createCancellation(
-  { storage, clock, logger, providers, wake, ownPayment }: Engine,
+  engine: Engine,
   contextOf: (provider: PaymentProvider) => ProviderContext,
 ): (merchant: string, id: string) => Promise<Payment> {
+  const { storage, clock, logger, providers, wake, ownPayment } = engine;
+
   async function ask(provider: PaymentProvider, payment: Payment): Promise<ProviderState | undefined> {
     try {
       return await (provider.cancel ?? provider.state)?.call(provider, payment, contextOf(provider));
@@ -21,7 +24,8 @@ export function createCancellation(
     }
   }
 
-  return async (merchant, id) => {
+  /** Resolves to `undefined` when the payer has begun since the provider was asked. */
+  async function cancel(merchant: string, id: string): Promise<Payment | undefined> {
     const payment = await ownPayment(merchant, id);
     if (payment.status === "cancelled") return payment;
     const provider = providers.get(payment.provider);
@@ -35,23 +39,34 @@ export function createCancellation(
     if (payment.paidMinor === 0n) {
       const remote = await ask(provider, payment);
       if (remote && "askAgainMs" in remote) ({ askAgainMs } = remote);
-      if (remote?.state === "paid") await contextOf(provider).book(id, remote.money);
+      if (remote?.state === "paid" && !(await bookAnswer(engine, contextOf(provider), payment, remote.money))) {
+        throw new Refusal("conflict", "the provider has money for the payment that could not be booked");
+      }
       if (remote?.state === "unknown" || remote?.state === "processing") {
         throw new Refusal("conflict", "the provider does not say whether the payment can still be paid; try again");
       }
     }
-    const result = await storage.change(id, (current) => endPayment(current, "cancelled", clock.now()));
-    if (result.state === "changed") {
+    const result = await storage.change(id, (current) => {
+      const ended = hasBegun(provider, payment, current) ? undefined : endPayment(current, "cancelled", clock.now());
       // What lives on at the provider is asked about: money that comes of it is booked.
-      if (askAgainMs !== undefined) await storage.scheduleCheck(id, { delayMs: askAgainMs });
+      return ended && askAgainMs !== undefined ? { ...ended, checkInMs: askAgainMs } : ended;
+    });
+    if (result.state === "changed") {
       wake();
       return result.payment;
     }
     const current = await ownPayment(merchant, id);
     if (current.status === "cancelled") return current;
-    throw new Refusal(
-      "conflict",
-      current.paidMinor > 0n ? "the payment has money: refund it instead" : `the payment is already ${current.status}`,
-    );
+    if (current.paidMinor > 0n) throw new Refusal("conflict", "the payment has money: refund it instead");
+    if (hasBegun(provider, payment, current)) return undefined;
+    throw new Refusal("conflict", `the payment is already ${current.status}`);
+  }
+
+  return async (merchant, id) => {
+    for (let tries = 0; tries < 3; tries++) {
+      const cancelled = await cancel(merchant, id);
+      if (cancelled) return cancelled;
+    }
+    throw new Refusal("conflict", "the payer begins again and again; try again");
   };
 }

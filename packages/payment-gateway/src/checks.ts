@@ -1,14 +1,26 @@
-import { beginAttempt, endPayment, failAttempt } from "./decisions.ts";
+import { bookAnswer } from "./booking.ts";
+import { beginAttempt, endPayment, failAttempt, hasBegun } from "./decisions.ts";
 import { createDueWork, type DueWork } from "./due-work.ts";
 import type { Engine } from "./engine.ts";
 import type { Payment } from "./payment.ts";
 import type { PaymentProvider, ProviderContext, ProviderState } from "./provider.ts";
-import type { DueCheck, PaymentChange } from "./storage.ts";
+import type { DueCheck } from "./storage.ts";
 
+const hourMs = 3_600_000;
 /** After an answer that says nothing, and no wish of the provider's. */
 const unknownPauseMs = 30_000;
+/** After money that cannot be booked: it stays so until a person has acted. */
+const unbookedPauseMs = hourMs;
+/** When the payer began while the provider was asked. */
+const begunPauseMs = 1_000;
 /** A correction of the wall clock by more than this holds the expiry up, as a start does. */
 const clockJumpMs = 5_000;
+
+/** How close two looks at a payment may be: once it has ended without money ever less, at last once a day. */
+const leastPauseMs = ({ status, expiresAt }: Payment, now: Date): number =>
+  status === "expired" || status === "cancelled"
+    ? Math.min(24 * hourMs, Math.max(0, now.getTime() - expiresAt.getTime() - hourMs) / 4)
+    : 0;
 
 /**
  * Looks at payments when their time has come: asks the provider, and ends those that nobody paid. Each provider's on
@@ -22,12 +34,15 @@ export function createChecks({
   contextOf,
   expiryHoldMs,
   claimMs,
+  timeoutMs,
 }: {
   readonly engine: Engine;
   readonly contextOf: (provider: PaymentProvider) => ProviderContext;
   readonly expiryHoldMs: number;
   /** How long nobody else takes a payment that is being asked about. */
   readonly claimMs: number;
+  /** How long a question may take; less than `claimMs`. */
+  readonly timeoutMs: number;
 }): readonly DueWork[] {
   const { storage, clock, logger, providers, wake } = engine;
   const offset = (): number => clock.now().getTime() - clock.monotonicMs();
@@ -57,38 +72,48 @@ export function createChecks({
     }
   }
 
-  async function apply(id: string, decide: (payment: Payment) => PaymentChange | undefined): Promise<void> {
-    const result = await storage.change(id, decide);
+  /** Resolves to `false`, changing nothing, when the payer has begun since the provider was asked. */
+  async function end(provider: PaymentProvider, asked: Payment, status: "cancelled" | "expired"): Promise<boolean> {
+    const result = await storage.change(asked.id, (current) =>
+      hasBegun(provider, asked, current) ? undefined : endPayment(current, status, clock.now()),
+    );
     if (result.state === "changed") wake();
+    return result.state !== "unchanged" || !hasBegun(provider, asked, result.payment);
   }
 
   async function check(provider: PaymentProvider, { payment, isOver, claim }: DueCheck): Promise<void> {
     const { id } = payment;
     const later = (delayMs: number | undefined) =>
-      storage.scheduleCheck(id, delayMs === undefined ? { claim } : { delayMs, claim });
+      storage.scheduleCheck(
+        id,
+        delayMs === undefined ? { claim } : { delayMs: Math.max(delayMs, leastPauseMs(payment, clock.now())), claim },
+      );
     const hold = isOver ? holdMs() : 0;
     if (hold > 0 && !provider.state) return later(hold);
 
     const remote = await ask(provider, payment);
     if (remote?.state === "paid") {
-      await contextOf(provider).book(id, remote.money);
-      return later(undefined);
+      const isBooked = await bookAnswer(engine, contextOf(provider), payment, remote.money);
+      return later(isBooked ? undefined : unbookedPauseMs);
     }
     if (remote?.state === "cancelled") {
-      await apply(id, (current) => endPayment(current, "cancelled", clock.now()));
-      return later(undefined);
+      return later((await end(provider, payment, "cancelled")) ? undefined : begunPauseMs);
     }
     if (remote?.state === "processing") {
-      await apply(id, (current) => beginAttempt(current, clock.now()));
+      await storage.change(id, (current) => beginAttempt(current, clock.now()));
       return later(remote.askAgainMs ?? (isOver ? unknownPauseMs : undefined));
     }
     if (remote?.state === "unknown") return later(remote.askAgainMs ?? unknownPauseMs);
     if (isOver) {
       if (hold > 0) return later(Math.min(hold, remote?.askAgainMs ?? hold));
-      await apply(id, (current) => endPayment(current, "expired", clock.now()));
-      return later(remote?.askAgainMs); // its QR may live on: money that comes late is booked
+      const hasEnded = await end(provider, payment, "expired");
+      return later(hasEnded ? remote?.askAgainMs : begunPauseMs); // its QR may live on: money that comes late is booked
     }
-    if (remote?.state === "ended") await apply(id, (current) => failAttempt(current, clock.now()));
+    if (remote?.state === "ended") {
+      await storage.change(id, (current) =>
+        hasBegun(provider, payment, current) ? undefined : failAttempt(current, clock.now()),
+      );
+    }
     return later(remote?.askAgainMs);
   }
 
@@ -96,7 +121,9 @@ export function createChecks({
     createDueWork<DueCheck>(engine, {
       name: `gateway checks ${provider.name}`,
       claim: (limit) => storage.claimChecks({ provider: provider.name, limit, ttlMs: claimMs }),
-      claimMs,
+      // The answer must come before the claim ends, and leave time to store it.
+      beginMs: (claimMs - timeoutMs) / 2,
+      id: ({ payment }) => payment.id,
       work: (due) => check(provider, due),
       giveBack: ({ payment, claim }) => storage.scheduleCheck(payment.id, { delayMs: 0, claim }),
     }),

@@ -40,7 +40,7 @@ export interface CreatedPayment {
 /** Then another request with the same key may take the work over; calls to providers end before. */
 const workMs = 60_000;
 
-const maxLifeMs = 30 * 86_400_000;
+export const maxLifeMs = 30 * 86_400_000;
 
 /** @throws {Refusal} naming the field. */
 function read<Schema extends v.GenericSchema>(schema: Schema, value: unknown, field: string): v.InferOutput<Schema> {
@@ -134,21 +134,23 @@ export function createCreation({
     };
   }
 
-  /** Stores what the provider has prepared. The first outcome stays: its account or session may have been told already. */
+  /**
+   * Stores what the provider has prepared. The first outcome stays: its account or session may have been told already. For
+   * a payment that has ended nothing is prepared.
+   */
   async function storeStart(provider: PaymentProvider, payment: Payment): Promise<Payment> {
-    if (isStarted(payment)) {
-      // Whoever stored it may have ended before naming a time for the first question.
-      if (provider.state) await storage.scheduleCheck(payment.id, { delayMs: 0 });
-      return payment;
-    }
-    const started = await provider.start?.(payment, {
+    if (!provider.start || isStarted(payment) || payment.status !== "pending") return payment;
+    const { askAfterMs, ...prepared } = await provider.start(payment, {
       nextNumber: () => storage.nextNumber(`provider:${provider.name}`),
     });
-    const { askAfterMs, ...prepared } = started ?? {};
     const result = await storage.change(payment.id, (current) =>
-      isStarted(current) ? undefined : { payment: { ...current, ...prepared } },
+      isStarted(current)
+        ? undefined
+        : {
+            payment: { ...current, ...prepared },
+            ...(askAfterMs === undefined ? {} : { checkInMs: askAfterMs }),
+          },
     );
-    if (askAfterMs !== undefined) await storage.scheduleCheck(payment.id, { delayMs: askAfterMs });
     return "payment" in result ? result.payment : payment;
   }
 
@@ -159,7 +161,6 @@ export function createCreation({
     idempotency: RequestKey | undefined,
     workEndsMs: number,
   ): Promise<Payment> {
-    if (!provider.start) return payment;
     try {
       const started = await storeStart(provider, payment);
       if (idempotency) await storage.finishKey(payment.merchant, idempotency.key);
@@ -188,7 +189,8 @@ export function createCreation({
     const { merchant, amountMinor, webhookUrl, webhookSecret, idempotency } = request;
     const { provider, currency, description, metadata, returnUrl } = check(request);
     const now = clock.now();
-    const workEndsMs = clock.monotonicMs() + workMs;
+    const keyWorkMs = provider.start ? workMs : 0;
+    const workEndsMs = clock.monotonicMs() + keyWorkMs;
     const payment: Payment = {
       id: randomId(),
       merchant,
@@ -213,13 +215,21 @@ export function createCreation({
     };
     // The secret must exist before the payment: nothing goes out unsigned.
     if (webhookUrl !== undefined && webhookSecret === undefined) await merchantSecret(merchant);
-    const key = toStorageKey(merchant, idempotency, payment.id, provider.start ? workMs : 0);
+    const key = toStorageKey(merchant, idempotency, payment.id, keyWorkMs);
     const secret = webhookSecret === undefined ? {} : { webhookSecret };
     const result = await storage.createPayment({ ...payment, ...secret }, key);
-    if (result.state === "created")
-      return describe(await startAtProvider(provider, payment, idempotency, workEndsMs), webhookSecret);
+    if (result.state === "created") {
+      const started = provider.start ? await startAtProvider(provider, payment, idempotency, workEndsMs) : payment;
+      return describe(started, webhookSecret);
+    }
     const stored = await ownPayment(merchant, resourceOf(result.key));
     if (result.key.state === "done") return describe(stored, webhookSecret);
-    return describe(await startAtProvider(provider, stored, idempotency, workEndsMs), webhookSecret);
+    // Its own provider, which need not be the one that a request without a name would get now.
+    const own = providers.get(stored.provider);
+    if (!own) {
+      if (idempotency) await storage.releaseKey(merchant, idempotency.key);
+      throw new Refusal("conflict", `this server lacks the provider ${stored.provider}; repeat where it is configured`);
+    }
+    return describe(await startAtProvider(own, stored, idempotency, workEndsMs), webhookSecret);
   };
 }

@@ -1,7 +1,7 @@
 import { eventBody } from "./event-body.ts";
 import { randomId } from "./ids.ts";
 import type { Payment, PaymentEventName } from "./payment.ts";
-import type { RememberedState, ReportedMoney } from "./provider.ts";
+import type { PaymentProvider, RememberedState, ReportedMoney } from "./provider.ts";
 import type { PaymentChange, PaymentEvent, Refund } from "./storage.ts";
 
 /** What follows for a payment from what happened. Pure: the stores ask again after a conflict. */
@@ -33,16 +33,32 @@ function withEvent(
   };
 }
 
+const notBooked = ({ transactionId }: ReportedMoney): string => `transaction ${transactionId} was not booked`;
+
+/** The provider has money that cannot be this payment's. Once the same money is booked after all, nobody is called any more. */
+export function refuseMoney(
+  payment: Payment,
+  money: ReportedMoney,
+  reason: string,
+  now: Date,
+): PaymentChange | undefined {
+  const needsAttention = `${notBooked(money)}: it ${reason}`;
+  if (payment.needsAttention === needsAttention) return undefined;
+  return { payment: { ...payment, needsAttention, updatedAt: instantOf(payment, now) } };
+}
+
 /** Money arrived. It is booked in every state; after the end of a payment it is told as late. */
 export function bookMoney(payment: Payment, money: ReportedMoney, now: Date): PaymentChange {
   const late = payment.late || hasEnded.has(payment.status);
   const paidMinor = payment.paidMinor + money.amountMinor;
   const status = paidMinor >= payment.amountMinor ? "paid" : "partially_paid";
   const updatedAt = instantOf(payment, now);
-  const reason = payment.status === "refunded" ? "money arrived after a full refund" : payment.needsAttention;
+  const { needsAttention, ...rest } = payment;
+  const before = needsAttention?.startsWith(notBooked(money)) ? undefined : needsAttention;
+  const reason = payment.status === "refunded" ? "money arrived after a full refund" : before;
   return {
     ...withEvent(
-      { ...payment, status, paidMinor, late, updatedAt, ...(reason === undefined ? {} : { needsAttention: reason }) },
+      { ...rest, status, paidMinor, late, updatedAt, ...(reason === undefined ? {} : { needsAttention: reason }) },
       status,
     ),
     booking: {
@@ -59,6 +75,13 @@ export function bookMoney(payment: Payment, money: ReportedMoney, now: Date): Pa
 export function endPayment(payment: Payment, status: "cancelled" | "expired", now: Date): PaymentChange | undefined {
   if (payment.paidMinor > 0n || (payment.status !== "pending" && payment.status !== "processing")) return undefined;
   return withEvent({ ...payment, status, updatedAt: instantOf(payment, now) }, status);
+}
+
+/** Whether the payer has begun something since the provider was asked about `asked`, so that its answer says nothing of it. */
+export function hasBegun(provider: Pick<PaymentProvider, "attempts">, asked: Payment, current: Payment): boolean {
+  const attempts = (payment: Payment): number => provider.attempts?.(payment).length ?? 0;
+  const isShown = current.status === "processing" && asked.status !== "processing";
+  return isShown || attempts(current) > attempts(asked);
 }
 
 /** The payer has begun at the provider. */
@@ -87,6 +110,7 @@ export function rememberState(payment: Payment, state: RememberedState, now: Dat
       ...(attention === undefined ? {} : { needsAttention: attention }),
       updatedAt: instantOf(payment, now),
     },
+    ...(state.askAgainMs === undefined ? {} : { checkInMs: state.askAgainMs }),
   };
 }
 

@@ -9,7 +9,7 @@ const batch = 32;
 export interface DueWork {
   /** For people and leases, e.g. `gateway checks kaspi-qr`. */
   readonly name: string;
-  /** Takes what is due until nothing is left or `signal` is aborted. What it has begun may still be under way then. */
+  /** Takes what is due until nothing is left, what it took is due again, or `signal` is aborted. What it has begun may still be under way then. */
   start(signal?: AbortSignal): Promise<void>;
   /** Resolves when everything that was begun has ended. */
   ended(): Promise<void>;
@@ -17,9 +17,12 @@ export interface DueWork {
 
 export interface DueWorkOptions<Item> {
   readonly name: string;
-  /** Takes at most so many; nobody else gets them for `claimMs`. */
+  /** Takes at most so many, and nobody else gets them for a while. */
   readonly claim: (limit: number) => Promise<readonly Item[]>;
-  readonly claimMs: number;
+  /** What was taken longer ago, in milliseconds, is not begun: it would not end before its claim. */
+  readonly beginMs: number;
+  /** What is due again while others are taken waits for the next start. */
+  readonly id: (item: Item) => string;
   /** One that fails is logged and holds up no other. */
   readonly work: (item: Item) => Promise<unknown>;
   /** Makes something due again that was taken and not begun. Left out: no more is taken than can begin at once. */
@@ -29,7 +32,7 @@ export interface DueWorkOptions<Item> {
 /** One that hangs takes one place, not all. */
 export function createDueWork<Item>(
   { clock, logger }: Pick<Engine, "clock" | "logger">,
-  { name, claim, claimMs, work, giveBack }: DueWorkOptions<Item>,
+  { name, claim, beginMs, id, work, giveBack }: DueWorkOptions<Item>,
 ): DueWork {
   const underWay = new Set<Promise<void>>();
   let isTaking = false;
@@ -50,6 +53,7 @@ export function createDueWork<Item>(
   }
 
   async function take(signal: AbortSignal | undefined): Promise<void> {
+    const taken = new Set<string>();
     for (;;) {
       await aPlace();
       if (signal?.aborted) return;
@@ -58,11 +62,12 @@ export function createDueWork<Item>(
       const items = await claim(limit);
       for (const item of items) {
         await aPlace();
-        const isLate = signal?.aborted || clock.monotonicMs() - claimedMs >= claimMs;
+        const isLate = signal?.aborted || clock.monotonicMs() - claimedMs >= beginMs;
         if (giveBack && isLate) await logged(giveBack(item));
         else begin(item);
       }
-      if (items.length < limit) return;
+      if (items.length < limit || items.some((item) => taken.has(id(item)))) return;
+      for (const item of items) taken.add(id(item));
     }
   }
 

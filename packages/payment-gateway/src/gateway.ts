@@ -11,7 +11,7 @@ import {
 import { createProviderContext } from "./booking.ts";
 import { createCancellation } from "./cancelling.ts";
 import { createChecks } from "./checks.ts";
-import { type CreatedPayment, type CreatePaymentRequest, createCreation } from "./creating.ts";
+import { type CreatedPayment, type CreatePaymentRequest, createCreation, maxLifeMs } from "./creating.ts";
 import { createDeliverer, defaultBreaker, defaultRetryDelaysMs } from "./delivery.ts";
 import { createWebhookEndpoints, type WebhookEndpoints } from "./endpoints.ts";
 import { createEngine } from "./engine.ts";
@@ -75,11 +75,15 @@ export interface PaymentGatewayOptions {
   readonly jobs?: (jobs: readonly Job[]) => Pick<JobEngine, "run">;
   /** Pause between two looks for due work, in milliseconds. New events of this process are sent at once. @defaultValue 500 */
   readonly pollIntervalMs?: number;
-  /** After a start nothing expires for so long, in milliseconds: providers may have called while we were down. @defaultValue 120_000 */
+  /**
+   * After a start nothing expires for so long, in milliseconds: providers may have called while we were down. 0 where each
+   * `work()` is a process of its own. @defaultValue 120_000
+   */
   readonly expiryHoldMs?: number;
   /**
-   * How long a question to a provider may take before another process asks it too, in milliseconds. After a crash payments
-   * that were being asked about wait so long. @defaultValue 20_000
+   * How long a question to a provider keeps other processes from asking it too, in milliseconds; more than
+   * `providerTimeoutMs`. After a crash payments that were being asked about wait so long.
+   * @defaultValue 10 s more than `providerTimeoutMs`
    */
   readonly checkClaimMs?: number;
   /**
@@ -142,7 +146,10 @@ export interface PaymentGateway {
   readonly tokens: Pick<TokenRegistry, "create" | "list" | "revoke">;
   readonly endpoints: WebhookEndpoints;
   readonly secrets: MerchantSecrets;
-  /** Does everything that is due now and resolves when it is done: for cron calls and tests. */
+  /**
+   * Does everything that is due now and resolves when it is done: for cron calls and tests. Where each call is a process of
+   * its own give `expiryHoldMs: 0`: a hold that begins with each process never ends, and nothing would expire.
+   */
   work(): Promise<void>;
   /** Works until `signal` is aborted, then lets tries in flight end. Several processes may run at the same time. */
   run(signal: AbortSignal): Promise<void>;
@@ -151,6 +158,9 @@ export interface PaymentGateway {
 }
 
 const dayMs = 86_400_000;
+
+/** A try begins in the first two thirds of its claim, and ends before the claim does. */
+const claimOfTries = (timeoutMs = 15_000): number => Math.max(2 * timeoutMs + 15_000, 3 * timeoutMs);
 
 /** A payment centre in this process: API, pay page, provider callbacks, signed webhooks. */
 export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGateway {
@@ -165,8 +175,8 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     concurrencyPerReceiver = 8,
     pollIntervalMs = 500,
     expiryHoldMs = 120_000,
-    checkClaimMs = 20_000,
     providerTimeoutMs = 30_000,
+    checkClaimMs = providerTimeoutMs + 10_000,
     clock = systemClock,
     random = Math.random,
   } = options;
@@ -178,6 +188,8 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   if (!(providerTimeoutMs > 0 && providerTimeoutMs < 60_000)) {
     throw new ConfigError("providerTimeoutMs must be positive and less than 60000");
   }
+  if (!(checkClaimMs > providerTimeoutMs)) throw new ConfigError("checkClaimMs must be more than providerTimeoutMs");
+  if (!(lifeMs >= 1 && lifeMs <= maxLifeMs)) throw new ConfigError("lifeMs must be from a millisecond to 30 days");
   if (!(concurrency >= 1)) throw new ConfigError("concurrency must be at least 1");
   if (!(concurrencyPerReceiver >= 1)) throw new ConfigError("concurrencyPerReceiver must be at least 1");
   if (retryDelaysMs.some((delayMs) => !(delayMs >= 0))) throw new ConfigError("retryDelaysMs must not be negative");
@@ -203,7 +215,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   const sender: Sender = createSender({ ...webhooks, clock });
   const endpoints = createWebhookEndpoints(engine, sender);
   const secrets = createMerchantSecrets(engine);
-  const refunds = createRefunds(engine, contextOf);
+  const refunds = createRefunds(engine, contextOf, providerTimeoutMs);
   const loop = createWorkLoop({
     engine,
     deliverer: createDeliverer({
@@ -215,11 +227,14 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       concurrency,
       concurrencyPerReceiver,
       breaker,
-      claimMs: (webhooks.timeoutMs ?? 15_000) * 2 + 15_000,
+      claimMs: claimOfTries(webhooks.timeoutMs),
       seedHeaders,
       random,
     }),
-    dueWork: [...createChecks({ engine, contextOf, expiryHoldMs, claimMs: checkClaimMs }), ...refunds.due],
+    dueWork: [
+      ...createChecks({ engine, contextOf, expiryHoldMs, claimMs: checkClaimMs, timeoutMs: providerTimeoutMs }),
+      ...refunds.due,
+    ],
     pollIntervalMs,
     cleanUp:
       options.cleanUp === false

@@ -24,6 +24,7 @@ export interface RefundResult {
 export function createRefunds(
   engine: Engine,
   contextOf: (provider: PaymentProvider) => ProviderContext,
+  timeoutMs: number,
 ): {
   refund(request: RefundRequest): Promise<RefundResult>;
   settleByHand(merchant: string, id: string, refundId: string, outcome: "succeeded" | "failed"): Promise<RefundResult>;
@@ -31,6 +32,8 @@ export function createRefunds(
   readonly due: readonly DueWork[];
 } {
   const { storage, clock, logger, providers, wake, ownPayment } = engine;
+  /** A question that may still be under way is not asked again. */
+  const patienceMs = Math.max(refundPatienceMs, timeoutMs);
 
   /** Asks the provider about an open refund; its key makes a repeated question harmless. */
   async function settle(open: Refund | undefined): Promise<Refund> {
@@ -121,11 +124,13 @@ export function createRefunds(
             storage.claimRefunds({
               provider,
               limit,
-              ttlMs: refundPatienceMs,
-              ...(refundPauseMs === undefined ? {} : { maxPauseMs: Math.max(refundPatienceMs, refundPauseMs) }),
+              ttlMs: patienceMs,
+              ...(refundPauseMs === undefined ? {} : { maxPauseMs: Math.max(patienceMs, refundPauseMs) }),
             }),
-          claimMs: refundPatienceMs,
-          work: settle,
+          beginMs: Number.POSITIVE_INFINITY,
+          id: ({ id }) => id,
+          // Whoever was asked to make it may still be waiting for the first answer.
+          work: async (open) => clock.now().getTime() - open.createdAt.getTime() < timeoutMs || settle(open),
         }),
       ),
   };

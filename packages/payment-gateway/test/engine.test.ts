@@ -4,7 +4,13 @@ import { createWebhookVerifier } from "@orderbridge/core/signature";
 import { createFakeClock, type FakeClock, type Listening, listen } from "@orderbridge/core/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
-import { createPaymentGateway, type PaymentGateway, type PaymentGatewayOptions } from "../src/index.ts";
+import {
+  createPaymentGateway,
+  type PaymentGateway,
+  type PaymentGatewayOptions,
+  type PaymentProvider,
+  type ProviderContext,
+} from "../src/index.ts";
 import type { GatewayStorage } from "../src/storage.ts";
 import { createFakeReceiver, type FakeReceiver } from "../src/testing/index.ts";
 import { type Bank, createBank, createBankProvider } from "./bank.ts";
@@ -210,6 +216,207 @@ describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
       await expect(slow().payments.create(other)).rejects.toMatchObject({ code: "in_flight" });
       gates[3]?.resolve();
       expect((await held).payment.account).toBe("104");
+    });
+
+    test("a creation that is taken over goes on at the provider of its payment, whatever is first by now", async () => {
+      let isDown = true;
+      const started: string[] = [];
+      const createOne = (name: string, more: Partial<PaymentProvider> = {}): PaymentProvider => ({
+        ...createBankProvider(banking.url),
+        name,
+        async start({ id }) {
+          if (name === "first" && isDown) throw new Error("the bank is away");
+          started.push(name);
+          return { session: `${name}-${id}` };
+        },
+        ...more,
+      });
+      const [first, second] = [createOne("first"), createOne("second")];
+      const { start: _start, ...unstarted } = createOne("second");
+      const ask = (key: string, ...providers: PaymentProvider[]) =>
+        start({ providers }).payments.create({
+          merchant: "shop",
+          amountMinor: 100n,
+          idempotency: { key, fingerprint: "f" },
+        });
+      for (const key of ["k1", "k2", "k3"]) {
+        await expect(ask(key, first, second)).rejects.toMatchObject({ code: "provider_failed" });
+      }
+      await expect(ask("k1", second)).rejects.toMatchObject({ code: "conflict" });
+      isDown = false;
+      const { payment } = await ask("k1", second, first);
+      expect([payment.provider, payment.session, started]).toEqual(["first", `first-${payment.id}`, ["first"]]);
+      expect((await ask("k1", second, first)).payment).toEqual(payment);
+      const other = await ask("k2", unstarted, first);
+      expect(other.payment.session).toBe(`first-${other.payment.id}`);
+      expect((await ask("k2", unstarted, first)).payment).toEqual(other.payment);
+      expect(started).toEqual(["first", "first"]);
+
+      clock.advance(3_600_000);
+      await start({ providers: [first] }).work();
+      const late = await ask("k3", second, first); // nothing is prepared for a payment that has ended
+      expect([late.payment.status, late.payment.session, started.length]).toEqual(["expired", undefined, 2]);
+      expect((await ask("k3", second, first)).payment).toEqual(late.payment);
+    });
+
+    test("who loses `remember` to another does not move the time that the winner wants", async () => {
+      let asked = 0;
+      let context: ProviderContext | undefined;
+      const gateway = start({
+        providers: [
+          {
+            ...createBankProvider(banking.url),
+            async state() {
+              asked++;
+              return { state: "waiting" };
+            },
+            async callback(request) {
+              ({ context } = request);
+              return new Response();
+            },
+          },
+        ],
+      });
+      const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 100n });
+      await gateway.handle(new Request("https://pay.example/providers/bank/"));
+      expect(await context?.remember(payment, { session: "qr", askAgainMs: 2_000 })).toMatchObject({ session: "qr" });
+      expect(await context?.remember(payment, { session: "no qr", askAgainMs: 1_800_000 })).toBe(undefined);
+      clock.advance(2_000);
+      await gateway.work();
+      expect(asked).toBe(1);
+    });
+
+    test("a process that ends right after a cancellation leaves no question unasked", async () => {
+      const cancel = async () => ({ state: "waiting", askAgainMs: 7_200_000 }) as const;
+      const providers = [{ ...createBankProvider(banking.url), cancel }];
+      const gateway = start({ providers });
+      const id = await create(gateway);
+      let isGone = false;
+      const dying = new Proxy(storage, {
+        get(target, property) {
+          const value = Reflect.get(target, property);
+          if (typeof value !== "function") return value;
+          return async (...args: unknown[]) => {
+            if (isGone) throw new Error("the process has ended");
+            isGone = property === "change";
+            return value.apply(target, args);
+          };
+        },
+      });
+      const cancelled = await start({ providers, storage: dying }).payments.cancel("shop", id);
+      expect(cancelled.status).toBe("cancelled");
+      bank.transfers.set(id, { transactionId: "t1", amountMinor: 10_000n });
+      clock.advance(7_200_000);
+      await gateway.work();
+      await gateway.work();
+      expect(told(id)).toEqual(["cancelled", "late paid"]);
+    });
+
+    test("a provider that takes almost as long as it may is asked once, also by other processes", async () => {
+      const { promise: answered, resolve: answer } = Promise.withResolvers<void>();
+      let asked = 0;
+      const provider: PaymentProvider = {
+        ...createBankProvider(banking.url),
+        async state() {
+          asked++;
+          await answered;
+          return { state: "waiting", askAgainMs: 600_000 };
+        },
+      };
+      const [first, second] = [start({ providers: [provider] }), start({ providers: [provider] })];
+      const ids = await Promise.all(Array.from({ length: 9 }, () => create(first)));
+      for (const id of ids) await storage.scheduleCheck(id, { delayMs: 0 });
+      const asking = first.work();
+      await expect.poll(() => asked).toBe(8);
+      clock.advance(29_000);
+      await second.work(); // else the test runs out of time
+      expect(asked).toBe(8);
+      answer();
+      await asking;
+      expect(asked).toBe(8); // the ninth was taken too long ago: its answer would come after its claim
+      await second.work();
+      expect(asked).toBe(9);
+      clock.advance(599_999);
+      await first.work();
+      expect(asked).toBe(9);
+    });
+
+    test.each([
+      ["in another currency", "RUB", "came in RUB"],
+      ["of another payment", "KZT", "was booked for the payment "],
+    ] as const)(
+      "money %s is not booked: a person is called, the payment is not cancelled, and the provider is asked once an hour",
+      async (_, currency, reason) => {
+        let asked = 0;
+        let isMistaken = true;
+        const gateway = start({
+          providers: [
+            {
+              ...createBankProvider(banking.url),
+              async state({ id }) {
+                asked++;
+                const [transactionId, told] = isMistaken ? ["t1", currency] : [`t-${id}`, "KZT" as const];
+                return { state: "paid", money: { transactionId, amountMinor: 10_000n, currency: told } };
+              },
+            },
+          ],
+        });
+        await transfer(gateway, await create(gateway), "t1");
+        const ids = await Promise.all(Array.from({ length: 40 }, () => create(gateway)));
+        const [id = ""] = ids;
+        await expect(gateway.payments.cancel("shop", id)).rejects.toMatchObject({ code: "conflict" });
+        asked = 0;
+        clock.advance(3_600_000);
+        await gateway.work();
+        expect(asked).toBe(40);
+        const stored = await storage.getPayment(id);
+        expect(stored).toMatchObject({
+          status: "pending",
+          needsAttention: expect.stringContaining(`t1 was not booked: it ${reason}`),
+        });
+        clock.advance(3_599_000);
+        await gateway.work();
+        expect(asked).toBe(40);
+        isMistaken = false; // the options were put right
+        clock.advance(1_000);
+        await gateway.work();
+        expect([(await storage.getPayment(id))?.status, asked]).toEqual(["paid", 80]);
+      },
+    );
+
+    test("a payer who begins while the provider is asked is neither cancelled nor expired under", async () => {
+      let meanwhile: (() => Promise<unknown>) | undefined;
+      const provider: PaymentProvider = {
+        ...createBankProvider(banking.url),
+        async state(payment, context) {
+          const hasBegun = payment.session === "begun";
+          await meanwhile?.();
+          meanwhile = undefined;
+          const current = await context.find(payment.id);
+          if (hasBegun) return { state: "processing", askAgainMs: 5_000 };
+          expect(current?.status).toBe("processing");
+          return { state: "ended" };
+        },
+        async callback({ path, context }) {
+          const payment = await context.find(path);
+          if (payment) await context.remember(payment, { session: "begun", processing: true, askAgainMs: 60_000 });
+          return new Response();
+        },
+      };
+      const gateway = start({ providers: [provider] });
+      const press = (id: string) => () => gateway.handle(new Request(`https://pay.example/providers/bank/${id}`));
+      const first = await create(gateway);
+      meanwhile = press(first);
+      await expect(gateway.payments.cancel("shop", first)).rejects.toMatchObject({ code: "conflict" });
+      expect((await storage.getPayment(first))?.status).toBe("processing");
+
+      const second = await create(gateway);
+      await storage.scheduleCheck(first, { delayMs: 7_200_000 });
+      clock.advance(3_600_000);
+      await storage.scheduleCheck(first, { delayMs: 7_200_000 });
+      meanwhile = press(second);
+      await gateway.work();
+      expect((await storage.getPayment(second))?.status).toBe("processing");
     });
 
     test("a process without the provider of a payment or refund leaves them to those that have it", async () => {

@@ -1,15 +1,24 @@
+import type { DatabaseDialect } from "@orderbridge/core/kysely";
 import { type RawBuilder, sql } from "kysely";
 import { randomId } from "../ids.ts";
 import type { GatewayStorage } from "../storage.ts";
 import type { StorageContext } from "./context.ts";
 import { integer, text, toPayment, toRefund } from "./rows.ts";
 
+/** A payment that waits for the payer is checked no later than it expires. */
+export const checkOfOpen = (
+  { dialect, now, later }: Pick<StorageContext, "dialect" | "now" | "later">,
+  delayMs: number,
+): RawBuilder<number> =>
+  sql<number>`case when expires_at > ${now()} then ${least(dialect)}(${later(delayMs)}, expires_at) else ${later(delayMs)} end`;
+
+const least = (dialect: DatabaseDialect) => sql.raw(dialect === "sqlite" ? "min" : "least");
+
 /** Due times of payments and refunds. What is claimed gets a later due time, so a crash delays it and loses nothing. */
 export function createChecks(
   context: StorageContext,
 ): Pick<GatewayStorage, "claimChecks" | "scheduleCheck" | "claimRefunds"> {
   const { db, dialect, now, later } = context;
-  const least = sql.raw(dialect === "sqlite" ? "min" : "least");
   const greatest = sql.raw(dialect === "sqlite" ? "max" : "greatest");
   const quarter = sql.raw(dialect === "mariadb" ? "div 4" : "/ 4");
 
@@ -61,10 +70,7 @@ export function createChecks(
       const next =
         delayMs === undefined
           ? sql`case when ${isOpen} then expires_at end`
-          : sql`case
-              when ${isOpen} and expires_at > ${now()} then ${least}(${later(delayMs)}, expires_at)
-              else ${later(delayMs)}
-            end`;
+          : sql`case when ${isOpen} then ${checkOfOpen(context, delayMs)} else ${later(delayMs)} end`;
       let update = db
         .updateTable("gateway_payment")
         .set({ check_at: next, check_claim: null })
@@ -87,7 +93,7 @@ export function createChecks(
       if (due.length === 0) return [];
       const ids = due.map(({ id }) => text(id));
       const stretched = sql`${greatest}(${sql.lit(ttlMs)}, (${now()} - created_at) ${quarter})`;
-      const pause = sql<number>`${now()} + ${least}(${stretched}, ${sql.lit(maxPauseMs)})`;
+      const pause = sql<number>`${now()} + ${least(dialect)}(${stretched}, ${sql.lit(maxPauseMs)})`;
       const claimed = await claim("gateway_refund", ids, pause);
       const rows = await db
         .selectFrom("gateway_refund")

@@ -23,7 +23,7 @@ import {
   type UsedKey,
 } from "../storage.ts";
 import { createActivity } from "./activity.ts";
-import { createChecks } from "./checks.ts";
+import { checkOfOpen, createChecks } from "./checks.ts";
 import { createCleanUp } from "./clean-up.ts";
 import type { StorageContext } from "./context.ts";
 import { createDeliveries } from "./deliveries.ts";
@@ -63,6 +63,7 @@ export interface PaymentGatewayStorageOptions {
 
 const hasJustEnded = (before: Payment, { status }: Payment): boolean =>
   before.status !== status && !["pending", "processing", "partially_paid"].includes(status);
+const waitsForPayer = ({ status }: Payment): boolean => status === "pending" || status === "processing";
 
 /** A question that a provider wished for stays: its QR may outlive the payment. */
 const forgetExpiry = { check_at: sql`case when check_at = expires_at then null else check_at end` };
@@ -96,6 +97,14 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
   const inTransaction = <T>(work: (trx: AnyKysely) => Promise<T>): Promise<T> => transaction(db, dialect, work);
   const context: StorageContext = { db, dialect, seal, now, later, inTransaction };
   const { secretsInForce, ...endpoints } = createEndpoints(context);
+
+  function nextCheck(before: Payment, payment: Payment, delayMs: number | undefined) {
+    if (delayMs === undefined) return hasJustEnded(before, payment) ? forgetExpiry : {};
+    return {
+      check_at: waitsForPayer(payment) ? checkOfOpen(context, delayMs) : later(delayMs),
+      check_claim: null,
+    };
+  }
 
   const fromKey = (key: IdempotencyKey): Row => ({
     merchant: key.merchant,
@@ -347,7 +356,7 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
           const { id: _id, ...columns } = fromPayment(payment);
           const { numUpdatedRows } = await trx
             .updateTable("gateway_payment")
-            .set({ ...columns, ...(hasJustEnded(before, payment) ? forgetExpiry : {}) })
+            .set({ ...columns, ...nextCheck(before, payment, change.checkInMs) })
             .where("id", "=", paymentId)
             .where("status", "=", before.status)
             .where("version", "=", before.version)
