@@ -168,6 +168,42 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       await sync.reconcile();
       expect(amocrm.leadOf("700000001")?.statusId).toBe(stageIds.delivery);
     });
+    test.each([
+      ["while another process holds the writer's lease", 1, "busy"],
+      ["before a rerun", 1, "rerun"],
+      ["while Kaspi is being read", 1, "reading"],
+      ["while Kaspi is being read, one of many", 9, "reading"],
+    ] as const)("a lead that a person moves %s stays there", async (_when, count, how) => {
+      const { kaspi, amocrm, sync, clock, createWorker, storage: stores } = createSetting();
+      const all = Array.from({ length: count }, (_, index) => String(700_000_001 + index));
+      for (const code of all) kaspi.addOrder(order(code));
+      await sync.importNew();
+      clock.advance(10 * minute);
+      await sync.reconcile();
+      clock.advance(10 * minute);
+      const lead = amocrm.leadOf("700000001");
+      if (!lead) throw new Error("no lead");
+      for (const code of all) kaspi.changeOrder(code, accepted);
+      if (how === "reading") {
+        const worker = createWorker({
+          guardFetch: (send) => async (input, init) => {
+            if (String(input).includes("=ARCHIVE")) amocrm.moveLead(lead.id, stageIds.delivery);
+            return send(input, init);
+          },
+        });
+        await worker.reconcile();
+      } else {
+        amocrm.moveLead(lead.id, stageIds.delivery);
+        if (how === "rerun") await sync.rerun(key);
+        else {
+          await stores.leases.acquire("kaspi-amocrm:writer", { holder: "a backfill", ttlMs: 31_000 });
+          expect(await sync.reconcile()).toMatchObject({ updated: count });
+        }
+      }
+      expect(all.map((code) => amocrm.leadOf(code)?.statusId)).toEqual(
+        all.map((_code, index) => (index === 0 ? stageIds.delivery : stageIds.accepted)),
+      );
+    });
     const isLeadList = ({ method, url }: Request) => method === "GET" && url.includes("/leads?");
 
     test.each([

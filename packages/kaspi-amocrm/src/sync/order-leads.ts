@@ -1,4 +1,4 @@
-import type { Clock } from "@orderbridge/core";
+import type { Clock, HeldLease } from "@orderbridge/core";
 import type { Amocrm } from "../amocrm/client.ts";
 import type { Lead, LeadChange, NewLead } from "../amocrm/leads.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
@@ -27,8 +27,13 @@ export interface LeadWriterOptions {
   readonly tellsUnmapped: boolean;
   readonly alerts: Alerts;
   readonly prices: Pick<LeadPrices, "learn">;
+  /** Learns where all leads are. */
+  readonly lookAtStages: (held: HeldLease) => Promise<void>;
   readonly clock: Clock;
 }
+
+/** Up to so many leads are read each by itself, more by the list of what changed. */
+const readOneByOne = 3;
 
 const leadName = ({ code }: Pick<KaspiOrder, "code">): string => `Kaspi ${code}`;
 
@@ -170,20 +175,39 @@ export function createLeadWriter(options: LeadWriterOptions) {
   }
 
   /** Where a write of the stage that did not end has left the lead. */
-  async function settleStages({ save }: Turn, works: readonly Work[]): Promise<void> {
-    for (const work of works) {
-      const { leadId, intendedStageId } = work.row;
-      if (leadId === undefined || intendedStageId === undefined) continue;
-      const seenStageId = (await amocrm.leads.get(leadId))?.statusId;
-      if (seenStageId === undefined) continue; // deleted: the next change of it is refused, and tells
-      const isOurs = seenStageId === intendedStageId;
-      await save([work], () => ({ seenStageId, intendedStageId: undefined, ...(isOurs && { stageId: seenStageId }) }));
+  async function settleStage({ save }: Turn, work: Work): Promise<void> {
+    const seenStageId = (await amocrm.leads.get(work.row.leadId as string))?.statusId;
+    if (seenStageId === undefined) return; // deleted: the next change of it is refused, and tells
+    const isOurs = seenStageId === work.row.intendedStageId;
+    await save([work], () => ({ seenStageId, intendedStageId: undefined, ...(isOurs && { stageId: seenStageId }) }));
+  }
+
+  const isMovedByHand = ({ row }: Work): boolean => row.seenStageId !== row.stageId;
+
+  /** Right before leads are moved: where people have moved them since the last look. */
+  async function seeStages(turn: Turn, works: readonly Work[]): Promise<void> {
+    const open = works.filter(({ row }) => row.intendedStageId !== undefined);
+    for (const work of open) await settleStage(turn, work);
+    const moving = works.filter((work) => {
+      const target = stageOf(work.order);
+      const moves = target !== undefined && target.statusId !== work.row.stageId && !isMovedByHand(work);
+      return moves && !work.isNew && !open.includes(work);
+    });
+    const seen = new Map<string | undefined, string | undefined>();
+    if (moving.length <= readOneByOne) {
+      for (const { row } of moving) seen.set(row.leadId, (await amocrm.leads.get(row.leadId as string))?.statusId);
+    } else {
+      await options.lookAtStages(turn.held);
+      const rows = await ledger.byLead(moving.map(({ row }) => row.leadId as string));
+      for (const { leadId, seenStageId } of rows) seen.set(leadId, seenStageId);
     }
+    const isNews = ({ row }: Work) => (seen.get(row.leadId) ?? row.seenStageId) !== row.seenStageId;
+    await turn.save(moving.filter(isNews), ({ row }) => ({ seenStageId: seen.get(row.leadId) }));
   }
 
   async function update(turn: Turn, works: readonly Work[]): Promise<void> {
     const { save, begin, beforeWrite, report } = turn;
-    await settleStages(turn, works);
+    await seeStages(turn, works);
     const changes: { work: Work; change: LeadChange }[] = [];
     const there: Work[] = []; // in the wanted stage already, by a person or by a write of ours that had no answer
     for (const work of works) {
@@ -196,13 +220,12 @@ export function createLeadWriter(options: LeadWriterOptions) {
         }
       }
       if (target && target.statusId === row.seenStageId && row.stageId !== target.statusId) there.push(work);
-      const isMovedByHand = row.seenStageId !== row.stageId;
       const change: LeadChange = {
         id: row.leadId as string,
         ...(priceMinor !== undefined && priceMinor !== row.priceMinor && { price: priceToWire(priceMinor) }),
         ...(target &&
           target.statusId !== row.stageId &&
-          !isMovedByHand && {
+          !isMovedByHand(work) && {
             pipelineId: options.pipelineId,
             statusId: target.statusId,
             ...(target.lossReasonId !== undefined && { lossReasonId: target.lossReasonId }),

@@ -30,6 +30,7 @@ export const alive = (works: readonly Work[]): readonly Work[] =>
 /** One batch of orders under one lease. */
 export interface Turn {
   readonly report: RunReport;
+  readonly held: HeldLease;
   /** Changes rows in the ledger and in `works`. @throws {LeaseLostError} when a newer holder took one of them. */
   save(works: readonly Work[], changeOf: (work: Work) => Omit<LedgerChange, "shop" | "code">): Promise<void>;
   /** Says in the ledger that a write begins: after a crash we know to look. */
@@ -53,6 +54,7 @@ export function createTurn({
 }): Turn {
   const turn: Turn = {
     report,
+    held,
     async save(works, changeOf) {
       if (works.length === 0) return;
       const changes = works.map((work) => ({ work, change: changeOf(work) }));

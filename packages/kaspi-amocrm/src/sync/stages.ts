@@ -40,13 +40,11 @@ export interface StageWatchOptions {
   readonly alerts: Alerts;
   readonly clock: Clock;
   readonly prices: Pick<LeadPrices, "learn">;
-  /** Works under the writer's lease: no move of our own is under way meanwhile. `false`: it did not get its turn. */
-  readonly underLease: (work: (held: HeldLease) => Promise<void>) => Promise<boolean>;
 }
 
 /**
  * Learns where people moved leads by hand since the last look, one request when little happened, and closes second leads
- * of an order. Resolves to whether it looked: not while another process writes leads.
+ * of an order. Under the writer's lease: no move of our own is under way meanwhile.
  */
 export function createStageWatch({
   amocrm,
@@ -58,8 +56,7 @@ export function createStageWatch({
   alerts,
   clock,
   prices,
-  underLease,
-}: StageWatchOptions): () => Promise<boolean> {
+}: StageWatchOptions): (lease: HeldLease) => Promise<void> {
   /** The row of the order that a lead says it belongs to; of several the one that has a lead. */
   async function rowOf({ codes, shop }: LeadMarks): Promise<LedgerRow | undefined> {
     const asked = shops.filter((name) => shop === undefined || name === shop);
@@ -135,5 +132,5 @@ export function createStageWatch({
     if (isComplete) await watermarks.advance(key, position, String(startedAt));
   }
 
-  return () => underLease(look);
+  return look;
 }

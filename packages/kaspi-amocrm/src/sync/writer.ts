@@ -57,7 +57,7 @@ export interface OrderWriterOptions {
 export interface OrderWriter {
   /** `orders` are at most {@link writerBatch}, with entries, each once, and in the ledger. */
   apply(orders: readonly KaspiOrder[], report: RunReport): Promise<void>;
-  /** @see createStageWatch */
+  /** Resolves to whether it looked: not while another process writes leads. @see createStageWatch */
   lookAtStages(): Promise<boolean>;
   /** Notes that orders could not be read: they pause, and are parked, as after a refusal. */
   fail(failures: readonly (OrderKey & { readonly reason: string })[], report: RunReport): Promise<void>;
@@ -75,7 +75,8 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
   const { amocrm, orders: ledger, contacts, elements, catalogId, alerts, clock, logger, showShop, stageOf } = options;
   const linkBatch = createBatchSize(100);
   const prices = createLeadPrices(options);
-  const leads = createLeadWriter({ ...options, prices });
+  const lookAtStages = createStageWatch({ ...options, prices });
+  const leads = createLeadWriter({ ...options, prices, lookAtStages });
   const linkBuyers = createBuyerLinker({ amocrm, contacts, linkBatch });
   const syncLines =
     elements && catalogId !== undefined
@@ -244,7 +245,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       if (failures.length === 0) return;
       if (!(await underLease((held) => failHeld(failures, report, held)))) report.deferred += failures.length;
     },
-    lookAtStages: createStageWatch({ ...options, underLease, prices }),
+    lookAtStages: () => underLease(lookAtStages),
     foresee,
     isUpToDate(row, order) {
       if (order.entries === undefined) return row.fingerprint?.split(":", 1)[0] === headFingerprint(order);
