@@ -48,20 +48,25 @@ function keepCertificates(
     }
   };
   if (typeof source !== "function") look(source);
+  const load = async (now: number): Promise<void> => {
+    const isFirst = lookedAt === undefined;
+    lookedAt = now;
+    try {
+      if (typeof source === "function") look(await source());
+      else if (!isFirst) look(source);
+    } catch (error) {
+      lookedAt = known && now; // without any, the next message asks again
+      logger.error("robokassa: certificates for ResultUrl2 could not be read", { error: String(error) });
+      if (!known) throw error;
+    }
+  };
+  let loading: Promise<void> | undefined;
   return async () => {
     const now = clock.now().getTime();
-    if (lookedAt === undefined || now - lookedAt >= dayMs) {
-      const isFirst = lookedAt === undefined;
-      lookedAt = now;
-      try {
-        if (typeof source === "function") look(await source());
-        else if (!isFirst) look(source);
-      } catch (error) {
-        lookedAt = known && now; // without any, the next message asks again
-        logger.error("robokassa: certificates for ResultUrl2 could not be read", { error: String(error) });
-        if (!known) throw error;
-      }
-    }
+    if (lookedAt === undefined || now - lookedAt >= dayMs) loading = load(now);
+    // The first ones are waited for by every message, later ones by the message that asked for them.
+    else if (known) return known;
+    await loading;
     return known ?? [];
   };
 }

@@ -254,6 +254,23 @@ describe("the handler", () => {
     expect([warning, others]).toEqual([expect.stringContaining("ends on 2027-06-16"), []]);
   });
 
+  test("messages that come while the first certificates are loaded wait for them", async () => {
+    const storage = createRobokassaMemoryStorage();
+    const loads: ((certificate: string) => void)[] = [];
+    const deliver = createResult2Handler({
+      robokassa,
+      storage,
+      clock: createFakeClock(now),
+      logger: silentLogger,
+      certificates: () => new Promise<string>((resolve) => loads.push(resolve)),
+    });
+    const answers = [deliver(post(message())), deliver(post(message()))];
+    await expect.poll(() => loads.length).toBe(1);
+    loads[0]?.(key.certificate);
+    expect((await Promise.all(answers)).map(({ status }) => status)).toEqual([404, 404]); // genuine; no such order
+    expect(loads).toHaveLength(1);
+  });
+
   test("asks a function for certificates once a day, and keeps those of before when it fails", async () => {
     const clock = createFakeClock(now);
     const storage = createRobokassaMemoryStorage({ clock });
