@@ -46,7 +46,34 @@ test("keeps one pace over four processes", async () => {
   expect(starts).toEqual([0, 60_000, 120_000, 180_000, 240_000, 300_000]);
 });
 
-test("a job that could not begin, because the store failed, begins soon and not an interval later", async () => {
+test("a job whose lease was taken, but whose store did not say so, begins when that lease ends and not an interval later", async () => {
+  const { clock, leases, pass, stop } = setUp();
+  const starts: number[] = [];
+  let isLost = true;
+  const engine = createJobEngine({
+    jobs: [{ name: "prune", everyMs: 86_400_000, run: async () => void starts.push(clock.monotonicMs()) }],
+    leaseTtlMs: 30_000,
+    pollMs: 1000,
+    leases: {
+      ...leases,
+      async acquire(name, options) {
+        const lease = await leases.acquire(name, options);
+        if (name !== "job prune" || !isLost) return lease;
+        isLost = false;
+        throw new Error("the connection was lost during the commit");
+      },
+    },
+    clock,
+  });
+  const running = engine.run(stop.signal);
+  await settle();
+  await pass(60_000);
+  stop.abort();
+  await running;
+  expect(starts).toEqual([30_000]);
+});
+
+test("a job that could not begin, because the store failed, begins when a lease would have ended", async () => {
   const { clock, leases, pass, stop } = setUp();
   const starts: number[] = [];
   const errors: unknown[] = [];
@@ -58,6 +85,7 @@ test("a job that could not begin, because the store failed, begins soon and not 
       acquire: (name, options) =>
         name === "job prune" && failures-- > 0 ? Promise.reject(new Error("deadlock")) : leases.acquire(name, options),
     },
+    leaseTtlMs: 3000,
     clock,
     logger: { debug() {}, info() {}, warn() {}, error: (message) => void errors.push(message) },
   });
@@ -66,7 +94,7 @@ test("a job that could not begin, because the store failed, begins soon and not 
   await pass(10_000);
   stop.abort();
   await running;
-  expect(starts).toEqual([2000]);
+  expect(starts).toEqual([6000]);
   expect(errors).toEqual(["job failed", "job failed"]);
 });
 

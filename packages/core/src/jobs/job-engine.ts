@@ -17,7 +17,8 @@ export interface Job {
   readonly name: string;
   /**
    * From the start of one run to the start of the next one, over the whole fleet, in milliseconds. A run whose process is
-   * killed is not made up for: with a long interval let the job be short, or go on where it was.
+   * killed is not made up for, nor one of which the store took the turn and lost its reply: with a long interval let the
+   * job be short, or go on where it was.
    */
   readonly everyMs: number;
   /** What it throws is logged and shown in the status; the next run comes in its time. */
@@ -129,8 +130,9 @@ export function createJobEngine(options: JobEngineOptions): JobEngine {
     } catch (error) {
       if (!signal?.aborted) logger.error("job failed", { job: job.name, error });
       if (interval && !isStarted) {
-        // The store failed in between: what did not begin has not used its turn.
-        await leases.release(interval).catch(() => undefined);
+        // The store failed in between: what did not begin has not used its turn. Its lease may have been taken all the
+        // same, and nobody holds it then: the turn comes again when that has ended, for whoever looks first.
+        await leases.renew(interval, Math.min(leaseTtlMs, job.everyMs)).catch(() => undefined);
         takenAt = undefined;
       }
     }
