@@ -153,6 +153,30 @@ async function runFleet(url: string, prefix: string, onCall: (count: number) => 
 const mostInOneSecond = (arrivals: readonly number[]): number =>
   Math.max(...arrivals.map((from) => arrivals.filter((at) => at >= from && at < from + 1000).length));
 
+test("unblock ends the pause in Redis also when SQL has none any more", async () => {
+  const durable = createMemoryStorage().rateLimits;
+  const deleted: unknown[] = [];
+  let isUp = false;
+  const redis = {
+    async eval(...call: unknown[]): Promise<unknown> {
+      const [script, , key] = call;
+      if (!String(script).includes('"DEL"')) return 1;
+      if (!isUp) throw new Error("Redis does not answer");
+      deleted.push(key);
+      return 1;
+    },
+  };
+  const store = createRedisRateLimits({ redis, durable });
+  await store.penalize("shop", 3_600_000);
+  await expect(store.unblock("shop")).rejects.toThrow("Redis does not answer");
+  isUp = true;
+  expect(await store.unblock("shop")).toBe(false);
+  await store.penalize("other", 3_600_000);
+  await durable.unblock("other"); // as the command line does
+  expect(await store.unblock("other")).toBe(false);
+  expect(deleted).toEqual(["orderbridge:rate:shop", "orderbridge:rate:other"]);
+});
+
 test("refuses a time limit that is none", () => {
   const durable = createMemoryStorage().rateLimits;
   const redis = { eval: () => Promise.reject(new Error("not asked")) };

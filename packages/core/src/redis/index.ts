@@ -76,7 +76,8 @@ export function createRedisRateLimits(options: RedisRateLimitsOptions): RateLimi
     block: (account, code) => durable.block(account, code),
     async unblock(account) {
       const wasStopped = await durable.unblock(account);
-      if (wasStopped) await run(forgetScript, account);
+      // Also when it was not: the command line, or a call that Redis did not answer, lifted it in SQL before.
+      await run(forgetScript, account);
       return wasStopped;
     },
   };
