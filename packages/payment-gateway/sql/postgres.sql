@@ -99,3 +99,7 @@ alter table "gateway_refund" add column if not exists "answer" text;
 alter table gateway_delivery set (fillfactor = 60);
 
 drop index if exists "gateway_event_unplaced";
+
+create index if not exists "gateway_payment_provider_check" on "gateway_payment" ("provider", "check_at");
+
+drop index if exists "gateway_payment_check";

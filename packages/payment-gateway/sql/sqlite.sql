@@ -97,3 +97,7 @@ create table if not exists "gateway_provider_error" ("provider" varchar(191) not
 alter table "gateway_refund" add column "answer" text;
 
 drop index if exists "gateway_event_unplaced";
+
+create index if not exists "gateway_payment_provider_check" on "gateway_payment" ("provider", "check_at");
+
+drop index if exists "gateway_payment_check";

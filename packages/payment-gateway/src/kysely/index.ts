@@ -82,8 +82,9 @@ class Dropped extends Error {
 export function createPaymentGatewayStorage(options: PaymentGatewayStorageOptions): GatewayStorage & {
   migrate(): Promise<void>;
   /**
-   * Stores every webhook secret under the first key of the cipher; afterwards the others may go, once no process encrypts
-   * with them any more.
+   * Stores every webhook secret under the first key of the cipher. Afterwards the others may go if every process had this
+   * key in front before: what one with another key in front stores stays under that key. The tokens of a
+   * `createKyselyStorage` in the same database have a `reencrypt()` of their own.
    *
    * @throws {ConfigError} without a cipher.
    */
@@ -465,12 +466,29 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
           .select(count.as("count"))
           .where("state", "=", "gone")
           .executeTakeFirstOrThrow(),
+        // From one provider to the next by the index, which holds the due times of each.
         db
-          .selectFrom("gateway_payment")
-          .select(["provider", count.as("count"), sql<number>`${now()} - min(check_at)`.as("lag")])
-          .where("check_at", "<", later(-lateCheckMs))
-          .groupBy("provider")
-          .orderBy("provider")
+          .withRecursive("known(provider)", (on) =>
+            on
+              .selectFrom("gateway_payment")
+              .select(sql`min(provider)`.as("provider"))
+              .unionAll(
+                on
+                  .selectFrom("known")
+                  .select(
+                    sql`(select min(p.provider) from gateway_payment p where p.provider > known.provider)`.as(
+                      "provider",
+                    ),
+                  )
+                  .where("known.provider", "is not", null),
+              ),
+          )
+          .selectFrom("known")
+          .innerJoin("gateway_payment as p", "p.provider", "known.provider")
+          .select(["p.provider", count.as("count"), sql<number>`${now()} - min(p.check_at)`.as("lag")])
+          .where("p.check_at", "<", later(-lateCheckMs))
+          .groupBy("p.provider")
+          .orderBy("p.provider")
           .execute(),
       ]);
       return {

@@ -447,5 +447,21 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
         await (dialect === "mariadb" ? drop.on("gateway_event") : drop).execute();
       },
     },
+    // Each provider is looked after by itself: what is due for another one, which may be away, is not walked over.
+    "056_payment_provider_check": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_payment_provider_check")
+          .ifNotExists()
+          .on("gateway_payment")
+          .columns(["provider", "check_at"])
+          .execute(),
+    },
+    "057_payment_check_dropped": {
+      async up(db) {
+        const drop = db.schema.dropIndex("gateway_payment_check").ifExists();
+        await (dialect === "mariadb" ? drop.on("gateway_payment") : drop).execute();
+      },
+    },
   };
 }
