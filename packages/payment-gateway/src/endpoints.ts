@@ -5,10 +5,7 @@ import { randomId } from "./ids.ts";
 import { Refusal } from "./refusal.ts";
 import { defaultOverlapMs } from "./schemas.ts";
 import type { Sender } from "./sender.ts";
-import type { WebhookEndpoint } from "./storage.ts";
-
-/** Endpoints of one merchant. */
-const maxEndpoints = 20;
+import { maxEndpoints, type WebhookEndpoint } from "./storage.ts";
 
 /** Addresses that hear of every payment of a merchant, each with secrets of its own. */
 export interface WebhookEndpoints {
@@ -56,9 +53,6 @@ export function createWebhookEndpoints({ storage, clock }: Engine, sender: Pick<
       const problem = sender.refuse(url);
       if (problem !== undefined) throw new Refusal("invalid", problem, "url");
       const secret = newSecret(given);
-      if ((await storage.listEndpoints(merchant)).length >= maxEndpoints) {
-        throw new Refusal("conflict", `a merchant may have ${maxEndpoints} endpoints; remove one first`);
-      }
       const endpoint: WebhookEndpoint = {
         id: randomId("we_"),
         merchant,
@@ -66,7 +60,9 @@ export function createWebhookEndpoints({ storage, clock }: Engine, sender: Pick<
         state: "enabled",
         createdAt: clock.now(),
       };
-      await storage.addEndpoint(endpoint, secret);
+      if (!(await storage.addEndpoint(endpoint, secret))) {
+        throw new Refusal("conflict", `a merchant may have ${maxEndpoints} endpoints; remove one first`);
+      }
       return { endpoint, secret: toStandardSecret(secret) };
     },
     list: (merchant) => storage.listEndpoints(merchant),

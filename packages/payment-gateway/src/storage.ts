@@ -121,6 +121,9 @@ export const lateCheckMs = 300_000;
 /** Secrets of one endpoint, or of one merchant, that may be in force at the same time. */
 export const maxSecrets = 10;
 
+/** Endpoints of one merchant. */
+export const maxEndpoints = 20;
+
 /** Where a merchant wants to hear of all its payments, beside the address of each one. */
 export interface WebhookEndpoint {
   readonly id: string;
@@ -477,8 +480,8 @@ export interface GatewayStorage {
     rotation: { readonly secret: string; readonly overlapMs: number },
   ): Promise<boolean>;
 
-  /** Adds an endpoint that hears of events from now on. */
-  addEndpoint(endpoint: WebhookEndpoint, secret: string): Promise<void>;
+  /** Adds an endpoint that hears of events from now on. Resolves to `false`, changing nothing, when the merchant has twenty. */
+  addEndpoint(endpoint: WebhookEndpoint, secret: string): Promise<boolean>;
   /** Endpoints of a merchant, the oldest first. */
   listEndpoints(merchant: string): Promise<readonly WebhookEndpoint[]>;
   /**

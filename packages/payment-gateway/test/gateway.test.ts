@@ -144,6 +144,15 @@ describe.each(stores)("the gateway on $name", ({ skipped, open }) => {
     });
 
     test.each([
+      ["lifeMs", { lifeMs: 0 }],
+      ["lifeMs", { lifeMs: 2_592_000_001 }],
+      ["checkClaimMs", { checkClaimMs: 30_000 }],
+      ["checkClaimMs", { checkClaimMs: 50_000, providerTimeoutMs: 50_000 }],
+    ])("refuses at creation a %s with which nothing would work: %o", (name, options) => {
+      expect(() => world.another(options)).toThrow(name);
+    });
+
+    test.each([
       ["merchant", { merchant: "x".repeat(101) }],
       ["amount", { amountMinor: 10n ** 17n + 1n }],
       ["metadata", { metadata: "order 7" }],

@@ -1,5 +1,6 @@
-import type { AnyKysely } from "@orderbridge/core/kysely";
-import { type GatewayStorage, maxSecrets } from "../storage.ts";
+import { type AnyKysely, insertIfAbsent } from "@orderbridge/core/kysely";
+import { sql } from "kysely";
+import { type GatewayStorage, maxEndpoints, maxSecrets } from "../storage.ts";
 import type { StorageContext } from "./context.ts";
 import { endpointSecretPlace, integer, text, toEndpoint } from "./rows.ts";
 
@@ -43,6 +44,12 @@ export function createEndpoints(context: StorageContext): Pick<
     addEndpoint: (endpoint, secret) =>
       inTransaction(async (trx) => {
         const { id, merchant, url, state, createdAt } = endpoint;
+        // The counter's row is the lock: endpoints are added one after the other, so that each sees those before it.
+        const lock = "endpoints";
+        await insertIfAbsent(trx, dialect, "gateway_counter", { name: lock, value: 0 });
+        await trx.updateTable("gateway_counter").set({ value: sql`value` }).where("name", "=", lock).execute();
+        const others = await trx.selectFrom("gateway_endpoint").select("id").where("merchant", "=", merchant).execute();
+        if (others.length >= maxEndpoints) return false;
         await trx
           .insertInto("gateway_endpoint")
           .values({ id, merchant, url, state, created_at: createdAt.getTime() })
@@ -51,6 +58,7 @@ export function createEndpoints(context: StorageContext): Pick<
           .insertInto("gateway_endpoint_secret")
           .values(secretRow(id, 1, secret))
           .execute();
+        return true;
       }),
 
     async listEndpoints(merchant) {

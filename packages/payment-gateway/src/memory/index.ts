@@ -12,6 +12,7 @@ import {
   type IdempotencyKey,
   isReceiversFault,
   lateCheckMs,
+  maxEndpoints,
   maxSecrets,
   originOf,
   overtakenAfter,
@@ -576,7 +577,10 @@ export function createPaymentGatewayMemoryStorage({
       return receivers.delete(rowKey(merchant, origin));
     },
     async addEndpoint(endpoint, secret) {
+      const own = [...endpoints.values()].filter(({ merchant }) => merchant === endpoint.merchant);
+      if (own.length >= maxEndpoints) return false;
       endpoints.set(endpoint.id, { ...endpoint, secrets: [{ secret, endsAt: Number.POSITIVE_INFINITY }] });
+      return true;
     },
     async listEndpoints(merchant) {
       return [...endpoints.values()]

@@ -906,6 +906,28 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "gives a merchant twenty endpoints and no more, also when many are added at once",
+    async run({ storage, clock }) {
+      const add = (merchant: string, index: number) =>
+        storage.addEndpoint(
+          {
+            id: `${merchant}-${index}`,
+            merchant,
+            url: "https://we.example/",
+            state: "enabled",
+            createdAt: clock.now(),
+          },
+          "secret-of-it",
+        );
+      const added = await Promise.all(Array.from({ length: 24 }, (_, index) => add("shop", index)));
+      deepEqual([added.filter(Boolean).length, (await storage.listEndpoints("shop")).length], [20, 20]);
+      equal(await add("other", 0), true);
+      const [first] = await storage.listEndpoints("shop");
+      equal(await storage.removeEndpoint("shop", first?.id ?? ""), true);
+      deepEqual([await add("shop", 24), await add("shop", 25)], [true, false]);
+    },
+  },
+  {
     name: "tells every endpoint of the merchant, each in its own order and with its own secrets",
     async run({ storage, clock }) {
       const endpoint = (id: string, merchant = "shop"): WebhookEndpoint => ({
