@@ -49,11 +49,13 @@ export function createExampleBankProvider({ origin, apiKey, signingKey, fetch }:
 
     payerStep: (payment) => ({ kind: "link", url: payment.session ?? "" }),
 
-    // Asked a minute after the start, then as we say, and before the payment expires.
+    // Asked a minute after the start, then as we say, and before the payment expires. Once it has ended no time is named:
+    // there was one more question by the time that was named before, and late money is told by the bank.
     async state(payment) {
       const found = await bank.request({ name: "read session", path: `/sessions/${payment.id}`, schema: session });
       if (found?.status === "closed") return { state: "ended" };
-      if (found?.status === "open") return { state: "waiting", askAgainMs: 60_000 };
+      const isOpen = payment.status === "pending" || payment.status === "processing";
+      if (found?.status === "open") return { state: "waiting", ...(isOpen ? { askAgainMs: 60_000 } : {}) };
       const paid = found?.transfer && money(found.transfer);
       return paid ? { state: "paid", money: paid } : { state: "unknown", reason: "the bank's sum cannot be read" };
     },

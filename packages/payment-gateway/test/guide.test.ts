@@ -1,9 +1,9 @@
 import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { fetchFrom } from "@orderbridge/core/testing";
+import { type FakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { afterEach, describe, expect, test } from "vitest";
-import type { Payment } from "../src/index.ts";
+import type { Payment, PaymentProvider } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { type ProviderCaseContext, providerCases } from "../src/testing/index.ts";
 import { createWorld, passTime, type World } from "./gateway-harness.ts";
@@ -20,6 +20,8 @@ function createExampleBank() {
   let lost = 0;
   return {
     isAway: false,
+    /** Questions for a state. */
+    asked: 0,
     sessions,
     refunds,
     loseNext: () => {
@@ -39,6 +41,7 @@ function createExampleBank() {
       }
       const session = sessions.get(id);
       if (!session) return new Response(null, { status: 404 });
+      if (request.method === "GET") this.asked++;
       if (request.method === "PUT") return Response.json({ url: `https://bank.example/pay/${id}` });
       const { status, amount } = session;
       return Response.json({ status, ...(status === "paid" ? { transfer: { id: `t-${id}`, amount } } : {}) });
@@ -125,6 +128,50 @@ describe("the provider of the guide", () => {
     world.clock.advance(60_000);
     await gateway.work();
     expect((await gateway.payments.get("shop", payment.id))?.status).toBe("paid");
+  });
+});
+
+describe("questions after the end of a payment", () => {
+  test("of the guide's provider: one more", async () => {
+    const { bank, gateway } = await open();
+    const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+    const minutes = async (count: number): Promise<number> => {
+      const before = bank.asked;
+      for (let minute = 0; minute < count; minute++) {
+        world.clock.advance(60_000);
+        await gateway.work();
+      }
+      return bank.asked - before;
+    };
+    expect(await minutes(60)).toBe(60);
+    expect((await gateway.payments.get("shop", payment.id))?.status).toBe("expired");
+    expect(await minutes(24 * 60)).toBe(1);
+  });
+
+  test("whatever the provider wishes, they become rarer from an hour on, at last one a day", async () => {
+    const asked: number[] = [];
+    const insatiable: PaymentProvider = {
+      name: "insatiable",
+      currencies: { KZT: { stepMinor: 1n } },
+      payerStep: () => ({ kind: "actions", actions: [] }),
+      async state() {
+        asked.push((world.clock.now().getTime() - endsAt) / 60_000);
+        return { state: "waiting", askAgainMs: 60_000 };
+      },
+    };
+    const storageFor = async (clock: FakeClock) => createPaymentGatewayMemoryStorage({ clock });
+    world = await createWorld(storageFor, { providers: [insatiable], expiryHoldMs: 0 });
+    const { payment } = await world.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+    const endsAt = payment.expiresAt.getTime();
+    world.clock.advance(3_600_000);
+    for (let minute = 0; minute < 10 * 1_440; minute++) {
+      await world.gateway.work();
+      world.clock.advance(60_000);
+    }
+    const pauses = asked.map((at, index) => at - (asked[index - 1] ?? at));
+    expect(asked.filter((at) => at <= 60)).toHaveLength(61); // as wished
+    expect(Math.max(...pauses)).toBe(1_440);
+    expect(asked.length).toBeLessThan(110);
   });
 });
 
