@@ -37,12 +37,13 @@ for (const { name, skipped, open } of testDatabases()) {
       try {
         const migrations = Object.entries(kaspiAmocrmMigrations(former.dialect)).filter(([step]) => step < "010");
         await migrate({ ...former, prefix: "kaspi_amocrm", migrations: Object.fromEntries(migrations) });
-        await sql`insert into kaspi_amocrm_order (shop, code, ordered_at, phase, state, status, price, attempts, due_at, fence)
-          values ('default', '1', 0, 'done', 'NEW', 'APPROVED_BY_BANK', 15980, 0, 0, 5000)`.execute(former.db);
+        await sql`insert into kaspi_amocrm_order
+          (shop, code, ordered_at, phase, state, status, fingerprint, price, attempts, due_at, fence)
+          values ('default', '1', 0, 'done', 'NEW', 'APPROVED_BY_BANK', 'ab12', 15980, 0, 0, 5000)`.execute(former.db);
         const { migrate: update, orders } = createKaspiAmocrmStorage(former);
         await update();
         const [row] = await orders.claim([{ shop: "default", code: "1" }], 1);
-        expect(row).toMatchObject({ phase: "done", intendedStageId: undefined });
+        expect(row).toMatchObject({ phase: "done", intendedStageId: undefined, priceMinor: 1_598_000 });
       } finally {
         await former.close();
       }
@@ -70,6 +71,22 @@ for (const { name, skipped, open } of testDatabases()) {
       const expected = await play(createSetting());
       expect(expected.leads).toHaveLength(60);
       expect(await play(createSetting({ stores, core }))).toEqual(expected);
+    });
+
+    test("the first reconcile after the prices of the ledger became exact leaves a manager's price", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting({ stores, core });
+      for (const code of ["700000001", "700000002"]) {
+        kaspi.addOrder({ code, entries: [{ sku: "LAMP", basePrice: 7990, quantity: 2 }] });
+      }
+      await sync.importNew();
+      await sql`update kaspi_amocrm_order set price_minor = 15980, fingerprint = ${"0".repeat(64)}
+        where code = '700000001'`.execute(database.db);
+      const migrations = kaspiAmocrmMigrations(database.dialect);
+      for (let time = 0; time < 2; time++) await migrations["013-orders-price-of-before"]?.up(database.db);
+      for (const lead of amocrm.leads) lead.price = 14_000;
+      clock.advance(600_000);
+      await sync.reconcile();
+      expect(amocrm.leads.map(({ price }) => price)).toEqual([14_000, 14_000]);
     });
 
     test("machines whose clocks differ by 40 seconds wait equally long for what has no answer", async () => {

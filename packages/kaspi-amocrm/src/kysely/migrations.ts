@@ -134,11 +134,19 @@ export function kaspiAmocrmMigrations(dialect: DatabaseDialect): Readonly<Record
         await db.updateTable("kaspi_amocrm_order").set({ fence: 0 }).execute();
       },
     },
-    // Whole units until then: rows that were written before get their price written again at their next change.
+    // Whole units until then; the next step makes minor units of them.
     "012-orders-price-minor": {
       async up(db) {
         const ifThere = sql.raw(dialect === "mariadb" ? "if exists " : "");
         await sql`alter table kaspi_amocrm_order rename column ${ifThere}price to price_minor`.execute(db);
+      },
+    },
+    // Rows of before have a fingerprint of one part. It gets its colon with the price, so that no row is taken twice.
+    "013-orders-price-of-before": {
+      async up(db) {
+        const marked = dialect === "sqlite" ? sql`fingerprint || ':'` : sql`concat(fingerprint, ':')`;
+        await sql`update kaspi_amocrm_order set price_minor = price_minor * 100, fingerprint = ${marked}
+          where fingerprint not like '%:%'`.execute(db);
       },
     },
   };
