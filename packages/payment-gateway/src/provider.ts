@@ -63,8 +63,9 @@ export interface RememberedState {
 /** When the engine asks again. */
 export interface NextLook {
   /**
-   * Pause before the next question, in milliseconds; also for a payment that has ended, while its QR lives on. Left out:
-   * what `remember` said meanwhile, else not before the payment expires.
+   * Pause before the next question, in milliseconds; also for a payment that has ended, while its QR lives on: from an hour
+   * after its end it is asked ever more rarely, at last once a day. Left out: what `remember` said meanwhile, else not before
+   * the payment expires.
    */
   readonly askAgainMs?: number;
 }

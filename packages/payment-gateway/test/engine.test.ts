@@ -341,6 +341,37 @@ describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
       expect(asked).toBe(9);
     });
 
+    test("a refund whose provider takes longer than half a minute is asked for once at a time", async () => {
+      const { promise: answered, resolve: answer } = Promise.withResolvers<void>();
+      let [asked, isOpen] = [0, true];
+      const provider: PaymentProvider = {
+        ...createBankProvider(banking.url),
+        async refund() {
+          asked++;
+          await answered;
+          return isOpen ? "pending" : "succeeded";
+        },
+      };
+      const process = () => start({ providers: [provider], providerTimeoutMs: 50_000 });
+      const [first, second] = [process(), process()];
+      const id = await create(first);
+      await transfer(first, id);
+      const asking = first.payments.refund({ merchant: "shop", id });
+      await expect.poll(() => asked).toBe(1);
+      clock.advance(30_000);
+      await second.work(); // else the test runs out of time
+      expect(asked).toBe(1);
+      answer();
+      expect((await asking).refund.status).toBe("pending");
+      isOpen = false;
+      clock.advance(49_999);
+      await second.work();
+      expect(asked).toBe(1);
+      clock.advance(1);
+      await second.work();
+      expect([asked, (await storage.getPayment(id))?.status]).toEqual([2, "refunded"]);
+    });
+
     test.each([
       ["in another currency", "RUB", "came in RUB"],
       ["of another payment", "KZT", "was booked for the payment "],
