@@ -3,6 +3,7 @@ import { endPayment } from "../src/decisions.ts";
 import type { Payment, PaymentProvider, ProviderContext } from "../src/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { createAttempts, type Finding, openAttempt, readSession, rememberRefund } from "../src/providers/attempts.ts";
+import type { FakeKaspiQr } from "../src/testing/index.ts";
 import { createWorld, type World } from "./gateway-harness.ts";
 import { openQr, pressButton } from "./provider-worlds.ts";
 import { stores } from "./stores.ts";
@@ -16,7 +17,10 @@ async function open(
   let known: ProviderContext | undefined;
   let world: World | undefined;
   const attempts = createAttempts({
-    clock: { now: () => (world as World).clock.now() },
+    clock: {
+      now: () => (world as World).clock.now(),
+      monotonicMs: () => (world as World).clock.monotonicMs(),
+    },
     begin: ({ payment }) => begin(payment, known as ProviderContext),
     lost: () => ({ state: "unknown", askAgainMs: 60_000, attention: "look at the till" }),
     look: async () => ({ state: "open", askAgainMs: 1_000 }),
@@ -75,6 +79,23 @@ test("what another process found out about the same attempt meanwhile stays", as
   await world.close();
 });
 
+test("a beginning that takes longer than its attempt is waited for is heard all the same, and calls nobody any more", async () => {
+  let called: string | undefined;
+  const world = await open(async ({ id }) => {
+    world.clock.advance(65_000);
+    await world.gateway.work();
+    called = (await world.gateway.payments.get("shop", id))?.needsAttention;
+    return started;
+  });
+  const { payment } = await world.gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
+  expect(await (await pressButton(world, "till", payment.id, {})).text()).toBe("begun");
+  expect(called).toBe("look at the till");
+  const after = (await world.gateway.payments.get("shop", payment.id)) as Payment;
+  expect(readSession(after).attempts).toMatchObject([{ state: "open", facts: { process: "9007199254740993" } }]);
+  expect([openAttempt(after)?.reason, after.needsAttention]).toEqual([undefined, undefined]);
+  await world.close();
+});
+
 test("a press on a payment that is cancelled at the same moment begins nothing at the provider", async () => {
   let begun = 0;
   const world = await open(
@@ -100,29 +121,31 @@ describe.each(stores)("on $name", ({ skipped, open: openStore }) => {
       const store = await openStore();
       const qr = await openQr({ storageFor: store.storageFor, options: { remoteInvoices: true } });
       const { gateway, storage, clock } = qr.world;
-      const race = async (cancel: (id: string) => Promise<unknown>): Promise<string | undefined> => {
+      /** Whatever began at Kaspi while both happened. */
+      const begun: { readonly id: string; readonly remote: FakeKaspiQr["payments"][number] }[] = [];
+      const during = async (both: (id: string, press: () => Promise<unknown>) => Promise<unknown>): Promise<void> => {
         const before = qr.fake.payments.length;
         const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
-        await Promise.all([
-          pressButton(qr.world, "kaspi-qr", payment.id, { action, phone: "87012223344" }),
-          cancel(payment.id).catch(() => "refused"),
-        ]);
-        return qr.fake.payments.length > before ? payment.id : undefined;
+        const { id } = payment;
+        await both(id, () => pressButton(qr.world, "kaspi-qr", id, { action, phone: "87012223344" }));
+        begun.push(...qr.fake.payments.slice(before).map((remote) => ({ id, remote })));
       };
-      const begun: (string | undefined)[] = [];
-      for (let round = 0; round < 5; round++) begun.push(await race((id) => gateway.payments.cancel("shop", id)));
+      const cancel = (id: string) => gateway.payments.cancel("shop", id).catch(() => "refused");
+      for (let round = 0; round < 5; round++) await during((id, press) => Promise.all([press(), cancel(id)]));
       // However the two meet, an invoice of a payment that was cancelled may be out.
-      const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 50_000n });
-      await pressButton(qr.world, "kaspi-qr", payment.id, { action, phone: "87012223344" });
-      await storage.change(payment.id, (current) => endPayment(current, "cancelled", clock.now()));
-      begun.push(payment.id);
-      for (const { id } of qr.fake.payments) qr.fake.pay(id);
+      await during(async (id, press) => {
+        await press();
+        await storage.change(id, (current) => endPayment(current, "cancelled", clock.now()));
+      });
+      // A cancellation that came last has withdrawn its invoice.
+      const open = begun.filter(({ remote }) => remote.status !== "RemotePaymentCanceled");
+      for (const { remote } of open) qr.fake.pay(remote.id);
       await qr.pass(300_000, 5_000);
       await qr.pass(7_200_000, 600_000);
-      for (const id of begun.filter((one) => one !== undefined)) {
+      for (const { id } of open) {
         expect(await gateway.payments.get("shop", id)).toMatchObject({ status: "paid", paidMinor: 50_000n });
       }
-      expect(await gateway.payments.get("shop", payment.id)).toMatchObject({ late: true });
+      expect(await gateway.payments.get("shop", open.at(-1)?.id ?? "")).toMatchObject({ late: true });
       await qr.world.close();
       await store.close();
     },

@@ -344,6 +344,32 @@ describe("a QR or link", () => {
       },
     );
 
+    test.each([
+      [40_000, 1],
+      [40_000, 2],
+      [160_000, 1],
+    ])(
+      "a dead QR that is asked about every %i ms, as under load, by %i processes, ends in twice its life",
+      async (everyMs, processes) => {
+        const { world, options } = await start({ storageFor: steady });
+        const { id } = await create(50_000n, 86_400_000);
+        await press(id);
+        const gateways = [
+          world.gateway,
+          ...Array.from({ length: processes - 1 }, () =>
+            world.another({ providers: [createKaspiQrProvider(options)] }),
+          ),
+        ];
+        let passed = 0;
+        for (let turn = 0; (await get(id)).status === "processing" && passed < 3_600_000; turn++) {
+          world.clock.advance(everyMs);
+          passed += everyMs;
+          await gateways[turn % processes]?.work();
+        }
+        expect([passed > 245_000, passed <= 490_000]).toEqual([true, true]);
+      },
+    );
+
     test.each([300_000, -300_000])(
       "a second machine whose clock differs by %i ms ends no QR that lives, and one that is dead ends all the same",
       async (skew) => {
@@ -605,6 +631,17 @@ describe("a remote invoice", () => {
     expect([fake.payments.length, (await get(id)).status]).toEqual([1, "processing"]);
     expect(provider.payerStep(await get(id))).toEqual({ kind: "notice", notice: "unknown", actions: [] });
     expect((await world.gateway.payments.get("shop", id))?.needsAttention).toContain("invoice");
+  });
+
+  test("one without an id is not asked about, and a person goes on being told what is not known", async () => {
+    const { fake, pass } = await openInvoices();
+    const { id } = await create(50_000n, 7_200_000);
+    fake.faults.add({ fault: { kind: "dropReplyAfterExecuting" }, match: ({ url }) => url.endsWith("/remote/create") });
+    await invoice(id);
+    const calls = fake.journal.entries.length;
+    await pass(30 * 3_600_000, 600_000);
+    expect(fake.journal.entries.length).toBe(calls);
+    expect((await get(id)).needsAttention).toContain("whether the invoice reached the payer is not known");
   });
 
   test("the phone is sent and kept nowhere", async () => {

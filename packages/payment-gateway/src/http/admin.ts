@@ -47,7 +47,7 @@ rect.plain{fill:#6366f1}rect.good{fill:#16a34a}rect.bad{fill:#dc2626}
 
 export interface AdminPageOptions {
   readonly admin: AdminOptions;
-  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity">;
+  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity" | "change">;
   readonly contextOf: (provider: PaymentProvider) => ProviderContext;
   readonly providerHealth: () => Promise<readonly ProviderHealth[]>;
   readonly payments: Payments;

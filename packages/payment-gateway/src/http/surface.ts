@@ -30,7 +30,10 @@ export interface SurfaceOptions {
   readonly publicUrl: string;
   readonly defaults: Omit<RequestDefaults, "providers">;
   readonly logger: Logger;
-  readonly storage: Pick<GatewayStorage, "listPayments" | "historyOf" | "health" | "activity" | "keepRefundAnswer">;
+  readonly storage: Pick<
+    GatewayStorage,
+    "listPayments" | "historyOf" | "health" | "activity" | "change" | "keepRefundAnswer"
+  >;
   readonly clock: Clock;
   readonly admin: AdminOptions | undefined;
   readonly providerHealth: () => Promise<readonly ProviderHealth[]>;

@@ -19,8 +19,9 @@ export interface Attempt {
   /** When it was asked last. */
   readonly askedAt?: number;
   /**
-   * How long it has lived for certain. Of the time between two questions no more counts than twice the interval, so a
-   * clock that was set, or that of another machine, makes it live longer and never shorter.
+   * How long it has lived for certain. Of the time between two questions no more counts than twice the interval, unless
+   * this process has asked before and its monotonic clock knows better: a clock that was set, or that of another machine,
+   * makes it live longer and never shorter.
    */
   readonly livedMs?: number;
   /** Only a person's wish, and the end of the payment, lead to a question. */
@@ -79,7 +80,7 @@ export type Finding =
     };
 
 export interface AttemptDriver {
-  readonly clock?: Pick<Clock, "now">;
+  readonly clock?: Pick<Clock, "now" | "monotonicMs">;
   /** What is known before `begin`, for {@link lost}. @defaultValue nothing */
   plan?(form: URLSearchParams): Attempt["facts"];
   /** Begins at the provider; called once for an attempt. What it throws with an unknown outcome goes to {@link lost}. */
@@ -118,10 +119,26 @@ const idFacts: readonly string[] = ["id", "process", "transaction", "refundId", 
 /** Pause between questions that nobody wanted, on attempts that are asked on demand only. */
 const undemandedMs = 3_600_000;
 const dayMs = 24 * 3_600_000;
+/** Of so many attempts a process knows when it saw them first. */
+const maxSeen = 50_000;
 
 /** Attempts that are written down before the provider hears of them, so that no two are open and none is forgotten. */
 export function createAttempts(driver: AttemptDriver): Attempts {
-  const nowMs = (): number => (driver.clock ?? systemClock).now().getTime();
+  const clock = driver.clock ?? systemClock;
+  const nowMs = (): number => clock.now().getTime();
+  /** How long attempts had lived, and the monotonic clock, when this process asked about them first. */
+  const seen = new Map<string, { readonly livedMs: number; readonly atMs: number }>();
+
+  function livedMs(attempt: Attempt): number {
+    const { id, askedAt, startedAt, livedMs: before = 0 } = attempt;
+    const sinceMs = Math.max(0, nowMs() - (askedAt ?? startedAt));
+    const toldMs = before + Math.min(sinceMs, 2 * driver.intervalMs(attempt));
+    const first = seen.get(id);
+    if (first) return Math.max(toldMs, first.livedMs + clock.monotonicMs() - first.atMs);
+    for (const [oldest] of seen) if (seen.size >= maxSeen) seen.delete(oldest);
+    seen.set(id, { livedMs: toldMs, atMs: clock.monotonicMs() });
+    return toldMs;
+  }
 
   /** Stores what was found, and says it to the engine. */
   async function conclude(
@@ -129,12 +146,14 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     context: ProviderContext,
     attempt: Attempt,
     found: Finding,
+    isBeginning = false,
   ): Promise<ProviderState> {
     const { finding, isBooked } =
       found.state === "paid" ? await checkOwner(payment, context, found) : { finding: found, isBooked: false };
     const next = after(attempt, finding, nowMs());
+    if (!isOpen(next)) seen.delete(next.id);
     const isSame = timeless(next) === timeless(attempt);
-    if (!isSame && !(await store(payment, context, attempt, next, finding, isBooked))) {
+    if (!isSame && !(await store(payment, context, attempt, next, finding, isBooked, isBeginning))) {
       return { state: "unknown", askAgainMs: 1_000 }; // what was found will be found again
     }
     return say(next, payment, finding);
@@ -142,7 +161,8 @@ export function createAttempts(driver: AttemptDriver): Attempts {
 
   /**
    * Also when another part of the session was written meanwhile, as a refund is: an id that the provider gave at the
-   * beginning is told once. What somebody else wrote of this attempt stays.
+   * beginning is told once. What somebody else wrote of this attempt stays, but for what was written of a beginning that
+   * took too long.
    */
   async function store(
     payment: Payment,
@@ -151,22 +171,27 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     next: Attempt,
     finding: Finding,
     isBooked: boolean,
+    isBeginning: boolean,
   ): Promise<boolean> {
     const before = JSON.stringify(attempt);
+    const lost = after(attempt, driver.lost(attempt), 0);
+    const isLost = ({ state, reason }: Attempt) => isBeginning && state === lost.state && reason === lost.reason;
     let current: Payment | undefined = payment;
     for (let tries = 0; current && tries < 5; tries++) {
       const session = readSession(current);
-      if (!session.attempts.some((one) => JSON.stringify(one) === before)) return false;
-      const stored = await context.remember(current, {
+      const stored = session.attempts.find(({ id }) => id === attempt.id);
+      const isLast = stored === session.attempts.at(-1);
+      if (!stored || !(JSON.stringify(stored) === before || (isLast && isLost(stored)))) return false;
+      const written = await context.remember(current, {
         session: writeSession(withAttempt(session, next)),
-        ...attentionOf(current, attempt, finding),
+        ...attentionOf(current, stored, finding),
         ...(next.state === "paid"
           ? isBooked
             ? {}
             : { money: moneyOf(next, current) }
           : { processing: isOpen(next), ...lookAgain(next, current) }),
       });
-      if (stored) return true;
+      if (written) return true;
       current = await context.find(payment.id);
     }
     return false;
@@ -232,7 +257,7 @@ export function createAttempts(driver: AttemptDriver): Attempts {
       ...attempt,
       ...askIn(pauseMs, nowMs()),
       askedAt: nowMs(),
-      livedMs: livedMs(attempt, driver.intervalMs(attempt), nowMs()),
+      livedMs: livedMs(attempt),
     };
     const claimed = await context.remember(payment, { session: writeSession(withAttempt(session, asked)) });
     if (!claimed) return { state: "unknown", askAgainMs: 1_000 };
@@ -277,7 +302,7 @@ export function createAttempts(driver: AttemptDriver): Attempts {
         const happened = error.outcome === "unknown" || error.outcome === "executed";
         finding = happened ? driver.lost(attempt) : { state: "failed", reason: error.message };
       }
-      await conclude(begun, context, attempt, finding);
+      await conclude(begun, context, attempt, finding, true);
       return finding.state === "failed" ? "failed" : "begun";
     },
 
@@ -354,9 +379,6 @@ const isDue = ({ askAt, pauseMs, state }: Attempt, nowMs: number): boolean =>
   askAt <= nowMs || (state !== "starting" && pauseMs !== undefined && askAt - nowMs > pauseMs);
 
 const askIn = (pauseMs: number, nowMs: number) => ({ askAt: nowMs + pauseMs, pauseMs });
-
-const livedMs = ({ askedAt, startedAt, livedMs: before = 0 }: Attempt, intervalMs: number, nowMs: number): number =>
-  before + Math.min(Math.max(0, nowMs - (askedAt ?? startedAt)), 2 * intervalMs);
 
 /** An attempt without the times of its questions. */
 const timeless = (attempt: Attempt): string => JSON.stringify({ ...attempt, askAt: 0, pauseMs: 0 });

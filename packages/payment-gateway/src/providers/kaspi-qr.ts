@@ -49,8 +49,9 @@ const dayMs = 24 * hourMs;
 /**
  * Kaspi QR, payment link and remote invoice ("Public QR API" v01). Nothing is created before the payer presses a button,
  * because a QR lives for minutes. It is polled by the interval of its own answer until its status is final, or until it
- * was seen waiting for longer than it lives: between two questions no more than twice the interval counts, so a worker that
- * runs rarely keeps a dead QR longer, and a clock that is set, or differs from another machine's, ends none that lives. A remote
+ * was seen waiting for longer than it lives: between two questions of different processes no more than twice the interval
+ * counts, so cron calls that are rare keep a dead QR longer, and a clock that is set, or differs from another machine's, ends
+ * none that lives. A remote
  * invoice is asked about when the payer presses "check", and once, when the payment ends. A status that this version does
  * not know stays open and asks for a person. Refunds: r3 by themselves, r2 once the buyer has scanned a refund QR, r1 not.
  *
@@ -121,6 +122,7 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
   }
 
   async function look(payment: Payment, attempt: Attempt): Promise<Finding> {
+    if (attempt.facts.id === undefined) return { state: "unknown", askAgainMs: dayMs }; // nothing to ask about: a person decides
     if (attempt.facts.kind === "invoice" && nowMs() >= endOf(payment, attempt)) {
       // The payment ends: an invoice would live on for a day.
       const finding = await cancelInvoice(attempt);
@@ -167,7 +169,8 @@ export function createKaspiQrProvider(options: KaspiQrOptions): PaymentProvider 
     lost: (attempt) => (attempt.facts.kind === "invoice" ? lostInvoice : lostQr),
     look: ({ payment, attempt }) => look(payment, attempt),
     // A QR and a link die by themselves; only invoices can be cancelled.
-    cancel: (attempt) => (attempt.facts.kind === "invoice" ? () => cancelInvoice(attempt) : undefined),
+    cancel: (attempt) =>
+      attempt.facts.kind === "invoice" && attempt.facts.id !== undefined ? () => cancelInvoice(attempt) : undefined,
     intervalMs: intervalOf,
   });
 

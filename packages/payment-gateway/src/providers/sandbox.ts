@@ -7,7 +7,7 @@ import { createAttempts, openAttempt } from "./attempts.ts";
 export interface SandboxOptions {
   /** How long "delay" takes, in milliseconds. @defaultValue 10_000 */
   readonly delayMs?: number;
-  readonly clock?: Pick<Clock, "now">;
+  readonly clock?: Pick<Clock, "now" | "monotonicMs">;
 }
 
 const everyCurrency: PaymentProvider["currencies"] = Object.fromEntries(
