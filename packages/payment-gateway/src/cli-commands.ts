@@ -335,6 +335,8 @@ const prune: Command = async ({ values, line: { out } }, storage) => {
 
 const erase: Command = async ({ values, line: { out } }, storage) => {
   const ids: string[] = [];
+  if (values.payment !== undefined && values.phone !== undefined)
+    throw new UsageError("--payment or --phone, not both");
   if (values.payment !== undefined) ids.push(values.payment);
   else {
     // However it is written: 8 701…, +7 (701)…, 7701…
@@ -342,7 +344,7 @@ const erase: Command = async ({ values, line: { out } }, storage) => {
     if (digits.length < 10) throw new UsageError("--phone must have at least ten digits");
     for await (const { id, description, metadata } of everyPayment(storage)) {
       const isHis = [description, ...textsOf(JSON.parse(metadata))].some((text) =>
-        text.replace(/[\s()+.-]/g, "").includes(digits),
+        text.replace(/[^\p{L}\p{N}]/gu, "").includes(digits),
       );
       if (isHis) ids.push(id);
     }
@@ -376,7 +378,7 @@ async function resendGivenUp(storage: Opened, merchant: string | undefined, out:
     ...(merchant === undefined ? {} : { merchant }),
   })) {
     for (const eventId of new Set((await givenUpOf(storage, payment)).map((delivery) => delivery.eventId))) {
-      const count = await storage.redeliver(eventId);
+      const count = await storage.redeliver(eventId, { only: "exhausted" });
       sent += count;
       if (count === 0) unsent++;
     }
@@ -408,11 +410,19 @@ const commands: Readonly<Record<string, Command>> = {
       out(`! ${unreadable} secrets do not open, so older keys must stay: ${problem}`);
       return 1;
     }
-    out("older keys may go, once every server has the new one in front");
+    // What a server with an older key in front stores after this run would be lost with that key.
+    out(
+      "older keys may go if every server had the new one in front before this run; else restart them and run this again",
+    );
+    out("tokens of createKyselyStorage are not among these: npx orderbridge reencrypt");
     return 0;
   },
   async resend({ words: [, id], values, line: { out } }, storage) {
-    if (values["given-up"]) return resendGivenUp(storage, values.merchant, out);
+    if (values["given-up"]) {
+      if (id !== undefined) throw new UsageError("the id of an event or --given-up, not both");
+      return resendGivenUp(storage, values.merchant, out);
+    }
+    if (values.merchant !== undefined) throw new UsageError("--merchant is for resend --given-up");
     const count = await storage.redeliver(required(id, "the id of an event"));
     out(count === 0 ? "there is no such event, or nobody to send it to" : `due at once: ${count}`);
     return count === 0 ? 1 : 0;

@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { silentLogger } from "@orderbridge/core";
-import { openDatabase } from "@orderbridge/core/kysely";
+import { createCipher, openDatabase } from "@orderbridge/core/kysely";
 import { listen } from "@orderbridge/core/testing";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { runCommandLine } from "../src/cli-commands.ts";
@@ -185,6 +185,46 @@ test("webhooks that were given up are sent again all at once, or dismissed", asy
   expect(await run("doctor")).toMatchObject({ code: 0, out: expect.stringContaining("nothing needs a person") });
 });
 
+test("resend --given-up leaves alone what was taken of the same event", async () => {
+  const { gateway, receiverUrl } = await open();
+  const secret = "test_secret_key";
+  await gateway.endpoints.add({ merchant: "shop", url: `${receiverUrl}/all`, secret });
+  const { payment } = await gateway.payments.create({
+    merchant: "shop",
+    amountMinor: 50_000n,
+    webhookUrl: `${receiverUrl}/hook`,
+    webhookSecret: secret,
+  });
+  receiver.failNext(1);
+  await gateway.payments.cancel("shop", payment.id);
+  await gateway.work();
+  await run("unblock", "--merchant", "shop", "--origin", receiverUrl);
+  expect(receiver.requests).toHaveLength(2);
+  expect(await run("resend", "--given-up")).toMatchObject({ code: 0, out: "due at once: 1" });
+  await gateway.work();
+  expect(receiver.requests).toHaveLength(3);
+  const deliveries = await gateway.payments.deliveries("shop", payment.id);
+  expect(deliveries.map(({ state, attempts }) => [state, attempts]).sort()).toEqual([
+    ["delivered", 1],
+    ["delivered", 2],
+  ]);
+});
+
+test("options that contradict each other are refused before anything happens", async () => {
+  const { gateway, storage } = await open();
+  const metadata = '{"phone":"+7 701 123 45 67"}';
+  const { payment } = await gateway.payments.create({ merchant: "shop", amountMinor: 100n, metadata });
+  for (const args of [
+    ["erase", "--payment", payment.id, "--phone", "87011234567"],
+    ["resend", "evt_1", "--given-up"],
+    ["resend", "evt_1", "--merchant", "shop"],
+  ]) {
+    const { code, out } = await run(...args);
+    expect([args, code, out]).toEqual([args, 2, ""]);
+  }
+  expect((await storage.getPayment(payment.id))?.metadata).toBe(metadata);
+});
+
 test("what waited for an endpoint that was removed on purpose is no trouble, and doctor names every payment that needs a person", async () => {
   const { gateway, storage, receiverUrl } = await open();
   const { endpoint } = await gateway.endpoints.add({ merchant: "shop", url: `${receiverUrl}/all` });
@@ -285,6 +325,8 @@ test("erase --phone finds a phone however it is written, and leaves other paymen
     await create({ buyer: { phone: "+7 (701) 123-45-67", name: "Әлия" } }),
     await create({ phone: 87011234567 }),
     await create({}, "Звонить 8 701 123 45 67"),
+    await create({ phone: "+7\u00A0701\u00A0123\u201345\u201367" }),
+    await create({}, "8.701/123_45_67\u200B, до обеда"),
   ];
   const other = await create({ phone: "+7 701 123 45 68" });
   const { code, out } = await run("erase", "--phone", "8-701-123-45-67");
@@ -339,10 +381,38 @@ test("reencrypt puts webhook secrets under the first key, and says which key is 
   await storage.merchantSecret("shop", "a secret in the clear");
   expect(await run("reencrypt")).toMatchObject({ code: 2, err: expect.stringContaining("ENCRYPTION_KEYS is missing") });
   const encrypted = await runWith({ ENCRYPTION_KEYS: keyOf("a", 1) }, "reencrypt");
-  expect(encrypted).toMatchObject({ code: 0, out: expect.stringContaining("encrypted anew: 1\nolder keys may go") });
+  expect(encrypted).toMatchObject({ code: 0, out: expect.stringContaining("encrypted anew: 1\n") });
   const lost = await runWith({ ENCRYPTION_KEYS: keyOf("b", 2) }, "reencrypt");
   expect(lost).toMatchObject({ code: 1, out: expect.stringContaining("1 secrets do not open") });
   expect(lost.out).toContain('the key "a"');
+});
+
+test("reencrypt says that servers need the new key first, and a second run finds what one without it stored", async () => {
+  const keyOf = (id: string, fill: number) => `${id}:${Buffer.alloc(32, fill).toString("base64")}`;
+  await open();
+  const database = await openDatabase(url);
+  closing.push(database.close);
+  const server = (keys: string) => createPaymentGatewayStorage({ ...database, cipher: createCipher({ keys }) });
+  const reencrypt = () => runWith({ ENCRYPTION_KEYS: `${keyOf("b", 2)},${keyOf("a", 1)}` }, "reencrypt");
+  const formerly = server(keyOf("a", 1));
+  await formerly.merchantSecret("shop", "secret of the shop");
+  const told = [
+    "older keys may go if every server had the new one in front before this run; else restart them and run this again",
+    "tokens of createKyselyStorage are not among these: npx orderbridge reencrypt",
+  ];
+  expect(await reencrypt()).toMatchObject({
+    code: 0,
+    out: ["webhook secrets encrypted anew: 1", ...told].join("\n"),
+  });
+  await formerly.merchantSecret("other", "secret of the other"); // it was not restarted yet
+  const restarted = server(keyOf("b", 2));
+  await expect(restarted.merchantSecret("other", "")).rejects.toThrow('the key "a"');
+  expect(await reencrypt()).toMatchObject({
+    code: 0,
+    out: ["webhook secrets encrypted anew: 1", ...told].join("\n"),
+  });
+  expect(await restarted.merchantSecret("other", "")).toBe("secret of the other");
+  expect(await restarted.merchantSecret("shop", "")).toBe("secret of the shop");
 });
 
 test("doctor tells of payments whose provider no server has", async () => {
