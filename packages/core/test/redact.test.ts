@@ -21,6 +21,20 @@ test.each([
   ["buyer 8 (701) 123 45 67", "123 45"],
   ["buyer 77011234567", "77011234567"],
   ["mail aigul.k+shop@example.kz", "aigul"],
+  ['{"body":"{\\"access_token\\":\\"s3cr3t value\\",\\"ok\\":1}"}', "s3cr3t"],
+  ["Authorization: Token s3cr3tvalue", "s3cr3tvalue"],
+  ['Authorization: Digest username="shop", response="s3cr3tvalue"', "s3cr3tvalue"],
+  ["Cookie: a=1; session=s3cr3tvalue", "s3cr3tvalue"],
+  ["crc=s3cr3tvalue", "s3cr3tvalue"],
+  ["pass=s3cr3tvalue", "s3cr3tvalue"],
+  ["credential=s3cr3tvalue", "s3cr3tvalue"],
+  ["private_key: s3cr3tvalue", "s3cr3tvalue"],
+  ["ENCRYPTION_KEYS=a:s3cr3tvalue", "s3cr3tvalue"],
+  ["postgres://user:pa@s3cr3tvalue@db/shop", "s3cr3tvalue"],
+  ["POST /amocrm/webhook/s3cr3tvalue answered 404", "s3cr3tvalue"],
+  ["https://shop.bitrix24.kz/rest/api/1/s3cr3tvalue/crm.deal.list", "s3cr3tvalue"],
+  ["tel77011234567", "77011234567"],
+  ["customer_87011234567", "87011234567"],
 ])("leaves the secret out of %j", (text, secret) => {
   expect(redactText(text)).not.toContain(secret);
 });
@@ -30,8 +44,16 @@ test.each([
   "order 123456789 at 2026-11-01T00:00:00.000Z took 1500 ms",
   "stage C9:WON of deal 4711",
   "id 0193b1b0-7701-4123-8456-7a0123456789",
+  "digest 3ce87011234567f0a1b2c3d4e5f60718",
+  "https://shop.example:8443/orders?page=2 answered 200",
+  "POST /api/v1/webhooks/order-status-sync answered 200",
 ])("leaves %j as it is", (text) => {
   expect(redactText(text)).toBe(text);
+});
+
+test("leaves what follows a quoted secret", () => {
+  const text = '{"authorization":"Bearer abc","cookie":"a=1; b=2","status":401}';
+  expect(redactText(text)).toBe('{"authorization":[redacted],"cookie":[redacted],"status":401}');
 });
 
 test("drops values under secret names at any depth, and keeps the rest", () => {
@@ -54,6 +76,11 @@ test("drops values under secret names at any depth, and keeps the rest", () => {
     ],
     total: "12",
   });
+});
+
+test("a phone that came as a number is none in the log, other numbers stay", () => {
+  const fields = { customer: 77011234567, other: 87011234567n, status: 503, at: 1793527200000, share: 0.5 };
+  expect(redact(fields)).toEqual({ ...fields, customer: "[phone]", other: "[phone]" });
 });
 
 test("ends in circles, depths and long texts", () => {

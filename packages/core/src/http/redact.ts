@@ -7,23 +7,29 @@ const maxLength = 2000;
 
 /** Every repetition that something must follow is bounded, else a hostile text takes quadratic time or worse. */
 const patterns: readonly (readonly [RegExp, string])[] = [
-  // A Bitrix24 webhook address is the password itself.
-  [/\/rest\/(\d+)\/[^/\s"']+/gi, "/rest/$1/[redacted]"],
-  [/\b([a-z][a-z0-9+.-]{0,30}:\/\/)[^\s/@"']+@/gi, "$1[redacted]@"],
+  // A Bitrix24 webhook address is the password itself; so is that of amoCRM's webhooks.
+  [/\brest\/((?:api\/)?\d+)\/[^/\s"']+/gi, "rest/$1/[redacted]"],
+  [/(\/webhook\/)[^/\s"'?#]+/gi, "$1[redacted]"],
+  [/\b([a-z][a-z0-9+.-]{0,30}:\/\/)[^\s/?#"']+@/gi, "$1[redacted]@"],
   [
     /([?&][^=&?\s"']{0,64}(?:token|secret|pass|auth|key|sign|code|phone|mail)[^=&?\s"']{0,64}=)[^&\s"']*/gi,
     "$1[redacted]",
   ],
-  // token=…, "access_token": "…", Authorization: Basic …
+  // The rest of a header's line belongs to it: Authorization: Token …, Cookie: a=…; b=…
   [
-    /((?:token|secret|passw(?:or)?d\d?|api[-_]?key|authorization|signature|cookie)["']?\s*[=:]\s*)(?:(?:Bearer|Basic|Digest)\s+)?("[^"]*(?:"|$)|'[^']*(?:'|$)|[^\s&"',;}\])]+)/gi,
+    /((?:authorization|cookie)\\{0,8}["']?\s*[=:]\s*)(?:\\{1,8}"[^"\\]*(?:\\{1,8}"|$)|"[^"]*(?:"|$)|'[^']*(?:'|$)|[^\r\n\\}]*)/gi,
+    "$1[redacted]",
+  ],
+  // token=…, "access_token": "…", and the same as JSON in a text: \"access_token\":\"…\"
+  [
+    /((?:token|secret|pass(?:w(?:or)?d)?\d?|api[-_]?key|private[-_]?key|encryption[-_]?keys|credentials?|signature|\bcrc)\\{0,8}["']?\s*[=:]\s*)(?:(?:Bearer|Basic|Digest)\s+)?(\\{1,8}"[^"\\]*(?:\\{1,8}"|$)|"[^"]*(?:"|$)|'[^']*(?:'|$)|[^\s&"',;}\])]+)/gi,
     "$1[redacted]",
   ],
   [/\bBearer\s+[\w.~+/=-]+/gi, "Bearer [redacted]"],
   [/\bwh(?:sec|sk)_[\w+/=-]+/g, "[redacted]"],
   [/\beyJ[\w-]+\.[\w-]+\.[\w-]*/g, "[redacted]"],
-  // Phones of Kazakhstan and Russia, with and without separators.
-  [/(?<![\w.])(?:\+7|8|7)[\s(-]*\d{3}[\s)-]*\d{3}[\s-]*\d{2}[\s-]*\d{2}(?!\d)/g, "[phone]"],
+  // Phones of Kazakhstan and Russia, with and without separators; not the digits of a hexadecimal id.
+  [/(?<![\da-fA-F.])(?:\+7|8|7)[\s(-]*\d{3}[\s)-]*\d{3}[\s-]*\d{2}[\s-]*\d{2}(?!\d)/g, "[phone]"],
   [/[\w.+-]{1,64}@[\w-]+\.[\w.-]+/g, "[email]"],
 ];
 
@@ -45,7 +51,8 @@ function cut(text: string): string {
 /** A copy for logs: values under secret names are dropped, texts are redacted, depth and length are bounded. */
 export function redact(value: unknown, depth = 6): unknown {
   if (typeof value === "string") return redactText(value);
-  if (typeof value === "bigint") return value.toString();
+  if (typeof value === "bigint") return redactText(value.toString());
+  if (typeof value === "number") return redactText(String(value)) === String(value) ? value : redactText(String(value));
   if (typeof value !== "object" || value === null) return value;
   if (value instanceof Date) return value;
   if (value instanceof Error) return { name: value.name, message: redactText(value.message) };
