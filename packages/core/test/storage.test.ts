@@ -74,6 +74,42 @@ for (const { name, skipped, open } of testDatabases()) {
       expect((await storage.outbox.get("kept"))?.state).toBe("pending");
     });
 
+    test("inside the caller's transaction one claim that was lost does not make the others look lost", async () => {
+      const { db, dialect } = database;
+      await storage.outbox.enqueue(["1", "2", "3"].map(message));
+      const claimed = await storage.outbox.claim({ topic: "webhook", limit: 3, ttlMs: 1000 });
+      await storage.outbox.complete(claimed[2] as NonNullable<(typeof claimed)[2]>);
+      const kept = await transaction(db, dialect, (trx) =>
+        createKyselyStorage({ db: trx, dialect, clock }).outbox.completeAll(claimed),
+      );
+      expect(kept).toEqual([true, true, false]);
+      expect((await storage.outbox.get("1"))?.state).toBe("delivered");
+    });
+
+    test("a message is not handed out when an older one of its key was made due while it was claimed", async () => {
+      const ofKey = (id: string) => ({ ...message(id), key: "order-7" });
+      const claim = (outbox = storage.outbox) => outbox.claim({ topic: "webhook", limit: 10, ttlMs: 1000 });
+      await storage.outbox.enqueue(["old", "new", "newest"].map(ofKey));
+      const [old] = await claim();
+      await storage.outbox.bury(old as NonNullable<typeof old>, "gone");
+      let isFirst = true;
+      const redelivering: KyselyPlugin = {
+        transformQuery: ({ node }) => node,
+        async transformResult({ result }) {
+          const isFound = isFirst;
+          isFirst = false;
+          if (isFound) await storage.outbox.redeliver("old");
+          return result;
+        },
+      };
+      const racing = createKyselyStorage({ ...database, db: database.db.withPlugin(redelivering), clock });
+      const claimed = [...(await claim(racing.outbox)), ...(await claim())];
+      expect(claimed.map(({ id, attempt }) => [id, attempt])).toEqual([["old", 1]]);
+      for (const one of claimed) await storage.outbox.complete(one);
+      const [next] = await claim();
+      expect([next?.id, next?.attempt]).toEqual(["new", 1]);
+    });
+
     test("without a clock, leases and slots go by the database's time", async () => {
       const { leases, rateLimits, outbox } = createKyselyStorage(database);
       await leases.acquire("job", { holder: "a", ttlMs: 60_000 });

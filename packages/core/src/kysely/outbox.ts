@@ -16,7 +16,7 @@ const isFirstOfKey = sql<boolean>`not exists (select 1 from ${sql.table(table)} 
 /** Ends a transaction without its changes. */
 class SomeClaimLost extends Error {}
 
-export function createOutbox({ now, after, run, transaction, insertIfAbsent }: StorageDatabase): OutboxStore {
+export function createOutbox({ now, after, run, transaction, isJoined, insertIfAbsent }: StorageDatabase): OutboxStore {
   const due = (db: StorageKysely, topic: string) =>
     db
       .selectFrom(`${table} as message`)
@@ -59,6 +59,18 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
         .executeTakeFirst(),
     );
     return numUpdatedRows === 1n;
+  }
+
+  /** Undoes a claim that was not handed out. */
+  async function giveBack(claim: string, positions: readonly number[]): Promise<void> {
+    await run((db) =>
+      db
+        .updateTable(table)
+        .set({ claim: null, claim_ends_at: 0, attempts: sql`case when attempts > 0 then attempts - 1 else 0 end` })
+        .where("claim", "=", claim)
+        .where("position", "in", positions)
+        .execute(),
+    );
   }
 
   const complete = (message: ClaimedMessage): Promise<boolean> => end(message, { state: delivered, due_at: now() });
@@ -118,9 +130,20 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
         );
         if (numUpdatedRows === 0n) continue;
         const rows = await run((db) =>
-          db.selectFrom(table).selectAll().where("claim", "=", claim).orderBy("position").execute(),
+          db
+            .selectFrom(`${table} as message`)
+            .selectAll()
+            .select(isFirstOfKey.as("is_first"))
+            .where("message.claim", "=", claim)
+            .orderBy("message.position")
+            .execute(),
         );
-        return rows.map((row) => ({
+        // An older one was made due since we looked: not one of them beside the other.
+        const later = rows.filter(({ is_first }) => !Number(is_first)).map(({ position }) => position);
+        if (later.length > 0) await giveBack(claim, later);
+        if (later.length === rows.length) continue;
+        const first = rows.filter(({ position }) => !later.includes(position));
+        return first.map((row) => ({
           id: row.id,
           topic: row.topic,
           key: row.key,
@@ -134,7 +157,13 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
     },
     complete,
     async completeAll(messages) {
-      if (messages.length < 2) return Promise.all(messages.map(complete));
+      const oneByOne = async (): Promise<boolean[]> => {
+        const kept: boolean[] = [];
+        for (const message of messages) kept.push(await complete(message));
+        return kept;
+      };
+      // In a transaction of the caller what went too far could not be undone.
+      if (messages.length < 2 || isJoined) return oneByOne();
       const claims = [...new Set(messages.map(({ claim }) => claim))];
       try {
         await transaction(async (db) => {
@@ -155,10 +184,7 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
         return messages.map(() => true);
       } catch (error) {
         if (!(error instanceof SomeClaimLost)) throw error;
-        // Undone: one by one tells which of them it was.
-        const kept: boolean[] = [];
-        for (const message of messages) kept.push(await complete(message));
-        return kept;
+        return oneByOne(); // all is undone, and this tells which of them it was
       }
     },
     retry: (message, { delayMs, error }) => end(message, { due_at: after(delayMs), last_error: storable(error) }),
@@ -169,6 +195,14 @@ export function createOutbox({ now, after, run, transaction, insertIfAbsent }: S
       return transaction(async (db) => {
         const message = await db.selectFrom(table).select(["topic", "key"]).where("id", "=", id).executeTakeFirst();
         if (!message) return false;
+        // Locks what waits behind it: a claim of one of them is seen here, or sees this message when it looks again.
+        await db
+          .updateTable(table)
+          .set({ claim_ends_at: sql.ref("claim_ends_at") })
+          .where("state", "=", pending)
+          .where("topic", "=", message.topic)
+          .where("key", "=", message.key)
+          .execute();
         const { busyUntil } = await db
           .selectFrom(table)
           .select(({ fn }) => fn.max("claim_ends_at").as("busyUntil"))

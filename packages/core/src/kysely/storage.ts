@@ -42,6 +42,8 @@ export interface StorageDatabase {
   /** Runs one statement, again after a conflict. */
   run<T>(work: (db: StorageKysely) => Promise<T>): Promise<T>;
   transaction<T>(work: (db: StorageKysely) => Promise<T>): Promise<T>;
+  /** Everything happens inside a transaction of the caller: what we throw undoes nothing. */
+  readonly isJoined: boolean;
   insertIfAbsent(db: StorageKysely, table: keyof Tables, values: object): Promise<boolean>;
 }
 
@@ -54,6 +56,7 @@ export function createKyselyStorage({ db, dialect, clock, cipher = plainText }: 
     after: (ms) => sql<number>`${nowMs(dialect, clock)} + ${Math.ceil(ms)}`,
     run: (work) => (handle.isTransaction ? work(handle) : retryConflicts(() => work(handle))),
     transaction: (work) => transaction(handle, dialect, work),
+    isJoined: handle.isTransaction,
     insertIfAbsent: (inner, table, values) => insertIfAbsent(inner, dialect, table, values),
   };
   return {
