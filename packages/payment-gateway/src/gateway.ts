@@ -195,6 +195,11 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
   if (retryDelaysMs.some((delayMs) => !(delayMs >= 0))) throw new ConfigError("retryDelaysMs must not be negative");
   const breaker = { ...defaultBreaker, ...options.breaker };
   if (!(breaker.failures >= 1)) throw new ConfigError("breaker: failures must be at least 1");
+  // What waits behind a breaker has as long as all tries together would take.
+  const waitedMs = Math.max(
+    dayMs,
+    retryDelaysMs.reduce((sum, delayMs) => sum + delayMs, 0),
+  );
   const logger = redactingLogger(options.logger ?? console);
   const watched = watchProviders(readProviders(options.providers), {
     storage,
@@ -236,6 +241,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
       ...refunds.due,
     ],
     pollIntervalMs,
+    givingUp: { waitedMs, openings: Math.ceil(waitedMs / breaker.maxPauseMs) },
     cleanUp:
       options.cleanUp === false
         ? undefined

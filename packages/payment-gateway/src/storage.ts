@@ -225,6 +225,14 @@ export const originOf: (url: string) => string = memoize(1_000, (url) => {
   return `${origin.slice(0, maxOriginLength - digest.length - 1)}~${digest}`;
 });
 
+/** When a webhook that waits behind an open breaker is given up without further tries. */
+export interface GivingUpRule {
+  /** So long it has been due, in milliseconds. */
+  readonly waitedMs: number;
+  /** So often the breaker of its receiver has opened in a row. */
+  readonly openings: number;
+}
+
 /** Whether a failed try says something about the receiver: 410 is an answer, and a missing secret is our own matter. */
 export const isReceiversFault = ({ attempt, verdict }: FinishedDelivery): boolean =>
   verdict.state !== "delivered" && attempt.outcome !== "no_secret" && attempt.status !== 410;
@@ -497,6 +505,11 @@ export interface GatewayStorage {
   setEndpointState(merchant: string, id: string, state: "enabled" | "disabled"): Promise<boolean>;
   /** Forgets an endpoint with its secrets and drops what waits for it or was given up. */
   removeEndpoint(merchant: string, id: string): Promise<boolean>;
+  /**
+   * Gives up what has been due for `waitedMs` behind a breaker that opened `openings` times in a row or more, which means
+   * that its receiver failed every try of that time. At most `limit` of them. Resolves to how many.
+   */
+  giveUpWaiting(options: GivingUpRule & { readonly limit: number }): Promise<number>;
   /** Closes the breaker of a receiver. Resolves to `false` when there was none. */
   unblockReceiver(merchant: string, origin: string): Promise<boolean>;
 

@@ -3,6 +3,7 @@ import type { Deliverer } from "./delivery.ts";
 import type { DueWork } from "./due-work.ts";
 import type { Engine } from "./engine.ts";
 import type { CleanUpRule } from "./gateway.ts";
+import type { GivingUpRule } from "./storage.ts";
 
 const dayMs = 86_400_000;
 /** Rows of each kind in one go of the clean-up. */
@@ -21,6 +22,7 @@ export function createWorkLoop({
   deliverer,
   dueWork,
   pollIntervalMs,
+  givingUp,
   cleanUp,
   jobs: shareJobs,
 }: {
@@ -29,6 +31,7 @@ export function createWorkLoop({
   /** Each keeps its own pace, so that a slow provider holds up no other. */
   readonly dueWork: readonly DueWork[];
   readonly pollIntervalMs: number;
+  readonly givingUp: GivingUpRule;
   readonly cleanUp: CleanUpRule | undefined;
   readonly jobs: ((jobs: readonly Job[]) => Pick<JobEngine, "run">) | undefined;
 }): WorkLoop {
@@ -36,6 +39,11 @@ export function createWorkLoop({
   let wake: () => void = () => undefined;
 
   async function runCleanUp(signal?: AbortSignal): Promise<void> {
+    for (let isMore = true; isMore && !signal?.aborted; ) {
+      const webhooks = await storage.giveUpWaiting({ ...givingUp, limit: cleanUpBatch });
+      if (webhooks > 0) logger.error("webhooks were given up: their receivers failed for days", { webhooks });
+      isMore = webhooks > 0;
+    }
     if (!cleanUp) return;
     for (let isMore = true; isMore && !signal?.aborted; ) {
       const { payments, keys } = await storage.cleanUp({ ...cleanUp, limit: cleanUpBatch });

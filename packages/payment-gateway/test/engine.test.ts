@@ -595,6 +595,43 @@ describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
       expect((await storage.health()).pausedReceivers).toEqual([]);
     });
 
+    test("what waits for a receiver that failed every try for days is given up; a gateway that stood still gives up nothing", async () => {
+      const hour = 3_600_000;
+      const breaker = { failures: 1, pauseMs: 6 * hour, maxPauseMs: 6 * hour };
+      const options = { breaker, retryDelaysMs: Array(5).fill(6 * hour), expiryHoldMs: 0 }; // 30 hours, so five pauses
+      const gateway = start(options);
+      receiver.failNext(1_000);
+      const book = async (): Promise<string> => {
+        const id = await create(gateway);
+        await transfer(gateway, id);
+        return id;
+      };
+      const early: string[] = [];
+      for (let index = 0; index < 15; index++) early.push(await book());
+      await gateway.work();
+      clock.advance(40 * hour); // nothing ran meanwhile
+      const again = start(options);
+      await again.work();
+      expect((await storage.health()).exhausted).toBe(0);
+      for (let pause = 0; pause < 9; pause++) {
+        clock.advance(6 * hour);
+        await again.work();
+      }
+      const late = await book();
+      const rows = (await Promise.all(early.map((id) => storage.deliveriesOf(id)))).flat();
+      const waited = rows
+        .filter(({ state }) => state === "pending")
+        .map(({ dueAt }) => clock.now().getTime() - dueAt.getTime());
+      // Every try moves the due time of its webhook; the rest ends after 30 hours, at the next daily look.
+      expect(Math.max(...waited)).toBeLessThan(54 * hour);
+      expect(rows.filter(({ state, log }) => state === "exhausted" && log.length < 6).length).toBeGreaterThanOrEqual(5);
+      expect((await storage.deliveriesOf(late)).map(({ state }) => state)).toEqual(["pending"]);
+      receiver.failNext(0);
+      clock.advance(6 * hour);
+      await again.work();
+      expect(told(late)).toEqual(["paid"]);
+    });
+
     test("an endpoint that answers 410 is switched off, a payment's own address is given up for that event only", async () => {
       const gateway = start();
       await gateway.endpoints.add({ merchant: "shop", url: `${receiving.url}/all`, secret: "test_secret_key" });

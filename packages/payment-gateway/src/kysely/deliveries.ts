@@ -41,6 +41,7 @@ export function createDeliveries(
   | "redeliver"
   | "dismiss"
   | "deliveriesOf"
+  | "giveUpWaiting"
   | "unblockReceiver"
 > {
   /** One parameter on PostgreSQL: many make a statement that is new, long to read and long to plan each time. */
@@ -598,6 +599,45 @@ export function createDeliveries(
         dueAt: new Date(integer(row.due_at)),
         log: attempts.filter(({ delivery_id }) => delivery_id === row.id).map(toAttempt),
       }));
+    },
+
+    async giveUpWaiting({ waitedMs, openings, limit }) {
+      const waiting = await db
+        .selectFrom("gateway_delivery as d")
+        .innerJoin("gateway_receiver as r", (join) =>
+          join.onRef("r.merchant", "=", "d.merchant").onRef("r.origin", "=", "d.origin"),
+        )
+        .select("d.id")
+        .where("d.state", "=", "pending")
+        .where("d.lane", "in", [0, 1])
+        .where("d.due_at", "<=", later(-waitedMs))
+        .where("r.openings", ">=", openings)
+        .where("r.open_until", ">", 0)
+        .limit(limit)
+        .execute();
+      if (waiting.length === 0) return 0;
+      const { numUpdatedRows } = await db
+        .updateTable("gateway_delivery")
+        .set({ state: "exhausted", due_at: now() })
+        .where(
+          among(
+            "id",
+            waiting.map(({ id }) => text(id)),
+          ),
+        )
+        .where(sql`coalesce(state, '')`, "=", "pending")
+        .where(sql`coalesce(due_at, 0)`, "<=", later(-waitedMs))
+        .where(({ eb, or }) => or([eb("claim", "is", null), eb("claim_ends_at", "<=", now())]))
+        // A try may have got through since.
+        .where(
+          sql<SqlBool>`exists (
+            select 1 from gateway_receiver r
+            where r.merchant = gateway_delivery.merchant and r.origin = gateway_delivery.origin
+              and r.openings >= ${openings} and r.open_until > 0
+          )`,
+        )
+        .executeTakeFirst();
+      return Number(numUpdatedRows);
     },
 
     async unblockReceiver(merchant, origin) {

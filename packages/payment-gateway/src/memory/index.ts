@@ -573,6 +573,20 @@ export function createPaymentGatewayMemoryStorage({
           log: [...log],
         }));
     },
+    async giveUpWaiting({ waitedMs, openings, limit }) {
+      const waiting = deliveries
+        .filter((row) => row.state === "pending" && isFree(row) && row.dueAt <= now() - waitedMs)
+        .filter(({ event, url }) => {
+          const receiver = receiverOf(event.merchant, url);
+          return receiver !== undefined && receiver.openings >= openings && receiver.openUntil > 0;
+        })
+        .slice(0, limit);
+      for (const row of waiting) {
+        row.state = "exhausted";
+        row.dueAt = now();
+      }
+      return waiting.length;
+    },
     async unblockReceiver(merchant, origin) {
       return receivers.delete(rowKey(merchant, origin));
     },

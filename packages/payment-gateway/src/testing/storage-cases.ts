@@ -886,6 +886,60 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "gives up what waited too long behind a breaker that opened often enough, and nothing else",
+    async run({ storage, clock }) {
+      const rule = { failures: 1, pauseMs: 30_000, maxPauseMs: 30_000 };
+      const givingUp = { waitedMs: 60_000, openings: 3, limit: 10 };
+      const create = async (id: string, host: string) => {
+        await storage.createPayment(payment(id, clock, { webhookUrl: `https://${host}.example/hook` }));
+        await storage.change(id, (current) => pay(current, `t-${id}`, 10_000n));
+        clock.advance(1);
+      };
+      for (const id of ["d1", "d2", "d3", "d4"]) await create(id, "dead");
+      for (const id of ["f1", "f2"]) await create(id, "flaky");
+      await create("w1", "well"); // due as long as these, and simply not sent yet
+      const claim = (count: number, host: string) =>
+        storage.claimDeliveries({
+          ...claimOne,
+          limit: count,
+          receivers: {
+            limit: count,
+            running: new Map(
+              ["dead", "flaky", "well"]
+                .filter((other) => other !== host)
+                .map((other) => [`https://${other}.example`, count]),
+            ),
+          },
+        });
+      const fail = async (host: string) => {
+        const [delivery] = (await claim(1, host)) as [ClaimedDelivery];
+        await finish(storage, delivery, clock, { state: "pending", delayMs: 10 * 60_000 }, rule);
+        return delivery.paymentId;
+      };
+      deepEqual([await fail("dead"), await fail("flaky")], ["d1", "f1"]);
+      clock.advance(60_000);
+      deepEqual(await storage.giveUpWaiting(givingUp), 0); // long enough, not often enough
+      deepEqual(await fail("dead"), "d2");
+      clock.advance(30_000);
+      deepEqual(await fail("dead"), "d3");
+      await create("d5", "dead");
+      deepEqual(await storage.giveUpWaiting({ ...givingUp, waitedMs: 120_000 }), 0); // often enough, not long enough
+      clock.advance(30_000);
+      const [held] = (await claim(1, "dead")) as [ClaimedDelivery]; // the next probe is under way
+      deepEqual(held.paymentId, "d4");
+      deepEqual(await storage.giveUpWaiting(givingUp), 0);
+      clock.advance(1_000);
+      deepEqual(await storage.giveUpWaiting({ ...givingUp, limit: 1 }), 1);
+      deepEqual(await storage.giveUpWaiting(givingUp), 0);
+      const states = await Promise.all(
+        ["d1", "d2", "d3", "d4", "d5", "f2", "w1"].map(async (id) => (await storage.deliveriesOf(id))[0]?.state),
+      );
+      deepEqual(states, ["pending", "pending", "pending", "exhausted", "pending", "pending", "pending"]);
+      equal(await finish(storage, held, clock, { state: "delivered" }), true); // its answer came late, and counts
+      equal((await storage.deliveriesOf("d4"))[0]?.state, "delivered");
+    },
+  },
+  {
     name: "closes a breaker when a person asks, by the receiver or by the event",
     async run({ storage, clock }) {
       const rule = { failures: 1, pauseMs: 30_000, maxPauseMs: 30_000 };
