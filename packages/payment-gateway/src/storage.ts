@@ -463,8 +463,8 @@ export interface GatewayStorage {
    */
   finishDeliveries(finished: readonly FinishedDelivery[], breaker: BreakerRule): Promise<readonly boolean[]>;
   /**
-   * Gives claims back whose tries were not begun, so that they use up no schedule; each that still holds is due at once. A
-   * lost claim changes nothing.
+   * Gives claims back whose tries were not begun, so that they use up no schedule; each that still holds is due at once, but
+   * for the one try of a breaker, whose turn comes again when its claim would have ended. A lost claim changes nothing.
    */
   releaseDeliveries(claimed: readonly ClaimedDelivery[]): Promise<void>;
   /**

@@ -561,6 +561,27 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "lets the one try of a breaker through again when a claim that was given back would have ended",
+    async run({ storage, clock }) {
+      const rule = { failures: 1, pauseMs: 30_000, maxPauseMs: 30_000 };
+      await storage.createPayment(payment("p1", clock));
+      await storage.change("p1", (current) => pay(current, "t1", 1n));
+      const [first] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
+      await finish(storage, first, clock, { state: "pending", delayMs: 0 }, rule);
+      clock.advance(30_000);
+      const trial = await storage.claimDeliveries(claimOne);
+      equal(trial.length, 1);
+      await storage.releaseDeliveries(trial);
+      clock.advance(999);
+      deepEqual(await storage.claimDeliveries(claimOne), []);
+      clock.advance(1);
+      deepEqual(
+        (await storage.claimDeliveries(claimOne)).map(({ attempt, scheduleAttempt }) => [attempt, scheduleAttempt]),
+        [[2, 2]],
+      );
+    },
+  },
+  {
     name: "books and tells of money although the receiver's host is as long as a host may be",
     async run({ storage, clock }) {
       const host = (last: string) => `${`${"a".repeat(63)}.`.repeat(3)}${last.repeat(61)}`;
