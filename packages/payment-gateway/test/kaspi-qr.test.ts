@@ -297,6 +297,43 @@ describe("a QR or link", () => {
     });
   });
 
+  describe("a session that an earlier version wrote", () => {
+    const rewrite = (id: string, change: (attempt: Record<string, unknown>) => object) =>
+      qr.world.storage.change(id, (payment) => {
+        const session = JSON.parse(payment.session ?? "");
+        return {
+          payment: { ...payment, session: JSON.stringify({ ...session, attempts: session.attempts.map(change) }) },
+        };
+      });
+
+    test("as paid before it booked the money: the money is booked", async () => {
+      const { fake, pass, remote } = await start();
+      const { id } = await create(50_000n);
+      await press(id);
+      fake.pay(remote({ id }).id);
+      await rewrite(id, (attempt) => ({
+        ...attempt,
+        state: "paid",
+        transactionId: remote({ id }).id,
+        paidMinor: "50000",
+      }));
+      await pass(7_200_000, 600_000);
+      expect(await get(id)).toMatchObject({ status: "paid", paidMinor: 50_000n, late: false });
+    });
+
+    test("with the last moment of a QR ends that QR", async () => {
+      const { pass } = await start();
+      const { id } = await create(50_000n, 86_400_000);
+      await press(id);
+      await rewrite(id, ({ pauseMs, ...attempt }) => {
+        const { lifeMs, ...facts } = attempt.facts as Record<string, string>;
+        return { ...attempt, facts: { ...facts, lastMoment: String(Number(attempt.startedAt) + Number(lifeMs)) } };
+      });
+      await pass(300_000, 5_000);
+      expect((await get(id)).status).toBe("pending");
+    });
+  });
+
   test("only a payment that may be paid shows a button, and a press on an old page begins nothing", async () => {
     const { fake, provider, world, pass } = await start({ options: { remoteInvoices: true } });
     const buttons = async (id: string) => {

@@ -1,3 +1,4 @@
+import { silentLogger } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { afterEach, describe, expect, test } from "vitest";
 import { createKaspiSmartposProvider, readTenge, registerKaspiSmartpos } from "../src/providers/kaspi-smartpos.ts";
@@ -428,6 +429,34 @@ describe("tokens", () => {
     await press(id);
     expect([calls("payment"), (await get(id)).status]).toEqual([0, "pending"]);
     expect(provider.attempts?.(await get(id))).toMatchObject([{ reason: expect.stringContaining("token") }]);
+  });
+
+  test("that cannot be read from the storage: nothing is started, and the payer may try again", async () => {
+    const tokens = createMemoryStorage({});
+    let isBroken = false;
+    const errors: string[] = [];
+    await start({
+      options: {
+        logger: { ...silentLogger, error: (message) => errors.push(message) },
+        storage: {
+          leases: tokens.leases,
+          tokens: {
+            ...tokens.tokens,
+            get: (key) => (isBroken ? Promise.reject(new Error("encrypted with the key a")) : tokens.tokens.get(key)),
+          },
+        },
+      },
+    });
+    const payment = await create();
+    isBroken = true;
+    expect((await press(payment.id)).headers.get("location")).toContain("problem=attempt");
+    expect(calls("payment")).toBe(0);
+    const { status, needsAttention } = await get(payment.id);
+    expect([status, needsAttention, errors]).toEqual([
+      "pending",
+      undefined,
+      ["kaspi-smartpos: the token could not be read or stored"],
+    ]);
   });
 
   test("105: a name that is registered already is refused with its code", async () => {

@@ -640,6 +640,29 @@ describe("robokassa", () => {
     expect(await get(payment.id)).toMatchObject({ refundedMinor: 20_000n, refundingMinor: 0n });
   });
 
+  test("refunds that an earlier version wrote as text are followed, and none is asked for again", async () => {
+    const { fake, pay, gateway } = await openRobokassa({ refunds: true });
+    const { payment } = await create();
+    await pay(payment);
+    for (const amountMinor of [20_000n, 10_000n]) {
+      await gateway.payments.refund({ merchant: "shop", id: payment.id, amountMinor });
+    }
+    const [running, lost] = await gateway.payments.refunds("shop", payment.id);
+    const [{ requestId } = { requestId: "" }] = fake.refunds;
+    const refunds = { [running?.id ?? ""]: requestId, [lost?.id ?? ""]: "asking" };
+    await world.storage.change(payment.id, (current) => ({
+      payment: { ...current, session: `3000000000 ${JSON.stringify(refunds)}` },
+    }));
+    fake.endRefund(requestId, "finished");
+    await pass(300_000, 60_000);
+    expect(await get(payment.id)).toMatchObject({
+      refundedMinor: 20_000n,
+      refundingMinor: 10_000n,
+      needsAttention: expect.stringContaining("whether a refund was taken is not known"),
+    });
+    expect(fake.refunds).toHaveLength(2);
+  });
+
   test("a refund that Robokassa is at cannot be ended by a person who was called for another one; each is ended on its own", async () => {
     const { fake, pay, loseRefundReply, gateway } = await openRobokassa({ refunds: true });
     const { payment } = await create();

@@ -244,7 +244,11 @@ export function createAttempts(driver: AttemptDriver): Attempts {
     const attempt = session.attempts.at(-1);
     if (!attempt) return { state: "waiting" };
     if (attempt.state === "failed") return { state: "ended" };
-    if (attempt.state === "paid") return { state: "waiting" }; // its money was booked in the same transaction
+    if (attempt.state === "paid") {
+      // Its money was booked in the same transaction; an earlier version stored it first.
+      const isBooked = (await context.findBooking(moneyOf(attempt, payment).transactionId)) !== undefined;
+      return isBooked ? { state: "waiting" } : say(attempt, payment);
+    }
     const isEnd = nowMs() >= endOf(payment, attempt);
     const cancel = why === "cancel" && attempt.state !== "starting" ? driver.cancel?.(attempt) : undefined;
     if (!cancel && (!isDue(attempt, nowMs()) || (attempt.onDemand && why !== "wanted" && !isEnd))) {

@@ -252,7 +252,9 @@ const lostInvoice: Finding = {
 function judge(attempt: Attempt, data: Data, nowMs: number): Finding {
   const status = optionalText(data, "Status") ?? "";
   const askAgainMs = intervalOf(attempt);
-  const lifeMs = Number(attempt.facts.lifeMs ?? Number.POSITIVE_INFINITY);
+  // An earlier version stored the last moment in its place.
+  const lastMoment = Number(attempt.facts.lastMoment ?? Number.POSITIVE_INFINITY);
+  const lifeMs = Number(attempt.facts.lifeMs ?? lastMoment - attempt.startedAt);
   const livedMs = attempt.livedMs ?? 0;
   switch (status) {
     case "QrTokenCreated":

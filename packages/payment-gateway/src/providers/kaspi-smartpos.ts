@@ -10,6 +10,7 @@ import {
   type Refusal,
   RequestError,
   ResponseShapeError,
+  redactingLogger,
   SdkError,
   type StoredToken,
   systemClock,
@@ -422,20 +423,11 @@ function createClient(options: KaspiSmartposOptions): HttpClient {
   });
 }
 
-/** Whatever happens on the way to a token, the operation that needs it was not sent. */
-async function ready(token: Promise<StoredToken>): Promise<StoredToken> {
-  try {
-    return await token;
-  } catch (error) {
-    if (!SdkError.isInstance(error)) throw error;
-    throw new RequestError(error.message, { vendor: "kaspi-smartpos", code: "network", outcome: "not-executed" });
-  }
-}
-
 /** Calls with a token; one that the terminal refuses is renewed once. Nothing else is sent twice. */
 function createTerminal(options: KaspiSmartposOptions) {
   const client = createClient(options);
   const { clock = systemClock, name } = options;
+  const logger = redactingLogger(options.logger ?? console);
   const keeper = createTokenKeeper({
     vendor: "kaspi-smartpos",
     key: tokenKey(options),
@@ -458,6 +450,19 @@ function createTerminal(options: KaspiSmartposOptions) {
       ),
     ...(options.logger ? { logger: options.logger } : {}),
   });
+
+  /** Whatever happens on the way to a token, the operation that needs it was not sent. */
+  async function ready(token: Promise<StoredToken>): Promise<StoredToken> {
+    try {
+      return await token;
+    } catch (error) {
+      if (!SdkError.isInstance(error)) logger.error("kaspi-smartpos: the token could not be read or stored", { error });
+      const message = SdkError.isInstance(error)
+        ? error.message
+        : "kaspi-smartpos: the token could not be read or stored; the log says why";
+      throw new RequestError(message, { vendor: "kaspi-smartpos", code: "network", outcome: "not-executed" });
+    }
+  }
 
   return async (operation: string, parameters: Readonly<Record<string, string>>): Promise<Data> => {
     const send = async (accessToken: string): Promise<Data> =>

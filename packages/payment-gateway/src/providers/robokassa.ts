@@ -234,9 +234,19 @@ function readSession({ session = "" }: Payment): {
   readonly refunds: Readonly<Record<string, RefundEntry>>;
 } {
   const at = session.indexOf(" ");
-  return at < 0
-    ? { invId: session, refunds: {} }
-    : { invId: session.slice(0, at), refunds: JSON.parse(session.slice(at + 1)) };
+  if (at < 0) return { invId: session, refunds: {} };
+  const refunds = Object.entries(JSON.parse(session.slice(at + 1)) as Readonly<Record<string, RefundEntry | string>>);
+  return {
+    invId: session.slice(0, at),
+    refunds: Object.fromEntries(refunds.map(([key, entry]) => [key, readRefund(entry)])),
+  };
+}
+
+/** An earlier version wrote the state as text, and Robokassa's id in the place of `open`. */
+function readRefund(entry: RefundEntry | string): RefundEntry {
+  if (typeof entry !== "string") return entry;
+  const state = (["unsent", "asking", "refused", "settled"] as const).find((one) => one === entry);
+  return state === undefined ? { state: "open", requestId: entry } : { state };
 }
 
 function createRefund(
