@@ -12,8 +12,9 @@ export interface ListOptions {
   /** Continue after this id: the id of the last row that was seen. */
   readonly after?: string;
   /**
-   * Requests side by side, each for up to 2 500 rows, which wait in memory until their turn. 1 reads one after the other, and
-   * for a list that is known to be short it spares the look at the last id.
+   * Requests side by side, each for up to 2 500 rows. What one of them brings waits in memory for its turn: when the first
+   * is slow, up to twice as many rows as they bring together. 1 reads one after the other, and for a list that is known to be
+   * short it spares the look at the last id.
    * @defaultValue 8
    */
   readonly parallel?: number;
@@ -52,6 +53,8 @@ interface Range {
   readonly to: bigint | undefined;
   readonly pages: (readonly Row[])[];
   state: "open" | "asked" | "read";
+  /** Pages in a row that the portal could not answer. */
+  troubles: number;
 }
 
 /**
@@ -79,7 +82,7 @@ export function createList({
   ) => Promise<Readonly<Record<string, BatchItem>>>;
   /** Seconds that a page lately took. */
   readonly costOf: (method: string) => number;
-  /** Of a page that the portal could not answer, in a row; the first after so long, then after twice as long. */
+  /** Of a page that the portal could not answer; the first after so long, then after twice as long. */
   readonly retries: number;
   readonly minDelayMs: number;
   readonly clock: Clock;
@@ -145,7 +148,7 @@ export function createList({
     }
 
     const start = BigInt(options.after ?? "0");
-    const head: Range = { from: start, to: undefined, pages: [], state: "open" };
+    const head: Range = { from: start, to: undefined, pages: [], state: "open", troubles: 0 };
     if (!fitsIntoCommand(parameters)) {
       while (head.state !== "read") {
         take(head, readPage((await request(method, pageAfter(head.from.toString()), callOptions)).result, method).rows);
@@ -185,12 +188,16 @@ export function createList({
     /** Of the last range, to see its end and what was added behind the last id. */
     const spareOf = (last: bigint): number => Math.ceil(((Number(last - start) * expected()) / pageSize) * sparePages);
 
-    /** The next request: what ranges have left, then a new piece of the last one. */
-    function plan(): readonly { readonly range: Range; readonly pages: number }[] {
+    /** The next request: what ranges have left, then a new piece of the last one; `firstOnly` while too much waits for it. */
+    function plan({
+      firstOnly,
+    }: {
+      readonly firstOnly: boolean;
+    }): readonly { readonly range: Range; readonly pages: number }[] {
       const parts: { range: Range; pages: number }[] = [];
       let room = chainLength();
       for (const [index, range] of ranges.entries()) {
-        if (room === 0) break;
+        if (room === 0 || (firstOnly && index > 0)) break;
         if (range.state !== "open") continue;
         if (rowsPath === undefined) {
           range.state = "asked";
@@ -213,9 +220,11 @@ export function createList({
           const isLoose = share === room && left <= parallel && left * share - wanted >= left;
           const span = BigInt(Math.max(1, Math.floor(((share - (isLoose ? 1 : 0)) * pageSize) / expected())));
           const to = range.from + span;
-          const piece: Range = { from: range.from, to, pages: [], state: "asked" };
+          // What the range has brought comes before the rest, so it goes with the piece.
+          const piece: Range = { ...range, to, pages: range.pages.splice(0), state: "asked" };
           ranges.splice(index, 0, piece);
           range.from = to;
+          range.troubles = 0;
           parts.push({ range: piece, pages: Math.min(room, share + 1) });
           break;
         }
@@ -227,11 +236,9 @@ export function createList({
       return parts;
     }
 
-    /** Pages in a row that the portal could not answer. */
-    let troubles = 0;
-
     async function ask(parts: ReturnType<typeof plan>): Promise<void> {
       let failure: ApiError | undefined;
+      const stumbled = new Set<Range>();
       const commands: Record<string, BatchCommand> = {};
       for (const [part, { range, pages }] of parts.entries()) {
         for (let page = 0; page < pages; page++) {
@@ -262,9 +269,11 @@ export function createList({
           if (page === "later") break; // the method has to rest; the next request waits for it
           if (page instanceof ApiError) {
             failure = page; // what follows referred to it
+            range.troubles++;
+            stumbled.add(range);
             break;
           }
-          troubles = 0;
+          range.troubles = 0;
           rowsPath ??= page.path;
           const firstId = index === 0 && density === undefined && page.rows.length > 1 ? idOf(page.rows[0]) : undefined;
           take(range, page.rows);
@@ -274,15 +283,17 @@ export function createList({
           // What follows a short page referred to a row that is not there, and means nothing.
           if (range.state === "read") break;
         }
-        if (range.state === "asked") range.state = "open";
+        if (range.state === "asked" && !stumbled.has(range)) range.state = "open";
         const span = Number((range.state === "read" ? (range.to ?? range.from) : range.from) - from);
         // What a range had left says little. A piece without a row says that there are few.
         if (span > 0 && pages >= firstChain) learn(Math.max(rows, 1) / span);
       }
       if (failure === undefined) return;
       // The portal stumbled: a listing only reads, so it asks again, from where each range stands.
-      if (++troubles > retries) throw failure;
+      const troubles = Math.max(...[...stumbled].map((range) => range.troubles));
+      if (troubles > retries) throw failure;
       await clock.sleep(minDelayMs * 2 ** (troubles - 1), callOptions.signal);
+      for (const range of stumbled) range.state = "open";
     }
 
     try {
@@ -299,7 +310,8 @@ export function createList({
         // Until the end is known one request goes alone.
         const limit = lastId === undefined ? 1 : parallel;
         while (underWay.size < limit) {
-          const parts = plan();
+          const waiting = ranges.reduce((pages, range) => pages + range.pages.length, 0);
+          const parts = plan({ firstOnly: waiting >= parallel * longestChain });
           if (parts.length === 0) break;
           const task: Promise<void> = ask(parts).finally(() => underWay.delete(task));
           task.catch(() => undefined); // seen by the race, or no longer wanted

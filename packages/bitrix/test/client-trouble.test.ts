@@ -1,4 +1,4 @@
-import { ApiError, silentLogger } from "@orderbridge/core";
+import { ApiError, type Clock, silentLogger, systemClock } from "@orderbridge/core";
 import { createMemoryStorage } from "@orderbridge/core/memory";
 import { createFakeClock, fetchFrom } from "@orderbridge/core/testing";
 import { describe, expect, test } from "vitest";
@@ -140,6 +140,133 @@ test("an answer of 50 pages of long rows is read", async () => {
   const { bitrix } = portalThatAnswers({ result: { result: { c0: rows } } });
   const [page] = await bitrix.batch([{ method: "crm.deal.list" }]);
   expect(page).toMatchObject({ state: "done", result: { length: 2_500 } });
+});
+
+describe("a listing whose first range does not come", () => {
+  type Answer = { readonly result?: { readonly result?: Readonly<Record<string, { readonly items?: unknown[] }>> } };
+  const rowsIn = ({ result }: Answer): number =>
+    Object.entries(result?.result ?? {}).reduce(
+      (sum, [key, { items = [] }]) => sum + (key === "end" ? 0 : items.length),
+      0,
+    );
+
+  /** Until nothing more comes. */
+  async function noMore(count: () => number): Promise<void> {
+    for (let before = -1, quiet = 0; quiet < 200; quiet = count() === before ? quiet + 1 : 0) {
+      before = count();
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  }
+
+  test("reads no more ahead than twice 2 500 rows for each request side by side", async () => {
+    const fake = createFakeBitrix({ bucket: { perSecond: 1000, capacity: 1000 }, costs: { "crm.item.list": 0 } });
+    for (let index = 0; index < 25_000; index++) fake.addDeal({});
+    const handle = fetchFrom(fake.handle);
+    const { promise: gate, resolve: letGo } = Promise.withResolvers<void>();
+    let requests = 0;
+    let arrived = 0;
+    const bitrix = createBitrix({
+      webhookUrl: fake.webhookUrl(origin),
+      async fetch(...request) {
+        const isFirstRange = ++requests === 2;
+        const answer = await handle(...request);
+        if (isFirstRange) await gate;
+        arrived += rowsIn((await answer.clone().json()) as Answer);
+        return answer;
+      },
+      plan: { intervalMs: 0.001, capacity: 1 },
+    });
+    let seen = 0;
+    const read = async () => {
+      for await (const _deal of bitrix.deals.list({}, { parallel: 2 })) seen++;
+    };
+    const reading = read();
+    await noMore(() => requests);
+    const waiting = arrived - seen;
+    letGo();
+    await reading;
+    expect(seen).toBe(25_000);
+    expect(waiting).toBeGreaterThan(2_500);
+    expect(waiting).toBeLessThanOrEqual(2 * 2 * 2_500);
+  });
+
+  test("keeps the order of the ids when the last range stumbles meanwhile and is divided", async () => {
+    const fake = createFakeBitrix({ bucket: { perSecond: 1000, capacity: 1000 }, costs: { "crm.item.list": 0 } });
+    const ids = Array.from({ length: 1_850 }, () => fake.addDeal({}).id);
+    let pagesOfLast = 0;
+    fake.setBeforeCommand((_method, { filter = {} }) => {
+      const { ">id": after, "<=id": to } = filter as Record<string, unknown>;
+      if (to !== undefined || !(Number(after) > Number(ids[100])) || ++pagesOfLast !== 3) return undefined;
+      return { status: 500, error: "INTERNAL_SERVER_ERROR", description: "" };
+    });
+    const handle = fetchFrom(fake.handle);
+    const { promise: gate, resolve: letGo } = Promise.withResolvers<void>();
+    let requests = 0;
+    const bitrix = createBitrix({
+      webhookUrl: fake.webhookUrl(origin),
+      async fetch(...request) {
+        const isFirstRange = ++requests === 2;
+        const answer = await handle(...request);
+        if (isFirstRange) await gate;
+        return answer;
+      },
+      plan: { intervalMs: 0.001, capacity: 1 },
+      minDelayMs: 1,
+    });
+    const seen: number[] = [];
+    const read = async () => {
+      for await (const { id } of bitrix.deals.list({}, { parallel: 3 })) seen.push(Number(id));
+    };
+    const reading = read();
+    await noMore(() => requests);
+    letGo();
+    await reading;
+    expect(pagesOfLast).toBeGreaterThan(3);
+    expect(seen).toEqual(ids);
+  });
+
+  test("is given up after its retries, whatever the other ranges bring", async () => {
+    const fake = createFakeBitrix({ bucket: { perSecond: 1000, capacity: 1000 }, costs: { "crm.item.list": 0 } });
+    const ids = Array.from({ length: 25_000 }, () => fake.addDeal({}).id);
+    let asked = 0;
+    let requests = 0;
+    fake.setBeforeCommand((_method, parameters) => {
+      requests++;
+      if ((parameters.filter as Record<string, unknown> | undefined)?.[">id"] !== String(ids[49])) return undefined;
+      asked++;
+      return { status: 500, error: "INTERNAL_SERVER_ERROR", description: "" };
+    });
+    const pauses: number[] = [];
+    const ends: (() => void)[] = [];
+    const clock: Clock = {
+      ...systemClock,
+      sleep(ms, signal) {
+        if (ms < 1_000 || ms === 65_000) return systemClock.sleep(ms, signal); // slots, timeouts
+        pauses.push(ms);
+        return new Promise((resolve) => ends.push(resolve));
+      },
+    };
+    const bitrix = createBitrix({
+      webhookUrl: fake.webhookUrl(origin),
+      fetch: fetchFrom(fake.handle),
+      plan: { intervalMs: 0.001, capacity: 1 },
+      clock,
+      minDelayMs: 1_000,
+      retries: 4,
+    });
+    let seen = 0;
+    const read = async () => {
+      for await (const _deal of bitrix.deals.list()) seen++;
+    };
+    const reading = expect(read()).rejects.toMatchObject({ vendorCode: "INTERNAL_SERVER_ERROR" });
+    for (let time = 1; time <= 4; time++) {
+      await noMore(() => requests);
+      expect(asked).toBe(time);
+      ends.shift()?.();
+    }
+    await reading;
+    expect([seen, asked, pauses]).toEqual([50, 5, [1_000, 2_000, 4_000, 8_000]]);
+  });
 });
 
 test("a storage that fails once does not spoil the client for ever", async () => {
