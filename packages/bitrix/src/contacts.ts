@@ -3,7 +3,7 @@ import { createOnce, equalTo, holds, idText, optionalText, readAnswer } from "./
 import type { Bitrix } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
 import type { ListOptions } from "./list.ts";
-import type { Parameters } from "./parameters.ts";
+import { type Parameters, withFields } from "./parameters.ts";
 
 /** One phone or e-mail of a contact. */
 export interface ContactValue {
@@ -90,6 +90,8 @@ function toContact(row: unknown): Contact {
   };
 }
 
+/** What a `Contact` is made of: asked for beside what a `select` names. */
+const contactFields = ["ID", "NAME", "LAST_NAME", "PHONE", "EMAIL", "ORIGINATOR_ID", "ORIGIN_ID"];
 /** `*` holds neither user fields nor phones and e-mails. */
 const select = ["*", "UF_*", "PHONE", "EMAIL"];
 
@@ -176,7 +178,8 @@ export function createContacts(bitrix: Pick<Bitrix, "call" | "list">): Contacts 
       return read(id);
     },
     async *list(parameters = {}, options = {}) {
-      for await (const row of bitrix.list("crm.contact.list", { select, ...parameters }, options)) yield toContact(row);
+      const all = withFields({ select, ...parameters }, contactFields);
+      for await (const row of bitrix.list("crm.contact.list", all, options)) yield toContact(row);
     },
   };
 }

@@ -4,7 +4,7 @@ import { createCategories, type Stage } from "./categories.ts";
 import { createDealPayments, type DealPayments } from "./deal-payments.ts";
 import { createItems, type Item } from "./items.ts";
 import type { ListOptions } from "./list.ts";
-import { type Parameters, withFields } from "./parameters.ts";
+import type { Parameters } from "./parameters.ts";
 import { createUserFields, type UserFields } from "./user-fields.ts";
 
 /** A deal as `crm.item` gives it. User fields keep their original names. */
@@ -40,8 +40,6 @@ export interface Deals {
 }
 
 const dealEntity = 2;
-/** What a `Deal` is made of: asked for beside what a `select` names. */
-const dealFields = ["id", "title", "stageId", "categoryId", "movedTime", "updatedTime", "originatorId", "originId"];
 
 function toDeal(item: Item): Deal {
   const { id, title, stageId, categoryId = "0", movedTime, updatedTime, originatorId, originId, fields } = item;
@@ -62,7 +60,7 @@ export function createDeals(bitrix: Pick<Bitrix, "call" | "list">): Deals {
     add: async ({ originatorId, originId, fields }) =>
       toDeal(await items.add({ match: { originatorId, originId }, fields })),
     async *list(parameters = {}, options) {
-      for await (const item of items.list(withFields(parameters, dealFields), options)) yield toDeal(item);
+      for await (const item of items.list(parameters, options)) yield toDeal(item);
     },
     stages: (categoryId) => categories.dictionary(categoryId === "0" ? "DEAL_STAGE" : `DEAL_STAGE_${categoryId}`),
     userFields: createUserFields(bitrix),

@@ -3,7 +3,7 @@ import { createOnce, equalTo, holds, idText, isRefusal, optionalId, optionalText
 import type { Bitrix, CallOptions } from "./bitrix.ts";
 import { InputError } from "./errors.ts";
 import type { ListOptions } from "./list.ts";
-import type { Parameter, Parameters } from "./parameters.ts";
+import { type Parameter, type Parameters, withFields } from "./parameters.ts";
 
 /** An element of any CRM type as `crm.item` gives it: a deal, a smart invoice, an element of a smart process. */
 export interface Item {
@@ -50,6 +50,8 @@ const itemSchema = v.looseObject({
   originatorId: optionalText,
   originId: optionalText,
 });
+/** Asked for beside what a `select` names; what the type does not have is left out. */
+const itemFields = Object.keys(itemSchema.entries);
 const answerSchema = v.object({ item: v.unknown() });
 
 function toItem(value: unknown, method: string): Item {
@@ -122,7 +124,8 @@ export function createItems(bitrix: Pick<Bitrix, "call" | "list">, entityTypeId:
     update: (id, fields, options) => call("crm.item.update", { id, fields }, options),
     async *list(parameters = {}, options = {}) {
       const filter = parameters.filter === undefined ? {} : { filter: withNumbers(parameters.filter) };
-      for await (const item of bitrix.list("crm.item.list", { ...parameters, ...filter, ...common }, options)) {
+      const all = withFields({ ...parameters, ...filter, ...common }, itemFields);
+      for await (const item of bitrix.list("crm.item.list", all, options)) {
         yield toItem(item, "crm.item.list");
       }
     },

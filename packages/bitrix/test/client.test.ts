@@ -536,6 +536,20 @@ describe("list", () => {
     fake.addShopOrder({ id: 146, statusId: "P", payed: "Y" });
     const orders = bitrix.orders.list({ select: ["id"] });
     expect((await orders.next()).value).toMatchObject({ id: "146", statusId: "P", paid: true });
+    const items = bitrix.items(2).list({ select: ["id", "opportunity"] });
+    expect((await items.next()).value).toMatchObject({ title: "Гүл", stageId: "C9:NEW", categoryId: "9" });
+    await bitrix.contacts.add({
+      originatorId: "shop",
+      originId: "buyer-5",
+      fields: { NAME: "Айгүл" },
+      phones: [{ value: "+77010000001" }],
+    });
+    const contacts = bitrix.contacts.list({ select: ["ID", "DATE_CREATE"] });
+    expect((await contacts.next()).value).toMatchObject({
+      name: "Айгүл",
+      phones: [{ value: "+77010000001" }],
+      originId: "buyer-5",
+    });
   });
 
   test.each(["FILTER", "ORDER", "SELECT", "START"])(
