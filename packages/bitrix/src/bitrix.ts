@@ -104,7 +104,10 @@ export interface Bitrix {
   call<Result = unknown>(method: string, parameters?: Parameters, options?: CallOptions): Promise<Result>;
   /** {@link Bitrix.call} with `total` and `next`. */
   request(method: string, parameters?: Parameters, options?: CallOptions): Promise<Envelope>;
-  /** Runs many commands, 50 in a request, and tells of each what became of it. Never rejects for a failed command. */
+  /**
+   * Runs many commands, up to 50 in a request and as many as its time allows, and tells of each what became of it. Never
+   * rejects for a failed command.
+   */
   batch<const Commands extends Readonly<Record<string, BatchCommand>> | readonly BatchCommand[]>(
     commands: Commands,
     options?: BatchOptions,

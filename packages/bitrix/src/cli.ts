@@ -26,8 +26,8 @@ const help = `usage: bitrix <command> [options]
        [--after <id>]             goes on after this id
        [--id-field <name>]        field of the id in a row, e.g. ID, where the method's is another than usual
        [--filter-field <name>]    name of the id in the filter, where it is another one than in the row
-  sync status [--sync order-deal] pairs that are lost or stand still, and work that was set aside
-  sync repair [--dry-run]         has the workers look again at what sync status lists, as if for the first time; --dry-run only prints it
+  sync status [--sync order-deal] pairs that are lost or not in step, with the reason, and work that was set aside
+  sync repair [--dry-run]         has the workers look again at what sync status lists, and follow what could not be followed; --dry-run only prints it
   erase --phone <phone>           takes a phone out of stored texts, and names the portal's contacts that have it
   unblock                         clears a stored block, once Bitrix24 has lifted it
   migrate                         makes the database, or brings its tables up to date, as a server does at its start
@@ -273,7 +273,7 @@ async function findTroubledPairs(storage: BitrixStorage, sync: string) {
   let after: string | undefined;
   for (;;) {
     const links = await storage.links.list(sync, after === undefined ? { limit: 500 } : { after, limit: 500 });
-    troubled.push(...links.filter(({ state, note }) => state !== "active" || note !== undefined));
+    troubled.push(...links.filter(({ state, note, unfollowed }) => state !== "active" || note || unfollowed));
     total += links.length;
     after = links.at(-1)?.leftId;
     if (links.length < 500) return { troubled, total };
@@ -282,7 +282,9 @@ async function findTroubledPairs(storage: BitrixStorage, sync: string) {
 
 async function runSyncStatus({ storage }: Tools, sync: string): Promise<number> {
   const { troubled, total } = await findTroubledPairs(storage, sync);
-  for (const { leftId, rightId, state, note } of troubled) print(`${leftId} <-> ${rightId}: ${note ?? state}`);
+  for (const { leftId, rightId, state, note } of troubled) {
+    print(`${leftId} <-> ${rightId}: ${note ?? (state === "active" ? "due, to be followed again" : state)}`);
+  }
   const parked = await storage.work.parked({ limit: mostParked });
   for (const { topic, key, attempts, lastError } of parked) {
     print(`${topic} ${key}: set aside after ${attempts} attempts: ${lastError}`);
@@ -292,8 +294,8 @@ async function runSyncStatus({ storage }: Tools, sync: string): Promise<number> 
 }
 
 /**
- * Makes what `sync status` lists due again; the workers on the same database look at it. What a pair that stands still had
- * agreed on is forgotten: it stands at a code that could not be followed then, and is followed once it has a mapping.
+ * Makes what `sync status` lists due again; the workers on the same database look at it. A side that could not be followed
+ * (no mapping, or the other side put it back) is followed then, if that works by now; a pair that only differs stays so.
  */
 async function runSyncRepair({ storage }: Tools, sync: string, { dryRun }: { readonly dryRun: boolean }) {
   const { troubled } = await findTroubledPairs(storage, sync);
@@ -306,8 +308,9 @@ async function runSyncRepair({ storage }: Tools, sync: string, { dryRun }: { rea
   );
   if (!dryRun) {
     for (const link of troubled) {
+      if (link.state !== "active" || !link.unfollowed) continue;
       // Not stored when a worker was quicker: then it has just looked.
-      if (link.state === "active") await storage.links.put({ ...link, agreed: undefined, version: link.version + 1 });
+      await storage.links.put({ ...link, note: undefined, version: link.version + 1 });
     }
   }
   for (const [name, { topic, key }] of due) {

@@ -1,4 +1,4 @@
-import { type Clock, ConfigError, type Logger, redactingLogger, systemClock } from "@orderbridge/core";
+import { type Clock, ConfigError, type Logger, redactingLogger, SdkError, systemClock } from "@orderbridge/core";
 import type { BitrixStorage, SyncLink } from "./storage.ts";
 
 /** An entity as one side of a sync sees it, in words that both sides share. */
@@ -72,8 +72,12 @@ export interface StatusSyncOptions {
 }
 
 export type SyncOutcome =
-  /** Nothing had to be written. `unmapped` names codes that have no mapping: they are left alone. */
+  /**
+   * Nothing was moved. `unmapped` names what was left alone: codes that have no mapping, writes that the system put back,
+   * sides that differ.
+   */
   | { readonly state: "settled"; readonly unmapped: readonly string[] }
+  /** Sides that were moved; what could not be followed besides is the link's note. */
   | { readonly state: "written"; readonly sides: readonly SideName[] }
   /** No partner is known. */
   | { readonly state: "unlinked" }
@@ -81,6 +85,7 @@ export type SyncOutcome =
   | { readonly state: "lost" };
 
 type SideName = "left" | "right";
+const otherSide = (side: SideName): SideName => (side === "left" ? "right" : "left");
 
 export interface StatusSync {
   /**
@@ -105,7 +110,8 @@ const maxPutBack = 3;
  * Two systems that follow each other's status. It compares both sides with what they last agreed on: a side that moved is
  * followed, an echo of our own write finds agreement and moves nothing, and a storm of events ends in one look.
  *
- * A payment goes first and at once; it is told to the other side once.
+ * A payment is told to the other side once and at once, also while that side's own move is refused. A write that the system
+ * puts back at once is sent three times in all; then the pair stands apart, with a note, until either side moves.
  */
 export function createStatusSync(options: StatusSyncOptions): StatusSync {
   const { name, storage, left, right, conflict, echoMs = 600_000, clock = systemClock } = options;
@@ -130,13 +136,17 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
     nearMisses: 0,
     state: "active",
     note: undefined,
+    unfollowed: undefined,
     version: 0,
   });
 
   async function syncPair(stored: SyncLink, signal: AbortSignal | undefined): Promise<SyncOutcome> {
     let link = stored;
     const written: SideName[] = [];
+    let isSent = false;
     let putBack = 0;
+    /** A side that has followed the other one: kept with the next write, so that it is no move, whatever becomes of that. */
+    let followed: Partial<SyncLink> = {};
     for (let turn = 0; turn < maxTurns; turn++) {
       const [l, r] = await Promise.all([left.read(link.leftId), right.read(link.rightId)]);
       if (!l || !r) {
@@ -147,17 +157,23 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
         return { state: "lost" };
       }
       const states: Record<SideName, SideState> = { left: l, right: r };
-      const plan = decide(link, l, r, conflict);
+      const plan = decide({ ...link, ...followed }, l, r, conflict);
       const notes = [...plan.notes];
+      let { unfollowed } = plan;
+      let unpaid: SideName | undefined;
+      let refusal: unknown;
+      const done = new Set<SideName>();
       let changedMeanwhile = false;
       for (const side of ["left", "right"] as const) {
         const change = plan.changes[side];
         if (!change) continue;
         const system = side === "left" ? left : right;
+        const other = otherSide(side);
         const seen = states[side];
         let code = await system.target(change, seen);
         if (code === undefined) {
           notes.push(`${system.name} has no code for ${change.status}`);
+          unfollowed = { side: other, status: change.status };
           if (!change.paid) continue;
           // The payment that came with the status is told all the same.
           code = (await system.target({ paid: true }, seen)) ?? seen.code;
@@ -168,30 +184,60 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
         // Kept before it is sent: a write whose reply was lost is then known for ours.
         if (code !== seen.code) {
           const until = new Date(clock.now().getTime() + echoMs);
-          link = await save(link, { expectedEcho: { side, code, until } });
+          // A payment moves this side away from the status that the other one is still to follow.
+          const pending = change.status === undefined && !done.has(other) ? plan.changes[other]?.status : undefined;
+          link = await save(link, {
+            ...followed,
+            expectedEcho: { side, code, until },
+            ...(pending === undefined
+              ? {}
+              : {
+                  agreed: agreedAt(link, { left: states.left.code, right: states.right.code, [side]: code }),
+                  unfollowed: { side, status: pending },
+                  note: undefined,
+                }),
+          });
+          followed = {};
         }
         const [id, peerId] = side === "left" ? [link.leftId, link.rightId] : [link.rightId, link.leftId];
-        const result = await system.write(id, { code, paid, seen, peerId, signal });
+        let result: SideState | "changed";
+        try {
+          result = await system.write(id, { code, paid, seen, peerId, signal });
+        } catch (error) {
+          const isRefused = SdkError.isInstance(error) && error.outcome === "refused";
+          if (!isRefused || side === "right" || !plan.changes.right?.paid) throw error;
+          refusal = error; // the payment does not wait for it
+          continue;
+        }
         if (result === "changed") {
           changedMeanwhile = true;
           break;
         }
-        if (!written.includes(side)) written.push(side);
+        isSent = true;
         if (code !== seen.code && result.code === seen.code) {
-          // A rule that acts by chance may let the next one through. Then the pair stands apart until either side moves:
-          // written again, it would be put back again without end.
+          // A rule that acts by chance may let the next one through. Written on and on, it would be put back without end.
           if (++putBack < maxPutBack) {
             changedMeanwhile = true;
             break;
           }
           notes.push(`${system.name} accepted ${code} and put it back to ${seen.code}`);
-        } else {
-          logger.info(`bitrix: sync ${name}: moved`, { side: system.name, id, from: seen.code, to: result.code, paid });
+          unfollowed = { side: other, status: change.status };
+          if (change.paid) unpaid = side;
+          done.add(side);
+          continue;
         }
+        done.add(side);
         states[side] = result;
+        if (!written.includes(side)) written.push(side);
+        logger.info(`bitrix: sync ${name}: moved`, { side: system.name, id, from: seen.code, to: result.code, paid });
+        if (change.status !== undefined) {
+          const agreed = agreedAt(link, { left: states.left.code, right: states.right.code });
+          followed = { agreed, unfollowed: undefined };
+        }
       }
       if (changedMeanwhile) continue;
-      const unmapped = await agree(link, states, { written: written.length > 0, notes });
+      if (refusal !== undefined) throw refusal;
+      const unmapped = await agree(link, states, { isSent, notes, unfollowed, unpaid });
       return written.length > 0 ? { state: "written", sides: written } : { state: "settled", unmapped };
     }
     throw new Error(`bitrix: sync ${name}: a side changes faster than it can be followed`);
@@ -201,30 +247,54 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
   async function agree(
     link: SyncLink,
     states: Readonly<Record<SideName, SideState>>,
-    { written, notes }: { readonly written: boolean; readonly notes: readonly string[] },
+    {
+      isSent,
+      notes,
+      ...found
+    }: {
+      readonly isSent: boolean;
+      readonly notes: readonly string[];
+      readonly unfollowed: SyncLink["unfollowed"];
+      /** A side that put a payment back. */
+      readonly unpaid: SideName | undefined;
+    },
   ): Promise<readonly string[]> {
     let { echoes, nearMisses, expectedEcho } = link;
     if (expectedEcho && clock.now() >= expectedEcho.until) expectedEcho = undefined;
-    if (expectedEcho && !written) {
+    if (expectedEcho && !isSent) {
       if (states[expectedEcho.side].code === expectedEcho.code) echoes++;
       else nearMisses++;
       expectedEcho = undefined;
     }
+    // A payment is agreed once either side knows of it: it is told to the other side once. One that was put back there is
+    // open as long as it would still move that side.
+    const paid = states.left.paid === true || states.right.paid === true;
+    const putBackBy = found.unpaid ?? unpaidSide(link);
+    const target =
+      paid && putBackBy && (await (putBackBy === "left" ? left : right).target({ paid: true }, states[putBackBy]));
+    const unpaid = putBackBy && target && target !== states[putBackBy].code ? putBackBy : undefined;
     const differ = states.left.status === undefined || states.left.status !== states.right.status;
     // A pair that stands where it was noted to stand keeps its note: another event for it is no news.
     const stands =
-      differ && (["left", "right"] as const).every((side) => link.agreed?.[side].code === states[side].code);
-    // A payment is agreed once either side knows of it: it is told to the other side once, whatever comes of it there.
-    const paid = states.left.paid === true || states.right.paid === true;
+      (differ || unpaid !== undefined) &&
+      (["left", "right"] as const).every((side) => link.agreed?.[side].code === states[side].code);
     // A payment explains a deal that is ahead of its order's status; once it is withdrawn, nothing does.
     const apart =
       differ && !paid ? `${left.name} stands at ${states.left.code}, ${right.name} at ${states.right.code}` : undefined;
-    const note = notes.length > 0 ? notes.join("; ") : ((stands ? link.note : undefined) ?? apart);
+    const open = unpaid && `${(unpaid === "left" ? left : right).name} has not taken over the payment`;
+    const note = notes.length > 0 ? notes.join("; ") : ((stands ? link.note : undefined) ?? open ?? apart);
+    const unfollowed =
+      found.unfollowed ??
+      (stands && notes.length === 0 && link.note !== undefined ? link.unfollowed : undefined) ??
+      (unpaid && { side: otherSide(unpaid), status: undefined });
     if (note !== undefined && note !== link.note) {
       logger.warn(`bitrix: sync ${name}: nothing was moved: ${note}`, { left: link.leftId, right: link.rightId });
     }
-    const agreed = { left: { code: states.left.code, paid }, right: { code: states.right.code, paid } };
-    const next: Partial<SyncLink> = { agreed, expectedEcho, echoes, nearMisses, state: "active", note };
+    const agreed = {
+      left: { code: states.left.code, paid: paid && unpaid !== "left" },
+      right: { code: states.right.code, paid: paid && unpaid !== "right" },
+    };
+    const next: Partial<SyncLink> = { agreed, expectedEcho, echoes, nearMisses, state: "active", note, unfollowed };
     const isNews = Object.entries(next).some(
       ([field, value]) => JSON.stringify(value) !== JSON.stringify(link[field as keyof SyncLink]),
     );
@@ -251,9 +321,9 @@ export function createStatusSync(options: StatusSyncOptions): StatusSync {
           right: rightId,
           gone: other.rightId,
         });
-        const { agreed, expectedEcho, state, note } = newLink(leftId, rightId);
+        const { agreed, expectedEcho, state, note, unfollowed } = newLink(leftId, rightId);
         await left.link?.(leftId, rightId, other.rightId);
-        await save(other, { rightId, agreed, expectedEcho, state, note });
+        await save(other, { rightId, agreed, expectedEcho, state, note, unfollowed });
         return leftId;
       }
       if (other) {
@@ -277,18 +347,42 @@ interface Plan {
   readonly changes: Readonly<Partial<Record<SideName, SideChange>>>;
   /** Moves that could not be followed. */
   readonly notes: readonly string[];
+  readonly unfollowed: SyncLink["unfollowed"];
+}
+
+/** These codes are agreed on; payments are as before. */
+function agreedAt({ agreed }: SyncLink, codes: Readonly<Record<SideName, string>>): SyncLink["agreed"] {
+  return {
+    left: { code: codes.left, paid: agreed?.left.paid === true },
+    right: { code: codes.right, paid: agreed?.right.paid === true },
+  };
+}
+
+/** The side that put a payment back, if one did. */
+function unpaidSide({ agreed }: SyncLink): SideName | undefined {
+  if (!agreed || agreed.left.paid === agreed.right.paid) return undefined;
+  return agreed.left.paid ? "right" : "left";
 }
 
 /** What has to be written so that both sides agree. */
-function decide(link: SyncLink, left: SideState, right: SideState, conflict: StatusSyncOptions["conflict"]): Plan {
-  const { agreed, expectedEcho } = link;
-  const moved = (side: SideName, { code }: SideState): boolean =>
+function decide(link: SyncLink, l: SideState, r: SideState, conflict: StatusSyncOptions["conflict"]): Plan {
+  const { expectedEcho } = link;
+  // What was not followed is tried again once its note is gone.
+  const again = link.note === undefined ? link.unfollowed : undefined;
+  const agreed = again?.side === "both" ? undefined : link.agreed;
+  const hasMoved = (side: SideName, { code }: SideState): boolean =>
     agreed?.[side].code !== code && !(expectedEcho?.side === side && expectedEcho.code === code);
-  const movedSides = (["left", "right"] as const).filter((side) => moved(side, side === "left" ? left : right));
-  const wasPaid = agreed?.left.paid === true;
+  const isAgain = (side: SideName, state: SideState): boolean => again?.side === side && !hasMoved(side, state);
+  const left = isAgain("left", l) ? { ...l, status: again?.status ?? l.status } : l;
+  const right = isAgain("right", r) ? { ...r, status: again?.status ?? r.status } : r;
+  const movedSides = (["left", "right"] as const).filter(
+    (side) => again?.side === side || hasMoved(side, side === "left" ? left : right),
+  );
+  const wasPaid = agreed !== undefined && (agreed.left.paid || agreed.right.paid) && !(again && unpaidSide(link));
 
   let winner: SideName | undefined;
   const notes: string[] = [];
+  let unfollowed: SyncLink["unfollowed"];
   if (left.status === undefined || left.status !== right.status) {
     const unmapped = movedSides.filter((side) => (side === "left" ? left : right).status === undefined);
     notes.push(...unmapped.map((side) => `unmapped ${(side === "left" ? left : right).code}`));
@@ -297,7 +391,10 @@ function decide(link: SyncLink, left: SideState, right: SideState, conflict: Sta
       winner = movedSides.length === 2 ? settle(left, right, { conflict, wasPaid }) : movedSides[0];
     }
     // A side that won without a mapping stands where it is, and so does the other one.
-    if (winner && unmapped.includes(winner)) winner = undefined;
+    if (winner && unmapped.includes(winner)) {
+      unfollowed = { side: winner, status: undefined };
+      winner = undefined;
+    } else if (!agreed && unmapped.length > 0) unfollowed = { side: "both", status: undefined };
   }
   const newlyPaid = (from: SideState, to: SideState): true | undefined =>
     !wasPaid && from.paid === true && to.paid !== true ? true : undefined;
@@ -307,6 +404,7 @@ function decide(link: SyncLink, left: SideState, right: SideState, conflict: Sta
   return {
     changes: { ...(isChange(toLeft) ? { left: toLeft } : {}), ...(isChange(toRight) ? { right: toRight } : {}) },
     notes,
+    unfollowed,
   };
 }
 
@@ -316,12 +414,13 @@ function settle(
   right: SideState,
   { conflict, wasPaid }: { readonly conflict: StatusSyncOptions["conflict"]; readonly wasPaid: boolean },
 ): SideName {
-  const rankOf = (state: SideState): number => {
+  const rankOf = (state: SideState, other: SideState): number => {
     if (state.rank === "cancelled") return 3;
-    if ((state.paid === true && !wasPaid) || state.status === "paid") return 2;
+    // A status is no payment where the other side knows of payments and has none.
+    if ((state.paid === true && !wasPaid) || (state.status === "paid" && other.paid !== false)) return 2;
     return state.rank === "final" ? 1 : 0;
   };
-  const difference = rankOf(left) - rankOf(right);
+  const difference = rankOf(left, right) - rankOf(right, left);
   if (difference !== 0) return difference > 0 ? "left" : "right";
   if (conflict !== "latest") return conflict;
   return (left.changedAt?.getTime() ?? 0) >= (right.changedAt?.getTime() ?? 0) ? "left" : "right";

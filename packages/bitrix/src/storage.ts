@@ -93,6 +93,7 @@ export interface ProductStore {
 /** What a side of a pair last agreed to. */
 export interface AgreedState {
   readonly code: string;
+  /** Of one side only: the other one was told of the payment and put it back. */
   readonly paid: boolean;
 }
 
@@ -112,8 +113,13 @@ export interface SyncLink {
   readonly nearMisses: number;
   /** `lost`: one side is gone; nothing is written any more. */
   readonly state: "active" | "lost";
-  /** Why nothing moved at the last look, e.g. `unmapped C9:NEW`. */
+  /** Why the sides differ since the last look, e.g. `unmapped C9:NEW`. */
   readonly note: string | undefined;
+  /**
+   * The side that the other one could not follow, with the status that it stood for, if it had one; `both` when neither was
+   * followed at first sight. Tried again once the note is gone.
+   */
+  readonly unfollowed: { readonly side: "left" | "right" | "both"; readonly status: string | undefined } | undefined;
   readonly version: number;
 }
 
@@ -137,6 +143,8 @@ export interface ClaimedWork {
   readonly generation: number;
   /** 1 for the first attempt since the last success. */
   readonly attempt: number;
+  /** How many attempts since the last success failed by the entity's own fault, not by that of a system that was away. */
+  readonly failures: number;
   /** Proves the claim to `finish`, `retry` and `park`. */
   readonly claim: string;
 }
@@ -167,8 +175,14 @@ export interface WorkStore {
   }): Promise<readonly ClaimedWork[]>;
   /** Ends the work; an item that was marked meanwhile stays due. Resolves to `false` when the claim was lost. */
   finish(work: ClaimedWork): Promise<boolean>;
-  /** Hands the item out again after `delayMs`. Resolves to `false` when the claim was lost. */
-  retry(work: ClaimedWork, options: { readonly delayMs: number; readonly error: string }): Promise<boolean>;
+  /**
+   * Hands the item out again after `delayMs`. `isOutage`: it does not count as a failure of the entity. Resolves to `false`
+   * when the claim was lost.
+   */
+  retry(
+    work: ClaimedWork,
+    options: { readonly delayMs: number; readonly error: string; readonly isOutage?: boolean },
+  ): Promise<boolean>;
   /** Sets the item aside until the next mark. Resolves to `false` when the claim was lost. */
   park(work: ClaimedWork, error: string): Promise<boolean>;
   get(topic: string, key: string): Promise<WorkEntry | undefined>;

@@ -29,7 +29,7 @@ export interface WorkerOptions {
   readonly concurrency?: number;
   /** After this long another worker may take an entity over, in milliseconds. @defaultValue 300_000 */
   readonly claimMs?: number;
-  /** First pause after a failure; doubles up to ten minutes. @defaultValue 1_000 */
+  /** First pause after a failure, and in an outage; doubles up to ten minutes. @defaultValue 1_000 */
   readonly retryMs?: number;
   /**
    * An entity that failed this often is set aside until something marks it again; a system that does not answer, is blocked
@@ -116,14 +116,17 @@ export function createWorker(options: WorkerOptions): Worker {
     } catch (error) {
       const text = redactText(inWords(error)).slice(0, 1_000);
       const message = text.replaceAll("\0", "").toWellFormed(); // what every database stores
-      if (attempt >= maxAttempts && !isOutage(error)) {
-        logger.error(`bitrix: ${topic} set aside after ${attempt} attempts`, { key, error: message });
+      const isOut = isOutage(error);
+      const failures = claimed.failures + (isOut ? 0 : 1);
+      if (failures >= maxAttempts && !isOut) {
+        logger.error(`bitrix: ${topic} set aside after ${failures} failures`, { key, error: message });
         await work.park(claimed, message);
         return;
       }
-      const delayMs = Math.min(retryMs * 2 ** Math.min(attempt - 1, 20), maxRetryMs);
+      const inARow = isOut ? attempt - failures : failures;
+      const delayMs = Math.min(retryMs * 2 ** Math.min(inARow - 1, 20), maxRetryMs);
       logger.warn(`bitrix: ${topic} failed, again in ${delayMs} ms`, { key, attempt, error: message });
-      await work.retry(claimed, { delayMs, error: message });
+      await work.retry(claimed, { delayMs, error: message, isOutage: isOut });
     }
   }
 

@@ -12,6 +12,7 @@ import { redisProgram, startRedisServer } from "../../core/test/redis-server.ts"
 import { createBitrix, createBitrixConnection } from "../src/index.ts";
 import { createBitrixStorage } from "../src/kysely/index.ts";
 import { createFakeBitrix } from "../src/testing/index.ts";
+import { createBackendAndPortal, stages } from "./backend-and-portal.ts";
 
 // Each command is a process of its own that loads all sources: seconds on a busy machine.
 vi.setConfig({ testTimeout: 60_000 });
@@ -299,6 +300,7 @@ test("sync repair has what stands still looked at again; --dry-run only says wha
       nearMisses: 0,
       state: "active",
       note: "unmapped C9:NEW",
+      unfollowed: { side: "right", status: undefined },
       version: 1,
     });
     await storage.work.mark("product", "668826");
@@ -308,12 +310,49 @@ test("sync repair has what stands still looked at again; --dry-run only says wha
     const dry = await cli(["sync", "repair", "--dry-run"], variables);
     expect([dry.code, dry.output]).toEqual([0, expect.stringContaining("2 would be looked at, nothing was changed")]);
     expect(await storage.work.parked({ limit: 10 })).toHaveLength(1);
-    expect((await storage.links.getByLeft("order-deal", "order-1"))?.agreed).toBeDefined();
+    expect((await storage.links.getByLeft("order-deal", "order-1"))?.note).toBe("unmapped C9:NEW");
     expect((await cli(["sync", "repair"], variables)).output).toContain("2 are due");
     const due = await storage.work.claim({ topics: ["order", "product"], limit: 10, ttlMs: 60_000 });
     expect(due.map(({ key }) => key).sort()).toEqual(["668826", "order-1"]);
-    // As if for the first time: what it stands at may have a mapping by now.
-    expect(await storage.links.getByLeft("order-deal", "order-1")).toMatchObject({ agreed: undefined, version: 2 });
+    // What it stands at may have a mapping by now.
+    expect(await storage.links.getByLeft("order-deal", "order-1")).toMatchObject({
+      note: undefined,
+      unfollowed: { side: "right" },
+      version: 2,
+    });
+    expect((await cli(["sync", "status"], variables)).output).toContain("order-1 <-> 7001: due, to be followed again");
+  } finally {
+    await database.close();
+  }
+});
+
+test("sync repair makes no order paid whose payment was withdrawn", async () => {
+  const database = await openDatabase(`sqlite:${join(folder, "refund.db")}`);
+  try {
+    const storage = createBitrixStorage(database);
+    await storage.migrate();
+    await createKyselyStorage(database).migrate();
+    const variables = { DATABASE_URL: `sqlite:${join(folder, "refund.db")}` };
+    const scene = createBackendAndPortal({
+      conflict: "left",
+      storage,
+      stages: { ...stages, paid: "PREPAYMENT_INVOICE" },
+    });
+    const { dealId, orderId } = await scene.pair();
+    await scene.orders.change(orderId, { paid: true }, { changedBy: "robokassa" });
+    await scene.settle();
+    await scene.orders.change(orderId, { paid: false }, { changedBy: "robokassa" });
+    await scene.settle();
+    const status = await cli(["sync", "status"], variables);
+    expect([status.code, status.output]).toEqual([
+      1,
+      expect.stringContaining("backend stands at new, bitrix24 at PREPAYMENT_INVOICE"),
+    ]);
+    expect((await cli(["sync", "repair"], variables)).output).toContain("1 are due");
+    await scene.settle();
+    expect(await scene.orders.get(orderId)).toMatchObject({ status: "new", paidAt: undefined });
+    expect(scene.portal.deal(dealId)?.stageId).toBe("PREPAYMENT_INVOICE");
+    expect((await cli(["sync", "status"], variables)).output).toContain("1 not in step");
   } finally {
     await database.close();
   }

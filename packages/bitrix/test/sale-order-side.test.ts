@@ -93,6 +93,25 @@ test("a payment moves the deal at once, and only forwards", async () => {
   expect([stageId(), portal.shopOrder(orderId)?.statusId]).toEqual(["EXECUTING", "S"]);
 });
 
+test("a payment moves the deal although the store refuses the status that came from it, which is tried again", async () => {
+  const { storage, portal, sync, settle, dealId, stageId } = await setUp();
+  portal.setBeforeCommand((method) =>
+    method === "sale.order.update" ? { status: 400, error: 0, description: "Заказ заблокирован" } : undefined,
+  );
+  portal.moveDeal(dealId, "PREPARATION");
+  portal.changeShopOrder(orderId, { payed: "Y" });
+  await settle();
+  expect([stageId(), portal.shopOrder(orderId)?.statusId]).toEqual(["PREPAYMENT_INVOICE", "N"]);
+  expect(await storage.work.parked({ limit: 1 })).toMatchObject([
+    { topic: orderTopic, lastError: expect.stringContaining("Заказ заблокирован") },
+  ]);
+  portal.setBeforeCommand(() => undefined);
+  await storage.work.mark(orderTopic, String(orderId));
+  await settle();
+  expect([stageId(), portal.shopOrder(orderId)?.statusId]).toEqual(["PREPAYMENT_INVOICE", "P"]);
+  expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined, unfollowed: undefined }]);
+});
+
 test("the flag of cancellation moves the deal, and a lost deal sets it", async () => {
   const first = await setUp();
   first.portal.changeShopOrder(orderId, { canceled: "Y" });

@@ -113,30 +113,195 @@ describe("a stage without a mapping", () => {
   );
 });
 
-test("a pair whose agreement is forgotten, as sync repair does, follows the stage that has a mapping by now", async () => {
-  const clock = createFakeClock();
-  const before = setUp({ clock });
-  const { dealId, orderId } = await before.pair("PREPARATION");
-  addUnmappedStages(before.portal);
-  before.portal.moveDeal(dealId, "UC_WAIT");
-  await before.settle();
-  const deals = createDealSide({ bitrix: before.bitrix, stages: { ...stages, paid: "UC_WAIT" } });
-  const left = createOrderSide({ storage: before.storage, changedBy: "bitrix24", clock });
-  const sync = createStatusSync({
-    name: "order-deal",
-    storage: before.storage,
-    left,
-    right: deals,
-    conflict: "right",
-    clock,
-    logger: silentLogger,
-  });
-  expect(await sync.sync(orderId)).toEqual({ state: "settled", unmapped: ["unmapped UC_WAIT"] });
+/** What `bitrix sync repair` does with a pair. */
+async function repair({ sync, storage, settle }: ReturnType<typeof setUp>, orderId: string): Promise<void> {
   const [link] = await sync.links({ limit: 1 });
-  if (link) await before.storage.links.put({ ...link, agreed: undefined, version: link.version + 1 });
-  expect(await sync.sync(orderId)).toEqual({ state: "written", sides: ["left"] });
-  expect(await before.statusOf(orderId)).toBe("paid");
-  expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined }]);
+  if (link?.unfollowed) await storage.links.put({ ...link, note: undefined, version: link.version + 1 });
+  await storage.work.mark(orderTopic, orderId);
+  await settle();
+}
+
+describe("a payment that the system puts back", () => {
+  const refused = "bitrix24 accepted PREPAYMENT_INVOICE and put it back to NEW";
+
+  test("is named after further events too, and told again by sync repair", async () => {
+    const scene = setUp();
+    const { portal, orders, sync, storage, settle, pair, statusOf } = scene;
+    const { dealId, orderId } = await pair();
+    portal.setRobot(({ stageId }) => (stageId === "PREPAYMENT_INVOICE" ? "NEW" : undefined));
+    await orders.change(orderId, { paid: true }, { changedBy: "robokassa" });
+    await settle();
+    await storage.work.mark(orderTopic, orderId);
+    await settle();
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: refused }]);
+    expect(portal.writes).toHaveLength(3);
+    await repair(scene, orderId);
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: refused }]);
+    expect(portal.writes).toHaveLength(6);
+    portal.setRobot(undefined);
+    await repair(scene, orderId);
+    expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["new", "PREPAYMENT_INVOICE"]);
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined, unfollowed: undefined }]);
+  });
+
+  test("stays named when the order's next status moves the deal, as long as it would still move it", async () => {
+    const scene = setUp();
+    const { portal, orders, sync, settle, pair } = scene;
+    const { dealId, orderId } = await pair();
+    portal.setRobot(({ stageId }) => (stageId === "PREPAYMENT_INVOICE" ? "NEW" : undefined));
+    await orders.change(orderId, { paid: true }, { changedBy: "robokassa" });
+    await settle();
+    portal.setRobot(undefined);
+    await orders.change(orderId, { status: "accepted" }, { changedBy: "manager" });
+    await settle();
+    expect(portal.deal(dealId)?.stageId).toBe("PREPARATION");
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: "bitrix24 has not taken over the payment" }]);
+    await repair(scene, orderId);
+    expect(portal.deal(dealId)?.stageId).toBe("PREPAYMENT_INVOICE");
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined }]);
+  });
+
+  test.each(["it is withdrawn", "a person moves the deal on"])("is named no more once %s", async (end) => {
+    const { portal, orders, sync, settle, pair } = setUp();
+    const { dealId, orderId } = await pair();
+    portal.setRobot(({ stageId }) => (stageId === "PREPAYMENT_INVOICE" ? "NEW" : undefined));
+    await orders.change(orderId, { paid: true }, { changedBy: "robokassa" });
+    await settle();
+    if (end === "it is withdrawn") await orders.change(orderId, { paid: false }, { changedBy: "robokassa" });
+    else portal.moveDeal(dealId, "EXECUTING");
+    await settle();
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined, unfollowed: undefined }]);
+  });
+});
+
+describe("sync repair follows the side that was not followed, whatever the rule", () => {
+  const rules = ["left", "right", "latest"] as const;
+
+  test.each(rules)("a status that the deal was put back from: rule %s", async (conflict) => {
+    const scene = setUp({ conflict });
+    const { clock, portal, orders, settle, pair, statusOf } = scene;
+    const { dealId, orderId } = await pair();
+    portal.setRobot(({ stageId }) => {
+      clock.advance(1_000);
+      return stageId === "EXECUTING" ? "NEW" : undefined;
+    });
+    await orders.change(orderId, { status: "in_production" }, { changedBy: "manager" });
+    await settle();
+    portal.setRobot(undefined);
+    await repair(scene, orderId);
+    expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["in_production", "EXECUTING"]);
+  });
+
+  test.each(rules)("a stage that had no status: rule %s", async (conflict) => {
+    const clock = createFakeClock();
+    const before = setUp({ clock, conflict });
+    const { dealId, orderId } = await before.pair("PREPARATION");
+    addUnmappedStages(before.portal);
+    before.portal.moveDeal(dealId, "UC_WAIT");
+    await before.settle();
+    const deals = createDealSide({ bitrix: before.bitrix, stages: { ...stages, paid: "UC_WAIT" } });
+    const left = createOrderSide({ storage: before.storage, changedBy: "bitrix24", clock });
+    const sync = createStatusSync({
+      name: "order-deal",
+      storage: before.storage,
+      left,
+      right: deals,
+      conflict,
+      clock,
+      logger: silentLogger,
+    });
+    expect(await sync.sync(orderId)).toEqual({ state: "settled", unmapped: ["unmapped UC_WAIT"] });
+    const [link] = await sync.links({ limit: 1 });
+    if (link) await before.storage.links.put({ ...link, note: undefined, version: link.version + 1 });
+    expect(await sync.sync(orderId)).toEqual({ state: "written", sides: ["left"] });
+    expect(await before.statusOf(orderId)).toBe("paid");
+    expect(await sync.links({ limit: 1 })).toMatchObject([{ note: undefined }]);
+  });
+
+  test.each(rules)("a status that had no stage: rule %s", async (conflict) => {
+    const { in_production: _, ...fewer } = stages;
+    const scene = setUp({ conflict, stages: fewer });
+    const { bitrix, clock, orders, portal, settle, storage, pair, statusOf } = scene;
+    const { dealId, orderId } = await pair("PREPARATION");
+    await orders.change(orderId, { status: "in_production" }, { changedBy: "manager" });
+    await settle();
+    const sync = createStatusSync({
+      name: "order-deal",
+      storage,
+      left: createOrderSide({ storage, changedBy: "bitrix24", clock }),
+      right: createDealSide({ bitrix, stages }),
+      conflict,
+      clock,
+      logger: silentLogger,
+    });
+    expect(await sync.sync(orderId)).toMatchObject({ state: "settled" });
+    const [link] = await sync.links({ limit: 1 });
+    if (link) await storage.links.put({ ...link, note: undefined, version: link.version + 1 });
+    await sync.sync(orderId);
+    expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["in_production", "EXECUTING"]);
+  });
+});
+
+test("a stage that stands for paid outranks no rule while the order says that it is not paid", async () => {
+  const { portal, orders, settle, pair, statusOf } = setUp({
+    conflict: "left",
+    stages: { ...stages, paid: "PREPAYMENT_INVOICE" },
+  });
+  const { dealId, orderId } = await pair();
+  await orders.change(orderId, { status: "accepted" }, { changedBy: "manager" });
+  portal.moveDeal(dealId, "PREPAYMENT_INVOICE");
+  await settle();
+  expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["accepted", "PREPARATION"]);
+});
+
+test("a write that was put back is no success for the caller of sync", async () => {
+  const { portal, orders, sync, pair } = setUp();
+  const { orderId } = await pair();
+  portal.setRobot(({ stageId }) => (stageId === "EXECUTING" ? "NEW" : undefined));
+  await orders.change(orderId, { status: "in_production" }, { changedBy: "manager" });
+  expect(await sync.sync(orderId)).toEqual({
+    state: "settled",
+    unmapped: ["bitrix24 accepted EXECUTING and put it back to NEW"],
+  });
+});
+
+describe("a deal moved and its order paid at once, rule right", () => {
+  test.each(["puts the payment back once", "fails at the payment", "dies at the payment"])(
+    "the order's new status is not taken for a move of the order when the portal %s, and the manager's next move stays",
+    async (trouble) => {
+      let moveOn: (() => void) | undefined;
+      const { portal, orders, settle, pair, statusOf } = setUp({
+        wrap: (handle) => async (request) => {
+          const body = await request.clone().text();
+          if (!moveOn || !request.url.endsWith("crm.item.update") || !body.includes("PREPAYMENT_INVOICE")) {
+            return handle(request);
+          }
+          const move = moveOn;
+          moveOn = undefined;
+          if (trouble === "fails at the payment") {
+            move();
+            return new Response("", { status: 502 });
+          }
+          const answer = await handle(request);
+          move();
+          if (trouble === "dies at the payment") throw new TypeError("killed");
+          return answer;
+        },
+      });
+      const { dealId, orderId } = await pair();
+      moveOn = () => portal.moveDeal(dealId, "EXECUTING");
+      let isFirst = true;
+      portal.setRobot(({ stageId }) => {
+        if (trouble !== "puts the payment back once" || stageId !== "PREPAYMENT_INVOICE" || !isFirst) return undefined;
+        isFirst = false;
+        return "PREPARATION";
+      });
+      portal.moveDeal(dealId, "PREPARATION");
+      await orders.change(orderId, { paid: true }, { changedBy: "robokassa" });
+      await settle();
+      expect([await statusOf(orderId), portal.deal(dealId)?.stageId]).toEqual(["in_production", "EXECUTING"]);
+    },
+  );
 });
 
 test("a new deal takes the place of one that was deleted, and the order follows it", async () => {
@@ -305,6 +470,30 @@ for (const { name, skipped, open } of testDatabases()) {
 
 describe("setting aside", () => {
   const vendor = { vendor: "bitrix" };
+
+  test("counts only the entity's own failures: those during an outage use up none of its attempts, and its pauses grow", async () => {
+    const clock = createFakeClock();
+    const storage = createBitrixMemoryStorage({ clock });
+    const startedAt = clock.now().getTime();
+    const calls: number[] = [];
+    const handlers = {
+      async order() {
+        calls.push((clock.now().getTime() - startedAt) / 1_000);
+        if (calls.length <= 15) throw new RequestError("x", { ...vendor, code: "network", outcome: "unknown" });
+        if (calls.length <= 17) throw new Error("a link was changed by another worker");
+      },
+    };
+    const worker = createWorker({ storage, clock, logger: silentLogger, handlers, maxAttempts: 3 });
+    await storage.work.mark("order", "1");
+    for (let second = 0; second < 5_000; second++) {
+      await worker.drain();
+      clock.advance(1_000);
+    }
+    expect(await storage.work.get("order", "1")).toMatchObject({ state: "done" });
+    const pauses = calls.slice(1).map((at, index) => at - (calls[index] ?? 0));
+    expect(pauses).toEqual([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600, 600, 600, 1, 2]);
+  });
+
   test.each([
     ["no answer", new RequestError("x", { ...vendor, code: "network", outcome: "unknown" }), "due"],
     [

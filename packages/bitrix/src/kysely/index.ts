@@ -81,6 +81,8 @@ export interface Tables {
     near_misses: Integer;
     state: string;
     note: string | null;
+    unfollowed_side: string | null;
+    unfollowed_status: string | null;
     version: Integer;
   };
   bitrix_work: {
@@ -89,6 +91,7 @@ export interface Tables {
     generation: Integer;
     state: string;
     attempts: Integer;
+    failures: Integer;
     due_at: Integer;
     claim: string | null;
     claim_ends_at: Integer;
@@ -392,6 +395,8 @@ function toLinkRow(link: SyncLink): Tables["bitrix_links"] {
     near_misses: link.nearMisses,
     state: link.state,
     note: link.note ?? null,
+    unfollowed_side: link.unfollowed?.side ?? null,
+    unfollowed_status: link.unfollowed?.status ?? null,
     version: link.version,
   };
 }
@@ -420,6 +425,13 @@ function toLink(row: Tables["bitrix_links"]): SyncLink {
     nearMisses: Number(row.near_misses),
     state: row.state as SyncLink["state"],
     note: row.note ?? undefined,
+    unfollowed:
+      row.unfollowed_side === null
+        ? undefined
+        : {
+            side: row.unfollowed_side as "left" | "right" | "both",
+            status: row.unfollowed_status ?? undefined,
+          },
     version: Number(row.version),
   };
 }
@@ -429,8 +441,13 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
 
   /** Ends a claim that still holds; `same` when no mark came meanwhile, `other` when one did. */
   async function endClaim(
-    work: ClaimedWork,
-    same: { readonly state: string; readonly attempts: number; readonly delayMs?: number },
+    work: Omit<ClaimedWork, "attempt" | "failures">,
+    same: {
+      readonly state: string;
+      readonly attempts: number;
+      readonly failures: number;
+      readonly delayMs?: number;
+    },
     error: string | null,
   ): Promise<boolean> {
     const end = (trx: Kysely<Tables>, marked: boolean) =>
@@ -442,6 +459,7 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
           last_error: error,
           state: marked ? "due" : same.state,
           attempts: marked && same.state !== "due" ? 0 : same.attempts,
+          failures: marked && same.state !== "due" ? 0 : same.failures,
           ...(marked || same.delayMs === undefined ? {} : { due_at: sql<number>`${now()} + ${sql.lit(same.delayMs)}` }),
         })
         .where("topic", "=", work.topic)
@@ -466,6 +484,7 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
             // Assignments on MariaDB see those to their left: what depends on the old state comes before it.
             due_at: sql<number>`case when state = 'due' and due_at < ${dueAt} then due_at else ${dueAt} end`,
             attempts: sql<number>`case when state = 'due' then ${column.ref("attempts")} else 0 end`,
+            failures: sql<number>`case when state = 'due' then ${column.ref("failures")} else 0 end`,
             state: "due",
           }))
           .where("topic", "=", topic)
@@ -481,6 +500,7 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
           generation: 1,
           state: "due",
           attempts: 0,
+          failures: 0,
           due_at: dueAt,
           claim: null,
           claim_ends_at: 0,
@@ -521,18 +541,24 @@ function createWork(db: Kysely<Tables>, dialect: DatabaseDialect, clock: Clock |
           if (numUpdatedRows === 0n) return undefined; // another worker was quicker
           return trx
             .selectFrom("bitrix_work")
-            .select(["generation", "attempts"])
+            .select(["generation", "attempts", "failures"])
             .where("topic", "=", topic)
             .where("work_key", "=", key)
             .executeTakeFirst();
         });
-        if (row) claimed.push({ topic, key, generation: Number(row.generation), attempt: Number(row.attempts), claim });
+        if (!row) continue;
+        const [generation, attempt, failures] = [Number(row.generation), Number(row.attempts), Number(row.failures)];
+        claimed.push({ topic, key, generation, attempt, failures, claim });
       }
       return claimed;
     },
-    finish: (work) => endClaim(work, { state: "done", attempts: 0 }, null),
-    retry: (work, { delayMs, error }) => endClaim(work, { state: "due", attempts: work.attempt, delayMs }, error),
-    park: (work, error) => endClaim(work, { state: "parked", attempts: work.attempt }, error),
+    finish: (work) => endClaim(work, { state: "done", attempts: 0, failures: 0 }, null),
+    retry({ attempt, failures, ...work }, { delayMs, error, isOutage = false }) {
+      const counted = failures + (isOutage ? 0 : 1);
+      return endClaim(work, { state: "due", attempts: attempt, failures: counted, delayMs }, error);
+    },
+    park: ({ attempt, failures, ...work }, error) =>
+      endClaim(work, { state: "parked", attempts: attempt, failures }, error),
     async get(topic, key) {
       const row = await db
         .selectFrom("bitrix_work")

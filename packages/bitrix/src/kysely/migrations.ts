@@ -1,8 +1,16 @@
 import { columnTypes, type DatabaseDialect, type Migration } from "@orderbridge/core/kysely";
+import { type RawBuilder, sql } from "kysely";
 
 /** Tables that begin with `bitrix_`. Instants and minor units are `bigint`. */
 export function bitrixMigrations(dialect: DatabaseDialect): Readonly<Record<string, Migration>> {
   const { key, text, integer64 } = columnTypes(dialect);
+  /** SQLite knows no `if not exists` here, and needs none: there a migration is one transaction. */
+  const addColumn = (table: string, column: string, type: RawBuilder<unknown>): Migration => ({
+    async up(db) {
+      const ifAbsent = sql.raw(dialect === "sqlite" ? "" : "if not exists ");
+      await sql`alter table ${sql.table(table)} add column ${ifAbsent}${sql.ref(column)} ${type}`.execute(db);
+    },
+  });
   return {
     "001_orders": {
       up: (db) =>
@@ -132,5 +140,8 @@ export function bitrixMigrations(dialect: DatabaseDialect): Readonly<Record<stri
           .columns(["changed_at"])
           .execute(),
     },
+    "010_links_unfollowed": addColumn("bitrix_links", "unfollowed_side", key),
+    "011_links_unfollowed_status": addColumn("bitrix_links", "unfollowed_status", key),
+    "012_work_failures": addColumn("bitrix_work", "failures", sql`integer not null default 0`),
   };
 }

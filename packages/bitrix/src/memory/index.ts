@@ -21,6 +21,7 @@ interface WorkRow {
   readonly generation: number;
   readonly state: "due" | "done" | "parked";
   readonly attempts: number;
+  readonly failures: number;
   readonly dueAt: number;
   readonly claim: string | undefined;
   readonly claimEndsAt: number;
@@ -216,6 +217,7 @@ function createWork(tables: Tables, clock: Clock): WorkStore {
         generation: (row?.generation ?? 0) + 1,
         state: "due",
         attempts: row?.state === "due" ? row.attempts : 0,
+        failures: row?.state === "due" ? row.failures : 0,
         dueAt: row?.state === "due" ? Math.min(row.dueAt, dueAt) : dueAt,
         claim: row?.claim,
         claimEndsAt: row?.claimEndsAt ?? 0,
@@ -234,18 +236,20 @@ function createWork(tables: Tables, clock: Clock): WorkStore {
         const claim = crypto.randomUUID();
         const attempt = row.attempts + 1;
         tables.work.set(workKey(row.topic, row.key), { ...row, attempts: attempt, claim, claimEndsAt: now + ttlMs });
-        return { topic: row.topic, key: row.key, generation: row.generation, attempt, claim };
+        return { topic: row.topic, key: row.key, generation: row.generation, attempt, failures: row.failures, claim };
       });
     },
     async finish(work) {
       return change(work, (row) => ({
         state: row.generation === work.generation ? "done" : "due",
         attempts: 0,
+        failures: 0,
         lastError: undefined,
       }));
     },
-    async retry(work, { delayMs, error }) {
+    async retry(work, { delayMs, error, isOutage = false }) {
       return change(work, (row) => ({
+        failures: row.failures + (isOutage ? 0 : 1),
         dueAt: row.generation === work.generation ? clock.now().getTime() + delayMs : row.dueAt,
         lastError: error,
       }));
@@ -254,6 +258,7 @@ function createWork(tables: Tables, clock: Clock): WorkStore {
       return change(work, (row) => ({
         state: row.generation === work.generation ? "parked" : "due",
         attempts: row.generation === work.generation ? row.attempts : 0,
+        failures: row.generation === work.generation ? row.failures : 0,
         lastError: error,
       }));
     },

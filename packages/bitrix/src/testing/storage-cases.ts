@@ -50,6 +50,7 @@ const link = (fields: Partial<SyncLink> = {}): SyncLink => ({
   nearMisses: 0,
   state: "active",
   note: undefined,
+  unfollowed: undefined,
   version: 1,
   ...fields,
 });
@@ -167,6 +168,7 @@ export const bitrixStorageCases: readonly ConformanceCase<BitrixStorageContext>[
         echoes: 2,
         nearMisses: 1,
         note: "unmapped C9:UC_NYL06U",
+        unfollowed: { side: "right", status: "accepted" },
         version: 2,
       });
       equal(await links.put(second), true);
@@ -235,6 +237,37 @@ export const bitrixStorageCases: readonly ConformanceCase<BitrixStorageContext>[
       clock.advance(1);
       const [second] = await work.claim({ topics: ["deal"], limit: 1, ttlMs: 1000 });
       equal(second?.attempt, 2);
+    },
+  },
+  {
+    name: "counts an item's own failures beside its attempts, until it succeeds or is marked after it was set aside",
+    async run({ storage: { work } }) {
+      const claim = async () => {
+        const [claimed] = await work.claim({ topics: ["deal"], limit: 1, ttlMs: 1000 });
+        if (!claimed) throw new Error("nothing is due");
+        return claimed;
+      };
+      await work.mark("deal", "1");
+      const first = await claim();
+      deepEqual([first.attempt, first.failures], [1, 0]);
+      await work.retry(first, { delayMs: 0, error: "502", isOutage: true });
+      const second = await claim();
+      deepEqual([second.attempt, second.failures], [2, 0]);
+      await work.retry(second, { delayMs: 0, error: "422" });
+      const third = await claim();
+      deepEqual([third.attempt, third.failures], [3, 1]);
+      await work.mark("deal", "1"); // while it is at work: no success
+      await work.retry(third, { delayMs: 0, error: "422" });
+      const fourth = await claim();
+      deepEqual([fourth.attempt, fourth.failures], [4, 2]);
+      await work.park(fourth, "422");
+      await work.mark("deal", "1");
+      const fifth = await claim();
+      deepEqual([fifth.attempt, fifth.failures], [1, 0]);
+      await work.retry(fifth, { delayMs: 0, error: "422" });
+      await work.finish(await claim());
+      await work.mark("deal", "1");
+      deepEqual((await claim()).failures, 0);
     },
   },
   {
