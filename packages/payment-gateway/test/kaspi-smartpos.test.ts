@@ -202,6 +202,19 @@ describe("cancelling", () => {
     expect([(await get(id)).status, fake.violations]).toEqual(["paid", []]);
   });
 
+  test("while the payer presses the button: either it is refused, or the terminal is not at the payment", async () => {
+    const { fake, world } = await start();
+    const outcomes: string[] = [];
+    for (let round = 0; round < 5; round++) {
+      const payment = await create();
+      await Promise.all([press(payment.id), world.gateway.payments.cancel("shop", payment.id).catch(() => undefined)]);
+      const { status } = await get(payment.id);
+      outcomes.push(`${status}, terminal ${fake.current === undefined ? "idle" : "at it"}`);
+      if (fake.current) fake.fail();
+    }
+    expect(["cancelled, terminal idle", "processing, terminal at it"]).toEqual(expect.arrayContaining(outcomes));
+  });
+
   test("is not tried where it is switched off", async () => {
     const { world } = await start({ options: { remoteCancel: false } });
     const { id } = await create();

@@ -468,7 +468,7 @@ export const settleRefund: NonNullable<PaymentProvider["settleRefund"]> = async 
   context,
 }) => {
   const entry = readSession(payment).refunds[key];
-  if (entry?.call === undefined || (entry.state !== "asking" && entry.state !== "open")) return false;
+  if (entry?.call === undefined) return false;
   return (await rememberRefund(payment, context, key, { ...entry, state: outcome })) !== undefined;
 };
 
