@@ -1,5 +1,5 @@
 import { ApiError, SdkError } from "@orderbridge/core";
-import { checkAmount } from "./amount.ts";
+import { checkAmount, sameAmount } from "./amount.ts";
 import { checkText, InputError } from "./errors.ts";
 import { checkOwnInvId } from "./inv-id.ts";
 import { operationState } from "./operation-state.ts";
@@ -81,9 +81,9 @@ export function createRecurring(shop: Shop): Recurring {
       } catch (error) {
         const isUnclear = SdkError.isInstance(error) && (error.outcome === "unknown" || error.outcome === "executed");
         if (!isUnclear) throw error;
-        // A charge that exists must not be asked for again.
+        // A charge that exists must not be asked for again. One of another sum is a former order's.
         const state = await operationState(shop, number).catch(() => undefined);
-        if (!state?.found) throw error;
+        if (!state?.found || (state.outSum !== undefined && !sameAmount(state.outSum, sum))) throw error;
       }
     },
   };

@@ -131,6 +131,17 @@ describe("recurring charges", () => {
     },
   );
 
+  test("a payment of another sum under its number is not taken for the charge whose reply was lost", async () => {
+    const { robokassa, fake } = await withParent();
+    await fake.pay({ invId: "2", outSum: "700.00" }); // of a former order
+    fake.faults.add({
+      fault: { kind: "failBeforeExecuting", status: 502 },
+      match: ({ url }) => url.includes("Recurring"),
+    });
+    const charge = { invId: "2", previousInvId: "1", outSum: "500.00", description: "B" };
+    await expect(robokassa.recurring.charge(charge)).rejects.toMatchObject({ outcome: "unknown" });
+  });
+
   test("says no to a payment that was not recurring, and to its own number", async () => {
     const { robokassa, fake } = shop();
     await fake.pay({ invId: "1", outSum: "500.00" });
