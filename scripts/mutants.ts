@@ -100,10 +100,17 @@ export const mutants: readonly Mutant[] = [
   },
   {
     file: "kysely/outbox.ts",
-    from: ".where(isFirstOfKey);",
-    to: ";",
+    from: "older.position < message.position",
+    to: "older.position < 0",
     tests: conformance,
     caughtBy: "outbox: hands out messages of one key one at a time, in order",
+  },
+  {
+    file: "kysely/outbox.ts",
+    from: "!Number(is_first)",
+    to: "false",
+    tests: "storage.test.ts",
+    caughtBy: "a message is not handed out when an older one of its key was made due while it was claimed",
   },
   {
     file: "kysely/outbox.ts",
@@ -185,10 +192,17 @@ export const mutants: readonly Mutant[] = [
   },
   {
     file: "kysely/rate-limits.ts",
-    from: "coalesce(written_at, 0) - ${now()}",
-    to: "0",
+    from: "then written_at - ${now()} else",
+    to: "then 0 else",
     tests: conformance,
     caughtBy: "rate limits: keep slots and pauses as far ahead as they were when the clock was set back by a year",
+  },
+  {
+    file: "kysely/rate-limits.ts",
+    from: "Promise<void> =>\n    transaction(",
+    to: "Promise<void> =>\n    run(",
+    tests: "rate-limiter.test.ts",
+    caughtBy: "a shorter pause that waited for its turn leaves a longer one as it is",
   },
   {
     file: "kysely/rate-limits.ts",
@@ -339,10 +353,17 @@ export const mutants: readonly Mutant[] = [
   },
   {
     file: "http/client.ts",
-    from: 'if (isOpen && safe !== "read" && SdkError.isInstance(error)) leaveOpen(error);',
-    to: "",
+    from: 'isOpen && safe !== "read" && SdkError.isInstance(error) ? leftOpen(error) : error',
+    to: "error",
     tests: "http-client.test.ts",
     caughtBy: "after an attempt that may have run, a refusal",
+  },
+  {
+    file: "http/client.ts",
+    from: ' || failure.outcome === "executed"',
+    to: "",
+    tests: "http-client.test.ts",
+    caughtBy: "after an attempt that ran, and whose answer broke off, a refusal",
   },
   {
     file: "http/client.ts",

@@ -59,11 +59,8 @@ if (missing.length > 0) {
 const startedAt = new Date();
 rmSync(proofFolder, { recursive: true, force: true });
 const { stdout: commit } = await run("git", ["rev-parse", "HEAD"], limits);
-const { stdout: changes } = await run(
-  "git",
-  ["status", "--porcelain", "--", "packages", "examples", "scripts", "test"],
-  limits,
-);
+// What the tests run on: sources, and the settings and the lock file at the root. The report itself lies in docs.
+const { stdout: changes } = await run("git", ["status", "--porcelain", "--", ".", ":!docs"], limits);
 
 process.stdout.write("heavy suites in full …\n");
 const reportFile = join(root, ".tmp", "proof-vitest.json");

