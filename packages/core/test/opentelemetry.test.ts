@@ -143,7 +143,7 @@ test("measures the runs of a job, and knows which calls belong to it", async () 
   expect([call?.name, job?.name]).toEqual(["request kaspi orders", "job import"]);
   expect(call?.parent).toBe(job?.id);
   expect([job?.failed, failedJob?.failed]).toEqual([false, true]);
-  expect(JSON.stringify(spans())).not.toContain("701");
+  expect(JSON.stringify(spans())).not.toMatch(/phone|7 701/); // the ids are random, and may hold any digits
 });
 
 test("counts deliveries by their end, the last failed one as buried", async () => {
