@@ -58,8 +58,8 @@ export function createDueWork<Item>(
       await aPlace();
       if (signal?.aborted) return;
       const limit = giveBack ? batch : places - underWay.size;
-      const claimedMs = clock.monotonicMs();
       const items = await claim(limit);
+      const claimedMs = clock.monotonicMs(); // not before: a slow claim must not keep all of it from beginning
       for (const item of items) {
         await aPlace();
         const isLate = signal?.aborted || clock.monotonicMs() - claimedMs >= beginMs;

@@ -17,6 +17,7 @@ export interface WorkerSettings {
   readonly pollIntervalMs?: number;
   readonly expiryHoldMs?: number;
   readonly checkClaimMs?: number;
+  readonly providerTimeoutMs?: number;
   readonly hints?: boolean;
   /** Brings the tables up to date and ends. */
   readonly migrateOnly?: boolean;
@@ -53,6 +54,7 @@ const gateway = createPaymentGateway({
   pollIntervalMs,
   expiryHoldMs,
   ...(settings.checkClaimMs === undefined ? {} : { checkClaimMs: settings.checkClaimMs }),
+  ...(settings.providerTimeoutMs === undefined ? {} : { providerTimeoutMs: settings.providerTimeoutMs }),
   logger,
   ...(leaseTtlMs === undefined
     ? {}

@@ -120,7 +120,9 @@ describe.each(testDatabases())("processes on $name", ({ name, skipped, open }) =
       expect(await storage.listPayments({}, 10)).toHaveLength(1);
     });
 
-    test("a process that is stopped with the chores in its hands and resumed after three leases has no double effect", async () => {
+    test("a process that is stopped with the chores in its hands and resumed after three leases has no double effect", {
+      timeout: 60_000,
+    }, async () => {
       await createKyselyStorage(database).migrate();
       const leaseTtlMs = 400;
       const stopped = new Set<number>();
@@ -158,9 +160,10 @@ describe.each(testDatabases())("processes on $name", ({ name, skipped, open }) =
         };
         await storage.createPayment(payment);
       }
-      await startTwo({ leaseTtlMs, checkClaimMs: leaseTtlMs, expiryHoldMs: 0, pollIntervalMs: 50 });
+      const claims = { checkClaimMs: 4_000, providerTimeoutMs: 2_000 };
+      await startTwo({ leaseTtlMs, ...claims, expiryHoldMs: 0, pollIntervalMs: 50 });
       const processId = await isStopped;
-      // The other one takes the chores over when the lease has ended, and does all of them.
+      // The other one takes the chores over when lease and claims have ended, and does all of them.
       await expect.poll(() => receiver.accepted.length, { timeout: 20_000 }).toBe(ids.length);
       const { leases } = createKyselyStorage(database);
       const watch = await leases.acquire("three leases", { holder: "test", ttlMs: 3 * leaseTtlMs });
