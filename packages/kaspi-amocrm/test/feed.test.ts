@@ -64,6 +64,23 @@ test("an answer 200 that broke off before its first byte is no empty page", asyn
   expect(await feed.watermark()).toEqual(watermark);
 });
 
+test.each([{}, { data: null }, { errors: [{ title: "Internal error" }] }])(
+  "an answer 200 without a list, as %j, is no empty page and no order without lines",
+  async (body) => {
+    const headers = { "content-type": "application/vnd.api+json" };
+    const fetch = async () => new Response(JSON.stringify(body), { headers });
+    const clock = createSteppingClock();
+    const kaspi = createKaspi({ token: "kaspi-token", fetch, clock, minDelayMs: 1 });
+    const { watermarks, leases } = createMemoryStorage({ clock });
+    const feed = createOrderFeed({ kaspi, watermarks, leases, clock });
+    const pages = feed.pages()[Symbol.asyncIterator]();
+    await expect(pages.next()).rejects.toThrow("kaspi: orders.list");
+    await expect(kaspi.orders.byCode("700000001")).rejects.toThrow("kaspi: orders.byCode");
+    await expect(kaspi.entries("NzAw")).rejects.toThrow("kaspi: orders.entries");
+    expect(await feed.watermark()).toBeUndefined();
+  },
+);
+
 test("an order that slips to a page already read is found by reading again", async () => {
   const { add, fake, read } = createScene();
   add(150);

@@ -136,7 +136,7 @@ const resourceSchema = v.object({
 });
 
 const listSchema = v.object({
-  data: v.nullish(v.array(resourceSchema), []),
+  data: v.array(resourceSchema), // an answer without it is no empty list
   included: v.fallback(v.nullish(v.array(resourceSchema), []), []),
   meta: v.fallback(
     v.nullish(v.object({ pageCount: v.nullish(v.number()), totalCount: v.nullish(v.number()) }), {}),
