@@ -82,6 +82,52 @@ test("a lead that was there before the ledger's is not ours: it stays open, with
   expect(alerts).toMatchObject([{ kind: "twin", isClosed: false, code: "700000001", twinId: String(old.id) }]);
 });
 
+test.each([1, 9])("a lead of somebody else that is %i minutes older than the order stays open too", async (age) => {
+  const { alerts, kaspi, amocrm, sync, clock } = createWatched();
+  const old = amocrm.addLead({ name: "Заказ", orderCode: "700000001", statusId: stageIds.delivery });
+  clock.advance(age * minute);
+  kaspi.addOrder(order("700000001"));
+  await sync.importNew();
+  clock.advance(5 * minute);
+  amocrm.moveLead(old.id, stageIds.accepted);
+  clock.advance(10 * minute);
+  await sync.reconcile();
+  expect(old.statusId).toBe(stageIds.accepted);
+  expect(alerts).toMatchObject([{ kind: "twin", isClosed: false, twinId: String(old.id) }]);
+});
+
+test("a second lead that amoCRM refuses to close is told as open, and holds no later look up", async () => {
+  const { alerts, kaspi, amocrm, createWorker, clock } = createWatched({ sync: { silenceAfterMs: 10_000 * minute } });
+  const sync = createWorker({
+    guardFetch: (send) => async (input, init) => {
+      if (init?.method !== "PATCH") return send(input, init);
+      const problem = {
+        "validation-errors": [{ request_id: "0", errors: [{ code: "NotSupportedChoice", path: "status_id" }] }],
+      };
+      return new Response(JSON.stringify(problem), {
+        status: 400,
+        headers: { "content-type": "application/problem+json" },
+      });
+    },
+  });
+  kaspi.addOrder(order("700000001"));
+  await sync.importNew();
+  await sync.reconcile();
+  clock.advance(20 * minute);
+  const twin = amocrm.addLead({ name: "копия", orderCode: "700000001" });
+  for (let day = 0; day < 3; day++) {
+    for (let count = 0; count < 300; count++) amocrm.addLead({ name: "чужая" });
+    clock.advance(24 * 60 * minute);
+    await sync.reconcile();
+  }
+  amocrm.journal.clear();
+  clock.advance(20 * minute);
+  await sync.reconcile();
+  expect(amocrm.journal.count(/^GET .*\/leads\?/)).toBe(1);
+  expect(twin.statusId).toBe(stageIds.new);
+  expect(alerts).toMatchObject([{ kind: "twin", isClosed: false, twinId: String(twin.id) }]);
+});
+
 test.each(["POST", "PATCH"])(
   "a second lead is closed by the next reconcile when the %s for it fails",
   async (method) => {
@@ -160,6 +206,54 @@ test("a block is told once while it lasts, and again when it comes again", async
   await sync.reconcile();
   await block();
   expect(alerts).toHaveLength(2);
+});
+
+test("a shop's lasting failure hides neither another shop's refused token nor its error", async () => {
+  const logged: unknown[][] = [];
+  const logger = { ...silentLogger, error: (...line: unknown[]) => void logged.push(line) };
+  const { alerts, kaspi, sync, clock } = createWatched({
+    kaspi: { shops: { almaty: "a", astana: "b" } },
+    sync: { logger },
+  });
+  const fails = (token: string, status: number) =>
+    kaspi.faults.add({
+      fault: { kind: "failBeforeExecuting", status },
+      times: 10_000,
+      match: ({ headers }) => headers.get("x-auth-token") === token,
+    });
+  fails("a", 500);
+  fails("b", 401);
+  for (let run = 0; run < 2; run++) {
+    await expect(sync.importNew()).rejects.toThrow("500");
+    clock.advance(5 * minute);
+  }
+  expect(alerts).toEqual([{ kind: "refused", vendor: "kaspi", status: 401 }]);
+  expect(logged.filter(([message]) => message === "kaspi-amocrm: this failed too")).toHaveLength(2);
+});
+
+test("a second block is told while one shop's token stays refused", async () => {
+  const { alerts, kaspi, amocrm, sync, clock, storage } = createWatched({
+    kaspi: { shops: { almaty: "a", astana: "b" } },
+    sync: { silenceAfterMs: 1_000 * minute },
+  });
+  kaspi.faults.add({
+    fault: { kind: "failBeforeExecuting", status: 401 },
+    times: 10_000,
+    match: ({ headers }) => headers.get("x-auth-token") === "b",
+  });
+  const run = async () => {
+    clock.advance(10 * minute);
+    await sync.reconcile().catch(() => undefined);
+  };
+  await run();
+  for (let block = 0; block < 2; block++) {
+    amocrm.faults.add({ fault: { kind: "block" } });
+    await run();
+    amocrm.faults.clear();
+    await storage.rateLimits.unblock("amocrm:demo.amocrm.ru:token");
+    await run();
+  }
+  expect(alerts.map(({ kind }) => kind)).toEqual(["refused", "block", "block"]);
 });
 
 test("a shop whose imports no longer end is told as silent, until one ends", async () => {

@@ -1,3 +1,4 @@
+import { createHmac } from "node:crypto";
 import { fetchFrom } from "@orderbridge/core/testing";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { createAmocrm } from "../src/amocrm/index.ts";
@@ -266,6 +267,133 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       expect(amocrm.contacts).toHaveLength(1);
     });
 
+    const fewer = { entries: [{ sku: "LAMP", name: "Шам", basePrice: 7990, quantity: 1 }] };
+    test.each([
+      ["its order moves", completed],
+      ["its order loses goods", fewer],
+      ["the buyer's phone opens", { cellPhone: "7010000001" }],
+      ["the phone opens and the order is cancelled", { cellPhone: "7010000001", ...cancelled }],
+      ["its order loses goods and is completed", { ...fewer, ...completed }],
+    ])("a deleted lead is left alone, and nobody is told, when %s", async (_what, change) => {
+      const alerts: unknown[] = [];
+      const {
+        kaspi,
+        amocrm,
+        sync,
+        clock,
+        storage: stores,
+      } = createSetting({
+        sync: { onAlert: (alert) => void alerts.push(alert), attemptsBeforeParking: 1 },
+      });
+      kaspi.addOrder({ code: "700000001", entries: order("700000001").entries });
+      await sync.importNew();
+      amocrm.deleteLead(amocrm.leads[0]?.id as number);
+      kaspi.changeOrder("700000001", change);
+      clock.advance(10 * minute);
+      expect(await sync.reconcile()).toMatchObject({ skipped: 1, failed: 0 });
+      expect(await stores.orders.get(key)).toMatchObject({ phase: "skipped", lastError: "the lead was deleted" });
+      const elements = await stores.elements.find(String(fakeAccount.catalogId), ["LAMP"]);
+      expect([elements.size, alerts]).toEqual([1, []]); // its goods are as good as before
+    });
+
+    test("goods that may not be linked any more cost orders their goods only", async () => {
+      const alerts: unknown[] = [];
+      const { kaspi, amocrm, sync, clock, createWorker, storage: stores } = createSetting();
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew(); // its element is known from now on
+      const worker = createWorker({
+        onAlert: (alert) => void alerts.push(alert),
+        guardFetch: (send) => async (input, init) => {
+          const isRefused = /catalogs/.test(String(input)) || /catalog_elements/.test(String(init?.body ?? ""));
+          if (!isRefused) return send(input, init);
+          const headers = { "content-type": "application/problem+json" };
+          return new Response(JSON.stringify({ title: "Forbidden", status: 403 }), { status: 403, headers });
+        },
+      });
+      clock.advance(minute);
+      for (const code of ["700000002", "700000003"]) kaspi.addOrder(order(code));
+      expect(await worker.importNew()).toMatchObject({ created: 2, failed: 0 });
+      kaspi.changeOrder("700000002", completed);
+      clock.advance(10 * minute);
+      await worker.reconcile();
+      expect(amocrm.leadOf("700000002")?.statusId).toBe(stageIds.won);
+      expect(await stores.orders.counts()).toEqual({ done: 3 });
+      expect(alerts).toEqual([{ kind: "catalog", catalogId: String(fakeAccount.catalogId) }]);
+    });
+
+    test("a phone that was moved to another card leads to that card from the next reconcile on", async () => {
+      const { kaspi, amocrm, sync, clock } = createSetting();
+      const wrong = amocrm.addContact({ name: "Айгүл", phones: ["+77010000001"] });
+      kaspi.addOrder(order("700000001"));
+      await sync.importNew();
+      clock.advance(60 * minute);
+      Object.assign(wrong, { phones: ["+77019999999"], updatedAt: Math.floor(clock.now().getTime() / 1000) });
+      const right = amocrm.addContact({ name: "Ерлан", phones: ["+77010000001"] });
+      clock.advance(minute);
+      await sync.reconcile();
+      kaspi.addOrder(order("700000002"));
+      await sync.importNew();
+      expect(amocrm.leadOf("700000002")?.contactIds).toEqual([right.id]);
+    });
+
+    test("prices stay exact when an old lead tells no minor units", async () => {
+      const { kaspi, amocrm, clock, createWorker } = createSetting({ amocrm: { hasMinorUnits: true } });
+      const old = amocrm.addLead({ name: "старая" });
+      const other = amocrm.addLead({ name: "другая" });
+      const worker = () =>
+        createWorker({
+          guardFetch: (send) => async (input, init) => {
+            const answer = await send(input, init);
+            if (!/\/leads\?/.test(String(input)) || answer.status !== 200) return answer;
+            const body = (await answer.json()) as { _embedded: { leads: Record<string, unknown>[] } };
+            for (const lead of body._embedded.leads) if (lead.id === old.id) delete lead.price_with_minor_units;
+            return new Response(JSON.stringify(body), { headers: answer.headers });
+          },
+        });
+      kaspi.addOrder(order("700000001", { entries: [{ sku: "LAMP", basePrice: 7990.5 }] }));
+      await worker().importNew();
+      expect([other.price, amocrm.leadOf("700000001")?.price]).toEqual([0, 7990.5]);
+      amocrm.moveLead(old.id, stageIds.delivery); // now it is the first in the list of changes
+      kaspi.changeOrder("700000001", accepted);
+      clock.advance(10 * minute);
+      await worker().reconcile();
+      expect(amocrm.leadOf("700000001")).toMatchObject({ price: 7990.5, statusId: stageIds.accepted });
+    });
+
+    test.each([
+      ["of a new lead", undefined],
+      ["of a lead that is there", "+0(000)-000-00-00"],
+    ])(
+      "a worker that dies behind the contact %s leaves one contact, although the search lags",
+      async (_whose, hidden) => {
+        const { kaspi, amocrm, sync, clock, createWorker } = createSetting({
+          amocrm: { indexLagMs: 15 * minute },
+          sync: { contactLookup: "query" },
+        });
+        kaspi.addOrder(order("700000001", hidden ? { attributes: { customer: { cellPhone: hidden } } } : {}));
+        if (hidden) {
+          await sync.importNew();
+          kaspi.changeOrder("700000001", { attributes: {} });
+          clock.advance(10 * minute);
+        }
+        const { promise: dead, resolve: die } = Promise.withResolvers<void>();
+        const dying = createWorker({
+          guardFetch: (send) => async (input, init) => {
+            const answer = await send(input, init);
+            if (init?.method !== "POST" || !String(input).endsWith("/contacts")) return answer;
+            die();
+            return new Promise<never>(() => undefined);
+          },
+        });
+        void (hidden ? dying.reconcile() : dying.importNew()).catch(() => undefined);
+        await dead;
+        clock.advance(6 * minute);
+        await (hidden ? sync.reconcile() : sync.importNew());
+        expect(amocrm.contacts).toHaveLength(1);
+        expect(amocrm.leadOf("700000001")?.contactIds).toEqual([amocrm.contacts[0]?.id]);
+      },
+    );
+
     test("a deleted contact is made anew when the phone of an order opens late", async () => {
       const { kaspi, amocrm, sync, clock } = createSetting();
       kaspi.addOrder(order("700000001"));
@@ -492,6 +620,19 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       const ids = [1, 2].map(() => String(amocrm.addContact({ name: "Айгүл", phones: ["8 701 000 00 01"] }).id));
       amocrm.addContact({ name: "Ерлан", phones: ["+77010000002"] });
       expect(await sync.erase("+77010000001")).toEqual(ids);
+    });
+
+    test("erasing forgets the other phones of a contact too, also when only amoCRM knows the one asked for", async () => {
+      const { kaspi, amocrm, sync, storage: stores } = createSetting();
+      kaspi.addOrder(order("700000001", { cellPhone: "7010000002" }));
+      await sync.importNew();
+      const [buyer] = amocrm.contacts;
+      buyer?.phones.push("+77010000001");
+      const secret = await stores.contacts.secret();
+      const known = createHmac("sha256", secret).update("+77010000002").digest("hex");
+      expect((await stores.contacts.find([known])).size).toBe(1);
+      expect(await sync.erase("+77010000001")).toEqual([String(buyer?.id)]);
+      expect((await stores.contacts.find([known])).size).toBe(0);
     });
   });
 }

@@ -11,8 +11,9 @@ export type KaspiAmocrmAlert =
   /** An order failed again and again; from now on it is tried hourly. */
   | { readonly kind: "parked"; readonly shop: string; readonly code: string; readonly reason: string }
   /**
-   * A second lead carries an order's code; `leadId` is the ledger's. `isClosed`: it got a note and was closed. A lead that
-   * was there before the ledger's is somebody else's, and is left alone: say which of the two counts.
+   * A second lead carries an order's code; `leadId` is the ledger's. `isClosed`: it got a note and was closed. Else it is
+   * somebody else's, older than the order or than the ledger's lead, or amoCRM refuses to close it: say which of the two
+   * counts.
    */
   | {
       readonly kind: "twin";
@@ -34,8 +35,8 @@ export type KaspiAmocrmAlert =
 export interface Alerts {
   /** Tells it unless it was told before. */
   raise(alert: KaspiAmocrmAlert): void;
-  /** The trouble is over: when it comes again, it is told again. */
-  clear(kind: KaspiAmocrmAlert["kind"], shop?: string): void;
+  /** The trouble that all these fields fit is over: when it comes again, it is told again. */
+  clear(over: { readonly kind: KaspiAmocrmAlert["kind"]; readonly shop?: string; readonly vendor?: string }): void;
 }
 
 /** Tells each trouble once while it lasts, to the log and to `onAlert`, whose own failures hold nobody up. */
@@ -63,9 +64,10 @@ export function createAlerts({
         failed(error);
       }
     },
-    clear(kind, shop) {
+    clear(over) {
       for (const [key, alert] of told) {
-        if (alert.kind === kind && (alert.kind !== "silence" || alert.shop === shop)) told.delete(key);
+        const fields: Readonly<Record<string, unknown>> = { ...alert };
+        if (Object.entries(over).every(([name, value]) => fields[name] === value)) told.delete(key);
       }
     },
   };

@@ -12,8 +12,16 @@ interface ContactRequest {
 }
 
 export interface ContactFinder {
-  /** The contact of each phone, created where there is none. */
-  ensure(requests: readonly ContactRequest[], beforeWrite: () => void): Promise<ContactResult>;
+  /**
+   * The contact of each phone, created where there is none. `interruptedAt`: an attempt that began then may have made
+   * some that the search does not know yet.
+   */
+  ensure(
+    requests: readonly ContactRequest[],
+    options: { readonly interruptedAt: Date | undefined; readonly beforeWrite: () => void },
+  ): Promise<ContactResult>;
+  /** Learns which phones people have moved from one card to another; nothing before the first walk. */
+  refresh(): Promise<void>;
   /** After a contact was refused: whether it is gone from the CRM, and then it is forgotten. */
   forgetGone(contactId: string): Promise<boolean>;
   /** Forgets everybody with this phone; resolves to their ids in the CRM, of which it is asked first. */
@@ -122,11 +130,15 @@ export function createContactFinder({
     },
     async erase(phone) {
       const found = await amocrm.contacts.allByPhone(phone); // one that only the CRM knows must be named too
+      await index.replace(found.map(({ id }) => ({ contactId: id, hashes: [] }))); // also under their other phones
       const erased = await index.erase([await hash(phone)]);
       const ids = [...new Set([...found.map(({ id }) => id), ...erased])];
       return ids.sort((left, right) => Number(left) - Number(right));
     },
-    async ensure(requests, beforeWrite) {
+    async refresh() {
+      if (lookup === "index" && (await watermarks.get(watermark)) !== undefined) await refresh();
+    },
+    async ensure(requests, { interruptedAt, beforeWrite }) {
       const wanted = new Map(requests.map((request) => [request.phone, request])); // one contact per phone
       const phones = [...wanted.keys()];
       const ids = await known(phones);
@@ -135,6 +147,10 @@ export function createContactFinder({
         for (const [phone, id] of await known(missing())) ids.set(phone, id);
       };
       if (missing().length === 0) return { ids, rejected: new Map(), unknown: new Set() };
+      if (interruptedAt && lookup === "query") {
+        await lookBehind(interruptedAt);
+        await learn();
+      }
       await search(missing());
       await learn();
       // The number of the item stands for the phone, which does not go where it need not.

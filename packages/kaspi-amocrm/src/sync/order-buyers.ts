@@ -16,15 +16,20 @@ export function createBuyerLinker({
   readonly contacts: ContactFinder;
   readonly linkBatch: BatchSize;
 }) {
-  return async function linkBuyers({ save, beforeWrite }: Turn, works: readonly Work[]): Promise<void> {
+  return async function linkBuyers({ save, begin, beforeWrite }: Turn, works: readonly Work[]): Promise<void> {
     const wanting = works.filter(({ row, order }) => row.contactId === undefined && order.phone !== undefined);
     if (wanting.length === 0) return;
+    const interruptedAt = wanting.flatMap((work) => (work.interruptedAt ? [work.interruptedAt.getTime()] : []));
+    await begin(wanting.filter(({ row }) => row.leadId !== undefined)); // of the others it was said before
     const result = await contacts.ensure(
       wanting.map(({ order }) => ({
         phone: order.phone as string,
         name: order.customerName ?? (order.phone as string),
       })),
-      beforeWrite,
+      {
+        interruptedAt: interruptedAt.length === 0 ? undefined : new Date(Math.min(...interruptedAt)),
+        beforeWrite,
+      },
     );
     for (const work of wanting) {
       const phone = work.order.phone as string;

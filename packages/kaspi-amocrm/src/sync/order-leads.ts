@@ -256,13 +256,10 @@ export function createLeadWriter(options: LeadWriterOptions) {
         return done;
       },
     });
-    const gone: Work[] = [];
     for (const { work, change } of changes) {
       const reason = result.rejected.get(change.id);
-      if (reason !== undefined) {
-        if ((await amocrm.leads.get(change.id)) === undefined) gone.push(work);
-        work.failure = `change of the lead refused: ${reason}`;
-      } else if (!result.ids.has(change.id)) work.isOpen = true;
+      if (reason !== undefined) work.failure = `change of the lead refused: ${reason}`;
+      else if (!result.ids.has(change.id)) work.isOpen = true;
     }
     const written = changes.filter(({ change }) => result.ids.has(change.id));
     const changeOf = new Map(written.map(({ work, change }) => [work, change]));
@@ -273,8 +270,6 @@ export function createLeadWriter(options: LeadWriterOptions) {
         ...(statusId !== undefined && { stageId: statusId, seenStageId: statusId, intendedStageId: undefined }),
       };
     });
-    await save(gone, () => ({ phase: "skipped", intentAt: undefined, lastError: "the lead was deleted" }));
-    report.skipped += gone.length;
   }
 
   return { adopt, create, update, firstStage };

@@ -5,7 +5,7 @@ import type { LedgerLine } from "../ledger.ts";
 import type { Alerts } from "./alerts.ts";
 import { type BatchSize, chunks, sendSplitting } from "./bulk.ts";
 import type { ElementFinder } from "./elements.ts";
-import { alive, type Turn, type Work, writerBatch } from "./order-work.ts";
+import { alive, markGone, type Turn, type Work, writerBatch } from "./order-work.ts";
 
 /** Sets the goods of each lead: links what an order has, unlinks what it has no more, leaves what a manager added. */
 export function createLineWriter({
@@ -21,23 +21,11 @@ export function createLineWriter({
   readonly linkBatch: BatchSize;
   readonly alerts: Alerts;
 }) {
-  /** `undefined` when the account has no such list (any more): an order is worth more than its goods. */
-  async function ensureElements(works: readonly Work[], beforeWrite: () => void) {
-    try {
-      return await elements.ensure(
-        works.flatMap(({ lines }) => lines),
-        { wasInterrupted: works.some((work) => work.wasInterrupted), beforeWrite },
-      );
-    } catch (error) {
-      if (!(error instanceof ApiError) || (error.status !== 403 && error.status !== 404)) throw error;
-      alerts.raise({ kind: "catalog", catalogId });
-      return undefined;
-    }
-  }
-
-  return async function syncLines({ save, begin, beforeWrite }: Turn, works: readonly Work[]): Promise<void> {
-    const result = await ensureElements(works, beforeWrite);
-    if (!result) return;
+  async function setLines({ save, begin, beforeWrite }: Turn, works: readonly Work[]): Promise<void> {
+    const result = await elements.ensure(
+      works.flatMap(({ lines }) => lines),
+      { wasInterrupted: works.some(({ interruptedAt }) => interruptedAt !== undefined), beforeWrite },
+    );
     for (const work of works) {
       for (const { sku } of work.lines) {
         if (sku === undefined) continue;
@@ -65,7 +53,7 @@ export function createLineWriter({
         }
       }
     };
-    await read(works.filter(({ wasInterrupted }) => wasInterrupted));
+    await read(works.filter(({ interruptedAt }) => interruptedAt !== undefined));
 
     let wasOpen = false;
     let pending = alive(works).filter((work) => !sameLines(wanted(work), present.get(work) ?? []));
@@ -96,8 +84,13 @@ export function createLineWriter({
       const linked = await sendSplitting(toLink, linkBatch, beforeWrite, amocrm.links.linkElements);
       wasOpen = unlinked.isOpen || linked.isOpen;
       for (const { work } of linked.refused) work.failure = "linking the goods was refused";
-      // An element that is refused may have been deleted: the next attempt finds or creates it again.
-      if (linked.refused.length > 0) await elements.forget(linked.refused.map(({ elementId }) => elementId));
+      // An element that is refused may have been deleted, unless the lead was: the next attempt finds or creates it again.
+      await markGone(
+        linked.refused.map(({ work }) => work),
+        amocrm.leads,
+      );
+      const refused = linked.refused.filter(({ work }) => !work.isGone);
+      if (refused.length > 0) await elements.forget(refused.map(({ elementId }) => elementId));
       await read(pending); // links were seen to get lost in bulk
       pending = alive(pending).filter((work) => !sameLines(wanted(work), present.get(work) ?? []));
     }
@@ -105,6 +98,16 @@ export function createLineWriter({
       alive(works).filter((work) => work.row.lines === undefined || !sameLines(work.row.lines, wanted(work))),
       (work) => ({ lines: wanted(work) }),
     );
+  }
+
+  return async function syncLines(turn: Turn, works: readonly Work[]): Promise<void> {
+    try {
+      await setLines(turn, works);
+    } catch (error) {
+      // The account has no such list (any more), or may not link its elements: an order is worth more than its goods.
+      if (!(error instanceof ApiError) || (error.status !== 403 && error.status !== 404)) throw error;
+      alerts.raise({ kind: "catalog", catalogId });
+    }
   };
 }
 

@@ -19,7 +19,7 @@ export function createNoteWriter({ amocrm, showShop }: { readonly amocrm: Amocrm
         }
       }
     };
-    await look(works.filter(({ row, wasInterrupted }) => wasInterrupted && row.noteId === undefined));
+    await look(works.filter(({ row, interruptedAt }) => interruptedAt && row.noteId === undefined));
     await save([...known.keys()], (work) => ({ noteId: known.get(work) }));
 
     const missing = works.filter(({ row }) => row.noteId === undefined);

@@ -1,4 +1,5 @@
 import { type Clock, type HeldLease, LeaseLostError } from "@orderbridge/core";
+import type { AmocrmLeads } from "../amocrm/leads.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import type { LedgerChange, LedgerRow, OrderLedger } from "../ledger.ts";
 import type { RunReport } from "./options.ts";
@@ -15,10 +16,12 @@ export interface Work {
   readonly note: string;
   /** `undefined`: Kaspi did not tell the total, so the lead's is left alone. */
   readonly priceMinor: number | undefined;
-  /** An earlier attempt began writing and did not end: look before each kind of write. */
-  readonly wasInterrupted: boolean;
+  /** When an earlier attempt began writing that did not end: look before each kind of write. */
+  readonly interruptedAt: Date | undefined;
   isNew: boolean;
   failure?: string;
+  /** Its lead was deleted: nothing is wrong with the order. */
+  isGone?: boolean;
   /** Something may still be on its way. */
   isOpen?: boolean;
 }
@@ -26,6 +29,13 @@ export interface Work {
 /** Those that may be written on: nothing failed, and nothing is still on its way. */
 export const alive = (works: readonly Work[]): readonly Work[] =>
   works.filter((work) => work.failure === undefined && !work.isOpen);
+
+/** Marks those that failed because their lead was deleted. */
+export async function markGone(works: readonly Work[], leads: Pick<AmocrmLeads, "get">): Promise<void> {
+  for (const work of works) {
+    if (work.row.leadId !== undefined) work.isGone ??= (await leads.get(work.row.leadId)) === undefined;
+  }
+}
 
 /** One batch of orders under one lease. */
 export interface Turn {

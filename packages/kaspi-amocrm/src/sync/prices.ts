@@ -14,16 +14,17 @@ export interface LeadPrices {
 export function createLeadPrices({ amocrm }: { readonly amocrm: Pick<Amocrm, "leads"> }): LeadPrices {
   let keepsFractions: boolean | undefined; // unknown while the account has no lead
   const learn = ({ exactPrice }: Lead): void => {
-    keepsFractions = exactPrice !== undefined;
+    keepsFractions = keepsFractions || exactPrice !== undefined; // old leads may lack what the account has
   };
   return {
     learn,
     async of(orders) {
       const hasFraction = orders.some(({ totalMinor = 0n }) => totalMinor % 100n !== 0n);
       if (hasFraction && keepsFractions === undefined) {
-        for await (const lead of amocrm.leads.list()) {
+        let read = 0;
+        for await (const lead of amocrm.leads.list({ order: { by: "id", direction: "desc" } })) {
           learn(lead);
-          break;
+          if (keepsFractions || ++read === 250) break;
         }
       }
       const price = ({ totalMinor }: KaspiOrder): number | undefined => {

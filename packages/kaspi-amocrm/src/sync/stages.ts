@@ -65,7 +65,10 @@ export function createStageWatch({
     return rows.find((row) => row?.leadId !== undefined) ?? rows.find((row) => row?.phase === "creating");
   }
 
-  /** Closes open leads that carry the code of an order whose lead is another one. Gives whether all could be judged. */
+  /**
+   * Closes open leads that carry the code of an order whose lead is another one. Gives whether all could be judged: what
+   * amoCRM refuses to close is, and is told.
+   */
   async function closeTwins(leads: readonly Lead[], lease: HeldLease): Promise<boolean> {
     const open = leads.filter((lead) => lead.pipelineId === pipelineId && !closedStages.includes(lead.statusId ?? ""));
     const carrying = open.filter((lead) => leadMarks(lead, orderCodeFieldId).codes.length > 0);
@@ -82,9 +85,9 @@ export function createStageWatch({
       const own = await amocrm.leads.get(row.leadId);
       if (own === undefined) continue; // a lead that a person made in place of a deleted one is no twin
       const told = { kind: "twin", shop, code, leadId: row.leadId, twinId: twin.id } as const;
-      // Our own second write comes after the first; what was there before is another program's, or a person's.
-      const age = (lead: Lead) => lead.createdAt?.getTime() ?? 0;
-      if (age(twin) < age(own) - clockToleranceMs) {
+      // We write after the checkout, and the second time after the first; what was there before is somebody else's.
+      const madeAt = (lead: Lead) => lead.createdAt?.getTime() ?? 0;
+      if (madeAt(twin) < Math.max(madeAt(own) - clockToleranceMs, row.orderedAt.getTime() - 1_000)) {
         alerts.raise({ ...told, isClosed: false });
         continue;
       }
@@ -94,14 +97,16 @@ export function createStageWatch({
       if (!notes.some((note) => note.text === text)) {
         const noted = await amocrm.notes.create([{ requestId: twin.id, leadId: twin.id, service: "Kaspi", text }]);
         if (!noted.written.has(twin.id)) {
-          isComplete = false;
+          if (noted.rejected.has(twin.id)) alerts.raise({ ...told, isClosed: false });
+          else isComplete = false;
           continue;
         }
         lease.assertHeld();
       }
-      alerts.raise({ ...told, isClosed: true });
-      const closed = await amocrm.leads.update([{ id: twin.id, pipelineId: pipelineId, statusId: lostStage }]);
-      if (!closed.written.has(twin.id)) isComplete = false;
+      const answer = await amocrm.leads.update([{ id: twin.id, pipelineId: pipelineId, statusId: lostStage }]);
+      const isClosed = answer.written.has(twin.id) || (await amocrm.leads.get(twin.id))?.statusId === lostStage; // its answer was lost
+      if (isClosed || answer.settled) alerts.raise({ ...told, isClosed });
+      else isComplete = false;
     }
     return isComplete;
   }

@@ -187,6 +187,14 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
   }
 
   /** Tells what only people can mend. */
+  function tell(error: unknown): void {
+    if (error instanceof BlockedError) alerts.raise({ kind: "block", vendor: error.vendor });
+    else if (error instanceof NeedsReauthError) alerts.raise({ kind: "consent" });
+    else if (error instanceof ApiError && [401, 402, 403].includes(error.status)) {
+      alerts.raise({ kind: "refused", vendor: error.vendor, status: error.status });
+    }
+  }
+
   async function watched<T>(work: () => Promise<T>): Promise<T> {
     try {
       const result = await work();
@@ -196,13 +204,27 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
       }
       return result;
     } catch (error) {
-      if (error instanceof BlockedError) alerts.raise({ kind: "block", vendor: error.vendor });
-      else if (error instanceof NeedsReauthError) alerts.raise({ kind: "consent" });
-      else if (error instanceof ApiError && [401, 402, 403].includes(error.status)) {
-        alerts.raise({ kind: "refused", vendor: error.vendor, status: error.status });
-      }
+      tell(error);
       throw error;
     }
+  }
+
+  /** Runs all steps, also after one that failed, unless going on would be wrong; then throws the first failure. */
+  async function inTurn(...steps: readonly (() => Promise<void>)[]): Promise<void> {
+    const failures: unknown[] = [];
+    for (const step of steps) {
+      try {
+        await step();
+      } catch (error) {
+        tell(error);
+        if (failures.length > 0) logger.error("kaspi-amocrm: this failed too", { error }); // only the first is thrown
+        failures.push(error);
+        const mustStop =
+          !SdkError.isInstance(error) || error instanceof BlockedError || error instanceof NeedsReauthError;
+        if (mustStop) break; // a lost lease, a stop signal, a defect; a block or a lost consent, which only people mend
+      }
+    }
+    if (failures.length > 0) throw failures[0];
   }
 
   /** Moves a position wherever it is; who came first is as right. */
@@ -323,9 +345,13 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
           const since = await importedAt(kaspi); // before any call of a vendor, which may refuse
           if (clock.now().getTime() - since.getTime() > silenceAfterMs) {
             alerts.raise({ kind: "silence", shop: kaspi.shop, since });
-          } else alerts.clear("silence", kaspi.shop);
+          } else alerts.clear({ kind: "silence", shop: kaspi.shop });
         }
-        await writer.lookAtStages();
+        if (await writer.look()) {
+          // amoCRM has answered: the next time is a new trouble.
+          for (const kind of ["block", "consent", "refused"] as const)
+            alerts.clear({ kind, ...(kind !== "consent" && { vendor: "amocrm" }) });
+        }
         await eachShop(async (kaspi) => {
           const needsWork = (row: LedgerRow, order: KaspiOrder) =>
             isDue(row) || isReleased(row, order) || hasChanged(row, order);
@@ -339,8 +365,7 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
             intake.flush,
           );
         });
-        // Both vendors have answered: the next time is a new trouble.
-        for (const kind of ["block", "consent", "refused"] as const) alerts.clear(kind);
+        alerts.clear({ kind: "refused", vendor: "kaspi" });
         return report;
       }),
 
@@ -445,22 +470,6 @@ export function createKaspiAmocrmSync(options: KaspiAmocrmSyncOptions): KaspiAmo
     },
   };
   return sync;
-}
-
-/** Runs all steps, also after one that failed, unless going on would be wrong; then throws the first failure. */
-async function inTurn(...steps: readonly (() => Promise<void>)[]): Promise<void> {
-  const failures: unknown[] = [];
-  for (const step of steps) {
-    try {
-      await step();
-    } catch (error) {
-      failures.push(error);
-      const mustStop =
-        !SdkError.isInstance(error) || error instanceof BlockedError || error instanceof NeedsReauthError;
-      if (mustStop) break; // a lost lease, a stop signal, a defect; a block or a lost consent, which only people mend
-    }
-  }
-  if (failures.length > 0) throw failures[0];
 }
 
 function readStatusMap(map: NonNullable<KaspiAmocrmSyncOptions["statusMap"]>): ReadonlyMap<string, StageTarget> {

@@ -20,7 +20,7 @@ import { createBuyerLinker } from "./order-buyers.ts";
 import { createLeadWriter } from "./order-leads.ts";
 import { createLineWriter } from "./order-lines.ts";
 import { createNoteWriter } from "./order-notes.ts";
-import { alive, createTurn, type Work } from "./order-work.ts";
+import { alive, createTurn, markGone, type Work } from "./order-work.ts";
 import { createLeadPrices } from "./prices.ts";
 import { createStageWatch } from "./stages.ts";
 import { headFingerprint, mergeLines, noteText, orderFingerprint } from "./summary.ts";
@@ -59,6 +59,8 @@ export interface OrderWriter {
   apply(orders: readonly KaspiOrder[], report: RunReport): Promise<void>;
   /** Resolves to whether it looked: not while another process writes leads. @see createStageWatch */
   lookAtStages(): Promise<boolean>;
+  /** The same, and at contacts whose phones were changed. */
+  look(): Promise<boolean>;
   /** Notes that orders could not be read: they pause, and are parked, as after a refusal. */
   fail(failures: readonly (OrderKey & { readonly reason: string })[], report: RunReport): Promise<void>;
   /** What `apply` would count for an order when nothing fails; writes nothing. */
@@ -127,24 +129,24 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
         lines,
         note: noteText(order, lines, showShop),
         priceMinor: priceOf.get(order),
-        wasInterrupted: row.intentAt !== undefined,
+        interruptedAt: row.intentAt,
         isNew: false,
       });
     }
 
     await leads.adopt(
       turn,
-      works.filter(({ row, wasInterrupted }) => row.leadId === undefined && wasInterrupted),
+      works.filter(({ row, interruptedAt }) => row.leadId === undefined && interruptedAt),
     );
 
     const fresh = alive(works).filter(({ row }) => row.leadId === undefined);
-    const unwanted = fresh.filter(({ order, wasInterrupted }) => !wasInterrupted && isUnwanted(order));
+    const unwanted = fresh.filter(({ order, interruptedAt }) => !interruptedAt && isUnwanted(order));
     await save(unwanted, () => ({
       phase: "skipped",
       intentAt: undefined,
       lastError: "first seen cancelled or returned",
     }));
-    const unsigned = fresh.filter((work) => !unwanted.includes(work) && !work.wasInterrupted && isHeldBack(work.order));
+    const unsigned = fresh.filter((work) => !unwanted.includes(work) && !work.interruptedAt && isHeldBack(work.order));
     const later = new Date(clock.now().getTime() + 3_600_000);
     await save(unsigned, () => ({ dueAt: later })); // reconcile looks at it every time; this is for a lone import
     report.skipped += unwanted.length;
@@ -157,7 +159,7 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     await linkBuyers(turn, alive(inWork));
     await leads.create(turn, alive(toCreate));
 
-    const withLead = () => alive(inWork).filter(({ row }) => row.leadId !== undefined && row.phase !== "skipped");
+    const withLead = () => alive(inWork).filter(({ row }) => row.leadId !== undefined);
     await syncNotes(turn, withLead()); // first: it names the goods also when their list refuses them
     await syncLines?.(turn, withLead());
     await leads.update(turn, withLead());
@@ -181,7 +183,13 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
     }));
     report.deferred += open.length;
 
-    const failed = inWork.filter((work) => work.failure !== undefined && work.row.phase !== "skipped");
+    const refused = inWork.filter((work) => work.failure !== undefined);
+    await markGone(refused, amocrm.leads);
+    const gone = refused.filter(({ isGone }) => isGone);
+    await save(gone, () => ({ phase: "skipped", intentAt: undefined, lastError: "the lead was deleted" }));
+    report.skipped += gone.length;
+
+    const failed = refused.filter(({ isGone }) => !isGone);
     await save(failed, ({ row, failure }) => afterFailure(row, failure as string));
     report.failed += failed.length;
     report.parked += failed.filter(({ row }) => row.phase === "parked").length;
@@ -246,6 +254,11 @@ export function createOrderWriter(options: OrderWriterOptions): OrderWriter {
       if (!(await underLease((held) => failHeld(failures, report, held)))) report.deferred += failures.length;
     },
     lookAtStages: () => underLease(lookAtStages),
+    look: () =>
+      underLease(async (held) => {
+        await lookAtStages(held);
+        await contacts.refresh();
+      }),
     foresee,
     isUpToDate(row, order) {
       if (order.entries === undefined) return row.fingerprint?.split(":", 1)[0] === headFingerprint(order);
