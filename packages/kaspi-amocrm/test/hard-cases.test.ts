@@ -418,7 +418,7 @@ for (const { name: storageName, skipped, open } of testStorages()) {
         match: ({ url }) => url.includes("/entries"),
       });
       const attempts: (number | undefined)[] = [];
-      for (let run = 0; run < 30; run++) {
+      for (let run = 0; run < 16; run++) {
         await sync.importNew();
         attempts.push((await stores.orders.get(key))?.attempts);
         clock.advance(minute);
@@ -427,11 +427,11 @@ for (const { name: storageName, skipped, open } of testStorages()) {
       const { parked } = await sync.status();
       expect(parked).toEqual([{ ...key, reason: expect.stringMatching(/^lines could not be read: .*500/) }]);
       kaspi.journal.clear();
-      for (let run = 0; run < 59; run++) {
+      for (let run = 0; run < 5; run++) {
         await sync.importNew();
-        clock.advance(minute);
+        clock.advance(10 * minute);
       }
-      expect(kaspi.journal.count("/entries")).toBeLessThanOrEqual(3); // one attempt, with its repetitions
+      expect(kaspi.journal.count("/entries")).toBe(0);
       kaspi.faults.clear();
       clock.advance(60 * minute);
       expect(await sync.importNew()).toMatchObject({ created: 1 });
