@@ -111,7 +111,7 @@ const findings: Readonly<Record<DiagnosisCode, Omit<Finding, "code">>> = {
   amount_differs: {
     exitCode: 1,
     cause: "The payment's sum is not the order's total.",
-    next: "Find out who changed the price after the link was made, or captured another part of the hold in the cabinet; then give the payment back in the cabinet, or by robokassa.refunds.create with the opKey that robokassa.operationState gives, and sell it anew.",
+    next: "Find out who changed the price after the link was made, or captured another part of the hold in the cabinet. A held order learns from another call of captureOrder which part was taken. Otherwise give the payment back in the cabinet, or by robokassa.refunds.create with the opKey that robokassa.operationState gives, and sell it anew.",
   },
   currency_differs: {
     exitCode: 1,
