@@ -189,7 +189,9 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     throw new ConfigError("providerTimeoutMs must be positive and less than 60000");
   }
   if (!(checkClaimMs > providerTimeoutMs)) throw new ConfigError("checkClaimMs must be more than providerTimeoutMs");
-  if (!(lifeMs >= 1 && lifeMs <= maxLifeMs)) throw new ConfigError("lifeMs must be from a millisecond to 30 days");
+  if (!(Number.isInteger(lifeMs) && lifeMs >= 1 && lifeMs <= maxLifeMs)) {
+    throw new ConfigError("lifeMs must be whole milliseconds, from 1 to 30 days");
+  }
   if (!(concurrency >= 1)) throw new ConfigError("concurrency must be at least 1");
   if (!(concurrencyPerReceiver >= 1)) throw new ConfigError("concurrencyPerReceiver must be at least 1");
   if (retryDelaysMs.some((delayMs) => !(delayMs >= 0))) throw new ConfigError("retryDelaysMs must not be negative");

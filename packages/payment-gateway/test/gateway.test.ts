@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { PaymentProvider } from "../src/index.ts";
+import type { GatewayStorage } from "../src/storage.ts";
 import { callApi, createWorld, otherToken, shopSecret, type World } from "./gateway-harness.ts";
 import { type Store, stores } from "./stores.ts";
 
@@ -144,7 +145,27 @@ describe.each(stores)("the gateway on $name", ({ skipped, open }) => {
     });
 
     test.each([
+      [15_000, 45_000],
+      [40_000, 120_000],
+    ])(
+      "a try with a deadline of %i ms that begins after two thirds of its claim ends within it",
+      async (timeoutMs, ttlMs) => {
+        const claims: number[] = [];
+        const storage: GatewayStorage = {
+          ...world.storage,
+          async claimDeliveries(options) {
+            claims.push(options.ttlMs);
+            return world.storage.claimDeliveries(options);
+          },
+        };
+        await world.another({ storage, webhooks: { timeoutMs } }).work();
+        expect(new Set(claims)).toEqual(new Set([ttlMs]));
+      },
+    );
+
+    test.each([
       ["lifeMs", { lifeMs: 0 }],
+      ["lifeMs", { lifeMs: 1.5 }],
       ["lifeMs", { lifeMs: 2_592_000_001 }],
       ["checkClaimMs", { checkClaimMs: 30_000 }],
       ["checkClaimMs", { checkClaimMs: 50_000, providerTimeoutMs: 50_000 }],
