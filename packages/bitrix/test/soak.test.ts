@@ -121,3 +121,68 @@ test.each(Array.from({ length: seeds }, (_, index) => index + 1))(
     total.diverging += diverging.length;
   },
 );
+
+/** Each stage of the map but the first lies behind the paid one. */
+const forward = { new: "NEW", accepted: "EXECUTING", in_production: "FINAL_INVOICE", delivered: "WON" };
+
+test.each(Array.from({ length: seeds }, (_, index) => index + 1))(
+  "a payment that a portal puts back by chance reaches its deal or is named, and repair tells it (seed %i)",
+  { timeout: 60_000 },
+  async (seed) => {
+    const { next, chance, pick } = createNumbers(seed * 104_729);
+    const clock = createFakeClock();
+    const before = new Map<number, string>();
+    const { portal, orders, storage, worker, sync, pair, settle } = createBackendAndPortal({
+      clock,
+      conflict: pick(["left", "right", "latest"] as const),
+      stages: forward,
+      wrap: (handle) => async (request) => {
+        if (request.url.endsWith("crm.item.update")) {
+          const id = Number((await request.clone().json()).id);
+          before.set(id, portal.deal(id)?.stageId ?? "");
+        }
+        return handle(request);
+      },
+    });
+    const pairs: { readonly orderId: string; readonly dealId: number; status: number }[] = [];
+    for (let index = 0; index < 6; index++) pairs.push({ ...(await pair()), status: 0 });
+    const share = pick([0.3, 0.7, 1]);
+    portal.setRobot(({ id }) => (chance(share) ? before.get(Number(id)) : undefined));
+    for (let tick = 0; tick < 12; tick++) {
+      clock.advance(1_000);
+      const one = pick(pairs);
+      if (chance(0.3)) portal.faults.add({ fault: { kind: pick(["dropReplyAfterExecuting", "rateLimit"] as const) } });
+      if (next() < 0.6) await orders.change(one.orderId, { paid: true }, { changedBy: "robokassa" });
+      else {
+        one.status = Math.min(one.status + 1, 3);
+        await orders.change(one.orderId, { status: Object.keys(forward)[one.status] }, { changedBy: "manager" });
+      }
+      if (chance(0.7)) await Promise.all([worker.drain(), worker.drain()]);
+      if (chance(0.5)) await settle();
+    }
+    portal.setRobot(undefined);
+    for (let round = 0; round < 3; round++) {
+      clock.advance(600_000);
+      await settle();
+    }
+    const untold = async () => {
+      const links = new Map((await sync.links({ limit: 10 })).map((link) => [link.leftId, link]));
+      const found = [];
+      for (const { orderId, dealId } of pairs) {
+        const order = await orders.get(orderId);
+        const isBehind = order?.paidAt !== undefined && portal.deal(dealId)?.stageId === "NEW";
+        const isApart = order?.paidAt === undefined && forward[order?.status as "new"] !== portal.deal(dealId)?.stageId;
+        if (isBehind || isApart) found.push({ orderId, note: links.get(orderId)?.note });
+      }
+      return found;
+    };
+    expect((await untold()).filter(({ note }) => note === undefined)).toEqual([]);
+    for (const link of await sync.links({ limit: 10 })) {
+      if (link.unfollowed) await storage.links.put({ ...link, note: undefined, version: link.version + 1 });
+      await storage.work.mark("order", link.leftId);
+    }
+    await settle();
+    expect(await untold()).toEqual([]);
+    expect((await sync.links({ limit: 10 })).filter(({ note, unfollowed }) => note || unfollowed)).toEqual([]);
+  },
+);
