@@ -74,19 +74,30 @@ for (const { name, skipped, open } of testDatabases()) {
     });
 
     test("the first reconcile after the prices of the ledger became exact leaves a manager's price", async () => {
-      const { kaspi, amocrm, sync, clock } = createSetting({ stores, core });
-      for (const code of ["700000001", "700000002"]) {
-        kaspi.addOrder({ code, entries: [{ sku: "LAMP", basePrice: 7990, quantity: 2 }] });
+      const { kaspi, amocrm, sync, clock } = createSetting({ stores, core, amocrm: { hasMinorUnits: true } });
+      amocrm.addLead({ name: "другая" }); // by which the account shows that it keeps fractions
+      const codes = ["700000001", "700000002", "700000003"];
+      for (const [index, code] of codes.entries()) {
+        kaspi.addOrder({ code, entries: [{ sku: "LAMP", basePrice: index === 1 ? 7990.25 : 7990, quantity: 2 }] });
       }
       await sync.importNew();
-      await sql`update kaspi_amocrm_order set price_minor = 15980, fingerprint = ${"0".repeat(64)}
-        where code = '700000001'`.execute(database.db);
+      // Two rows of the former version, which had rounded 15980.50 to 15981; the third is of today's.
+      await sql`update kaspi_amocrm_order set fingerprint = ${"0".repeat(64)},
+        price_minor = case code when '700000001' then 15980 else 15981 end
+        where code <> '700000003'`.execute(database.db);
       const migrations = kaspiAmocrmMigrations(database.dialect);
       for (let time = 0; time < 2; time++) await migrations["013-orders-price-of-before"]?.up(database.db);
       for (const lead of amocrm.leads) lead.price = 14_000;
+      for (let run = 0; run < 2; run++) {
+        clock.advance(600_000);
+        await sync.reconcile();
+        kaspi.changeOrder("700000002", { state: "KASPI_DELIVERY", status: "ACCEPTED_BY_MERCHANT" });
+      }
+      expect(codes.map((code) => amocrm.leadOf(code)?.price)).toEqual([14_000, 14_000, 14_000]);
+      kaspi.changeOrder("700000002", { entries: [{ sku: "LAMP", basePrice: 7990.25 }] });
       clock.advance(600_000);
       await sync.reconcile();
-      expect(amocrm.leads.map(({ price }) => price)).toEqual([14_000, 14_000]);
+      expect(codes.map((code) => amocrm.leadOf(code)?.price)).toEqual([14_000, 7990.25, 14_000]);
     });
 
     test("machines whose clocks differ by 40 seconds wait equally long for what has no answer", async () => {

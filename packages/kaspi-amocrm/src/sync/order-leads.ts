@@ -3,6 +3,7 @@ import type { Amocrm } from "../amocrm/client.ts";
 import type { Lead, LeadChange, NewLead } from "../amocrm/leads.ts";
 import type { KaspiOrder } from "../kaspi/order.ts";
 import type { LedgerRow, OrderLedger } from "../ledger.ts";
+import { toWholeUnits } from "../money.ts";
 import type { Alerts } from "./alerts.ts";
 import { createBatchSize, writeSurely } from "./bulk.ts";
 import type { ContactFinder } from "./contacts.ts";
@@ -182,6 +183,13 @@ export function createLeadWriter(options: LeadWriterOptions) {
     await save([work], () => ({ seenStageId, intendedStageId: undefined, ...(isOurs && { stageId: seenStageId }) }));
   }
 
+  /** A former version kept whole units, and its rows a mark: what it rounded has not changed. */
+  const isRounded = ({ row, priceMinor }: Work): boolean =>
+    row.fingerprint?.endsWith(":") === true &&
+    priceMinor !== undefined &&
+    priceMinor !== row.priceMinor &&
+    toWholeUnits(BigInt(priceMinor)) * 100 === row.priceMinor;
+
   const isMovedByHand = ({ row }: Work): boolean => row.seenStageId !== row.stageId;
 
   /** Right before leads are moved: where people have moved them since the last look. */
@@ -208,6 +216,7 @@ export function createLeadWriter(options: LeadWriterOptions) {
   async function update(turn: Turn, works: readonly Work[]): Promise<void> {
     const { save, begin, beforeWrite, report } = turn;
     await seeStages(turn, works);
+    await save(works.filter(isRounded), ({ priceMinor }) => ({ priceMinor }));
     const changes: { work: Work; change: LeadChange }[] = [];
     const there: Work[] = []; // in the wanted stage already, by a person or by a write of ours that had no answer
     for (const work of works) {
