@@ -68,7 +68,7 @@ const families: readonly (readonly [prefix: string, title: string, text: string]
   [
     "bitrix-kill-points",
     "A Bitrix worker killed at every step",
-    "As for the import, for five jobs of the sync between an order and its deal, the site's status webhook and the push of a product.",
+    "As for the import, for six jobs of the sync between an order and its deal, the site's status webhook and the push of a product.",
   ],
   [
     "bitrix-storm",

@@ -138,7 +138,8 @@ test.each(Array.from({ length: seeds }, (_, index) => index + 1))(
       stages: forward,
       wrap: (handle) => async (request) => {
         if (request.url.endsWith("crm.item.update")) {
-          const id = Number((await request.clone().json()).id);
+          const { id: dealId } = (await request.clone().json()) as { readonly id: string };
+          const id = Number(dealId);
           before.set(id, portal.deal(id)?.stageId ?? "");
         }
         return handle(request);
