@@ -5,7 +5,7 @@ import { createAmocrm } from "../src/amocrm/index.ts";
 import { createKaspi } from "../src/kaspi/index.ts";
 import { type FakeKaspi, type FakeOrder, fakeAccount } from "../src/testing/index.ts";
 import { createSetting as createSettingOn, type SettingOptions } from "./setting.ts";
-import { type OpenStorage, testStorages } from "./storages.ts";
+import { dailyStorages, type OpenStorage } from "./storages.ts";
 
 const minute = 60_000;
 const day = 86_400_000;
@@ -22,7 +22,7 @@ const accepted = { state: "KASPI_DELIVERY", status: "ACCEPTED_BY_MERCHANT" };
 const completed = { state: "ARCHIVE", status: "COMPLETED" };
 const cancelled = { state: "ARCHIVE", status: "CANCELLED" };
 
-for (const { name: storageName, skipped, open } of testStorages()) {
+for (const { name: storageName, skipped, open } of dailyStorages("PostgreSQL")) {
   describe.skipIf(skipped)(storageName, () => {
     let storage: OpenStorage;
     let onStorage: Awaited<ReturnType<OpenStorage["clear"]>>;

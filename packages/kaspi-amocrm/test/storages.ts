@@ -75,3 +75,9 @@ export function testStorages(): readonly {
   }));
   return [memory, ...databases];
 }
+
+/** For long suites: memory and one database in the daily run, all with `PROOF=1`. */
+export const dailyStorages = (database: "SQLite" | "PostgreSQL" | "MariaDB") =>
+  testStorages().filter(
+    ({ name }) => process.env.PROOF === "1" || name === "memory" || name.split(" ")[0] === database,
+  );

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
 import { outcomeOf } from "./outcome.ts";
 import { createOrders, createSetting } from "./setting.ts";
-import { type OpenStorage, testStorages } from "./storages.ts";
+import { dailyStorages, type OpenStorage } from "./storages.ts";
 
 type Setting = ReturnType<typeof createSetting>;
 
@@ -90,7 +90,7 @@ test("the undisturbed run is as expected", () => {
   expect(clean.leads.find(({ name }) => name === "Kaspi 700000004")?.statusId).toBe(143);
 });
 
-for (const { name: storageName, skipped, open } of testStorages()) {
+for (const { name: storageName, skipped, open } of dailyStorages("MariaDB")) {
   describe.skipIf(skipped)(storageName, () => {
     let storage: OpenStorage;
     let passed = 0;

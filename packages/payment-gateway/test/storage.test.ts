@@ -2,6 +2,7 @@ import { createFakeClock } from "@orderbridge/core/testing";
 import { CompiledQuery, createQueryId, type KyselyPlugin, type RootOperationNode } from "kysely";
 import { describe, expect, test } from "vitest";
 import { testDatabases } from "../../core/test/databases.ts";
+import { reusedDatabases } from "../../core/test/reused-databases.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import { gatewayStorageCases } from "../src/testing/index.ts";
@@ -13,7 +14,7 @@ describe("storage in memory", () => {
   });
 });
 
-describe.each(testDatabases())("storage on $name", ({ skipped, open }) => {
+describe.each(reusedDatabases())("storage on $name", ({ skipped, open }) => {
   test.skipIf(skipped).each(gatewayStorageCases)("$name", async ({ run }) => {
     const database = await open();
     try {

@@ -1,5 +1,6 @@
 import type { FakeClock } from "@orderbridge/core/testing";
-import { type TestDatabase, testDatabases } from "../../core/test/databases.ts";
+import type { TestDatabase } from "../../core/test/databases.ts";
+import { reusedDatabases } from "../../core/test/reused-databases.ts";
 import { createPaymentGatewayStorage } from "../src/kysely/index.ts";
 import { createPaymentGatewayMemoryStorage } from "../src/memory/index.ts";
 import type { GatewayStorage } from "../src/storage.ts";
@@ -20,7 +21,7 @@ export const stores: readonly Store[] = [
       close: async () => undefined,
     }),
   },
-  ...testDatabases().map(
+  ...reusedDatabases().map(
     ({ name, skipped, open }): Store => ({
       name,
       skipped,

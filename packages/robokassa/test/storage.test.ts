@@ -1,6 +1,7 @@
 import { silentLogger } from "@orderbridge/core";
 import { describe, expect, test } from "vitest";
 import { testDatabases } from "../../core/test/databases.ts";
+import { reusedDatabases } from "../../core/test/reused-databases.ts";
 import { createResultHandler, createRobokassa } from "../src/index.ts";
 import { createRobokassaStorage } from "../src/kysely/index.ts";
 import { createRobokassaMemoryStorage } from "../src/memory/index.ts";
@@ -13,7 +14,7 @@ describe("memory", () => {
   });
 });
 
-describe.each(testDatabases())("$name", ({ open, skipped }) => {
+describe.each(reusedDatabases())("$name", ({ open, skipped }) => {
   test.skipIf(skipped).each(robokassaStorageCases)("$name", async ({ run }) => {
     const database = await open();
     try {
@@ -24,7 +25,9 @@ describe.each(testDatabases())("$name", ({ open, skipped }) => {
       await database.close();
     }
   });
+});
 
+describe.each(testDatabases())("$name", ({ open, skipped }) => {
   test.skipIf(skipped)("a forged notification whose field names no text column takes is answered 400", async () => {
     const database = await open();
     try {
