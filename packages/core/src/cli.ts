@@ -5,7 +5,8 @@ import { createCipher, createKyselyStorage, type KyselyStorage, openDatabase } f
 
 const help = `usage: orderbridge <command>
 
-  reencrypt              stores every token under the first key of ENCRYPTION_KEYS; afterwards older keys may go
+  reencrypt              stores every token under the first key of ENCRYPTION_KEYS; older keys may go if every server
+                         had it in front before
   prune [--days 30]      deletes messages and idempotency keys that ended so long ago
   redeliver <message id> makes a delivered or buried message due again
   unblock <account>      lifts the block of a vendor account, once the vendor has lifted it, and ends its pause

@@ -105,8 +105,17 @@ function read(args: readonly string[]) {
   }
 }
 
-/** @throws {UsageError} for an option that this command would leave unread. */
-function refuseForeign({ positionals: [name = "", action = ""], tokens }: ReturnType<typeof read>): void {
+/** Words of a command line, of those commands that take more than their name. */
+const mostWords: Readonly<Record<string, number>> = {
+  ...{ payment: 2, resend: 2, dismiss: 2, secret: 2, fake: 2 },
+  ...{ token: 3, endpoint: 3 },
+};
+
+/** @throws {UsageError} for an option or a word that this command would leave unread. */
+function refuseForeign({ positionals, tokens }: ReturnType<typeof read>): void {
+  const [name = "", action = ""] = positionals;
+  const unread = positionals[mostWords[name] ?? 1];
+  if (unread !== undefined) throw new UsageError(`${name} does not take ${unread}; give one at a time`);
   const command = Object.hasOwn(taken, `${name} ${action}`) ? `${name} ${action}` : name;
   const allowed: readonly string[] = taken[command] ?? [];
   const foreign = tokens.find((one) => one.kind === "option" && one.name !== "help" && !allowed.includes(one.name));

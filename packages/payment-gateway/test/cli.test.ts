@@ -218,6 +218,9 @@ test("options that contradict each other are refused before anything happens", a
     ["erase", "--payment", payment.id, "--phone", "87011234567"],
     ["resend", "evt_1", "--given-up"],
     ["resend", "evt_1", "--merchant", "shop"],
+    ["resend", "evt_1", "evt_2"],
+    ["dismiss", "evt_1", "evt_2"],
+    ["doctor", "now"],
   ]) {
     const { code, out } = await run(...args);
     expect([args, code, out]).toEqual([args, 2, ""]);
