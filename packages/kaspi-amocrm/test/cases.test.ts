@@ -3,7 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { createAmocrm, createAmocrmConnection } from "../src/amocrm/index.ts";
 import { type FakeOrder, fakeAccount, fakeIntegration } from "../src/testing/index.ts";
 import { createOrders, createSetting as createSettingOn, type SettingOptions } from "./setting.ts";
-import { type OpenStorage, testStorages } from "./storages.ts";
+import { dailyStorages, type OpenStorage } from "./storages.ts";
 
 const minute = 60_000;
 const day = 86_400_000;
@@ -15,7 +15,7 @@ const order = (code: string, more: Partial<FakeOrder> = {}): FakeOrder => ({
   ...more,
 });
 
-for (const { name: storageName, skipped, open } of testStorages()) {
+for (const { name: storageName, skipped, open } of dailyStorages("PostgreSQL")) {
   describe.skipIf(skipped)(storageName, () => {
     let storage: OpenStorage;
     let onStorage: Awaited<ReturnType<OpenStorage["clear"]>>;

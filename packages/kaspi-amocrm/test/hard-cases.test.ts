@@ -22,7 +22,7 @@ const accepted = { state: "KASPI_DELIVERY", status: "ACCEPTED_BY_MERCHANT" };
 const completed = { state: "ARCHIVE", status: "COMPLETED" };
 const cancelled = { state: "ARCHIVE", status: "CANCELLED" };
 
-for (const { name: storageName, skipped, open } of dailyStorages("PostgreSQL")) {
+for (const { name: storageName, skipped, open } of dailyStorages("SQLite")) {
   describe.skipIf(skipped)(storageName, () => {
     let storage: OpenStorage;
     let onStorage: Awaited<ReturnType<OpenStorage["clear"]>>;

@@ -47,8 +47,8 @@ async function goOn(
   return outcomeOf(amocrm);
 }
 
-/** Every point with `PROOF=1`; else each twelfth in memory and a few in databases, to keep the daily run short. */
-const stepOf = (storageName: string): number => (process.env.PROOF === "1" ? 1 : storageName === "memory" ? 12 : 60);
+/** Every point with `PROOF=1`; else each twentieth in memory and a few in databases, to keep the daily run short. */
+const stepOf = (storageName: string): number => (process.env.PROOF === "1" ? 1 : storageName === "memory" ? 20 : 90);
 
 /**
  * Of a clean run, as counted last. A job that has become shorter for a reason gets its new number here.
