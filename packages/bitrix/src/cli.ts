@@ -210,8 +210,12 @@ async function lookAtPortal({ bitrix, isApplication, storage }: Tools): Promise<
     ].join("; ");
   });
   await check("link field", async () => {
-    const fields = await bitrix.call<Readonly<Record<string, unknown>>>("crm.deal.fields");
-    if (!(linkField in fields)) {
+    const fields =
+      await bitrix.call<Readonly<Record<string, { readonly type?: string; readonly isMultiple?: boolean }>>>(
+        "crm.deal.fields",
+      );
+    const field = fields[linkField];
+    if (!field) {
       const creation = {
         fields: { FIELD_NAME: linkField.replace(/^UF_CRM_/, ""), USER_TYPE_ID: "string", LABEL: "Order" },
       };
@@ -219,7 +223,13 @@ async function lookAtPortal({ bitrix, isApplication, storage }: Tools): Promise<
         `deals have no field ${linkField}; create it: bitrix call crm.deal.userfield.add '${JSON.stringify(creation)}'`,
       );
     }
-    return linkField;
+    const kind = `${field.type ?? "string"}${field.isMultiple ? ", with many values" : ""}`;
+    if (field.isMultiple || !["string", "integer", "double", undefined].includes(field.type)) {
+      throw new UsageError(
+        `${linkField} holds no single text (${kind}): the id of an order would not come back from it; set BITRIX_LINK_FIELD to a field of the type string`,
+      );
+    }
+    return kind === "string" ? linkField : `${linkField} (${kind}: for ids that are whole numbers, as the store's)`;
   });
   if (isApplication) {
     await check("event bindings", async () => {

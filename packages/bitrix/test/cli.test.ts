@@ -116,6 +116,22 @@ test("doctor says how each thing is mended, and names the funnels there are", as
   expect([mended.code, mended.output]).toEqual([0, expect.stringContaining("orders that are paid, accepted")]);
 });
 
+test("doctor refuses a link field from which no id would come back, and says for which ids a number will do", async () => {
+  const doctorWith = (field: string) =>
+    cli(["doctor"], { BITRIX_STAGE_MAP: '{"new": "NEW"}', BITRIX_LINK_FIELD: `UF_CRM_${field}` });
+  const add = (FIELD_NAME: string, field: Readonly<Record<string, unknown>>) =>
+    cli(["call", "crm.deal.userfield.add", JSON.stringify({ fields: { FIELD_NAME, ...field } })]);
+  await add("CHOICE", { USER_TYPE_ID: "enumeration", LIST: [{ VALUE: "1" }] });
+  await add("MANY", { USER_TYPE_ID: "string", MULTIPLE: "Y" });
+  await add("NUMBER", { USER_TYPE_ID: "integer" });
+  const choice = await doctorWith("CHOICE");
+  expect([choice.code, choice.output]).toEqual([1, expect.stringContaining("no single text (enumeration)")]);
+  const many = await doctorWith("MANY");
+  expect([many.code, many.output]).toEqual([1, expect.stringContaining("no single text (string, with many values)")]);
+  const number = await doctorWith("NUMBER");
+  expect([number.code, number.output]).toEqual([0, expect.stringContaining("UF_CRM_NUMBER (integer: for ids that")]);
+});
+
 test("doctor asks an application's portal for the event bindings", async () => {
   const memberId = "a223c6b3710f85df22e9377d6c4f7553";
   const application = { BITRIX_PORTAL_URL: server.url, BITRIX_MEMBER_ID: memberId, BITRIX_CLIENT_ID: "local.fake" };

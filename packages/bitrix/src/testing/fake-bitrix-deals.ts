@@ -254,7 +254,7 @@ export function createFakeDeals({
     },
     "crm.deal.fields": () => ({
       result: Object.fromEntries(
-        [...Object.values(classicNames), ...userFields].map((name) => [name, { type: "string", title: name }]),
+        Object.values(classicNames).map((name) => [name, { type: "string", isMultiple: false, title: name }]),
       ),
     }),
     "crm.item.get": (parameters) => ({ result: { item: toItem(findItem(parameters), parameters) } }),

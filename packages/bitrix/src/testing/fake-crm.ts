@@ -325,7 +325,17 @@ export function createFakeCrm({
           return process ? smart(process, parameters, caller) : (base[name] as Method)(parameters, caller);
         },
       ]);
-      return { ...base, ...methods, ...Object.fromEntries(shared) };
+      /** As `crm.deal.fields` describes user fields. */
+      const described = () =>
+        fieldRows.map((row) => [
+          row.FIELD_NAME,
+          { type: row.USER_TYPE_ID, isMultiple: row.MULTIPLE === "Y", isDynamic: true, title: row.FIELD_NAME },
+        ]);
+      const dealFields: Method = (parameters, caller) => {
+        const { result } = (base["crm.deal.fields"] as Method)(parameters, caller);
+        return { result: { ...(result as Values), ...Object.fromEntries(described()) } };
+      };
+      return { ...base, ...methods, ...Object.fromEntries(shared), "crm.deal.fields": dealFields };
     },
     addDealPayment({ dealId, ...payment }: Values & { readonly id: number; readonly dealId: number }): void {
       const usual = {
