@@ -41,6 +41,8 @@ Exit codes: 0 all is well, 1 something must be mended, 4 the command could not r
 `;
 
 const exitUnusable = 4;
+/** Words of a command line, of those commands that take more than their name. */
+const mostWords: Readonly<Record<string, number>> = { call: 3, list: 3, sync: 2 };
 /** More than any backlog that a person would look through. */
 const mostParked = 100_000;
 
@@ -400,6 +402,8 @@ async function main(): Promise<number> {
     print(help);
     return 0;
   }
+  const unread = positionals[mostWords[command ?? ""] ?? 1];
+  if (unread !== undefined) throw new UsageError(`${command} does not take ${unread}`);
   const method = (): string => {
     if (first === undefined) throw new UsageError(`${command} needs a method, e.g. crm.item.list`);
     return first;

@@ -379,6 +379,7 @@ test("never prints the webhook's secret, and says what is wrong with the argumen
   expect([wrong.code, wrong.errors.includes("s3cret")]).toEqual([4, false]);
   expect((await cli(["call", "profile", "{"])).errors).toContain("parameters must be a JSON object");
   expect((await cli([])).errors).toContain("a command is needed");
+  expect((await cli(["sync", "repair", "order-1"])).errors).toContain("sync does not take order-1");
 });
 
 test.skipIf(redisProgram.skipped)(

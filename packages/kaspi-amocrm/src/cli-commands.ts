@@ -450,6 +450,8 @@ async function runCommand(args: readonly string[], terminal: Terminal): Promise<
     terminal.out(help);
     return 0;
   }
+  const unread = positionals[command === "order" ? 2 : 1];
+  if (unread !== undefined) throw new UsageError(`${command} does not take ${unread}`);
   switch (command) {
     case "doctor":
       return values["create-field"] ? withTools(terminal, createCodeField) : runDoctor(terminal);

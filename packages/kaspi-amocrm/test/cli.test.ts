@@ -226,6 +226,7 @@ test("a stored block is shown and lifted; parked orders are listed; a buyer is f
 
 test("wrong arguments and variables end with exit code 4 and say what to do, without a secret", async () => {
   expect((await cli([])).errors).toContain("a command is needed");
+  expect((await cli(["unblock", "kaspi"])).errors).toContain("unblock does not take kaspi"); // it clears every block
   expect((await cli(["backfill", "--from", "yesterday", "--to", "2026-03-01"])).errors).toContain(
     "--from must be a day",
   );

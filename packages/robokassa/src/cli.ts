@@ -236,11 +236,12 @@ function readArguments() {
 
 async function main(): Promise<number> {
   const { values, positionals } = readArguments();
-  const [command] = positionals;
+  const [command, unread] = positionals;
   if (values.help) {
     print(help);
     return 0;
   }
+  if (unread !== undefined) throw new UsageError(`${command} does not take ${unread}; an order is named by --order`);
   switch (command) {
     case "diagnose":
       if (!values.order) throw new UsageError("diagnose needs --order <id or InvId>");

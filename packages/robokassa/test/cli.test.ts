@@ -164,6 +164,12 @@ test.each([
   ["an unknown option", ["diagnose", "--id", "1"], {}, "--id"],
   ["no order", ["diagnose"], {}, "--order"],
   ["no order to reconcile", ["reconcile"], {}, "--without-on-paid when the shop has no onPaid"],
+  [
+    "an order without its option",
+    ["reconcile", "147"],
+    {},
+    "reconcile does not take 147; an order is named by --order",
+  ],
   ["no address", ["diagnose", "--order", "1", "--result-url", "shop"], {}, "--result-url must be an http(s) address"],
   ["an unknown order to erase", ["erase", "--order", "147"], {}, "no order has the id or InvId 147"],
   ["a port that is none", ["fake", "--port", "65536"], {}, "--port must be a number up to 65535"],
