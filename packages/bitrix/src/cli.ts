@@ -449,10 +449,10 @@ async function main(): Promise<number> {
   }
 }
 
-// Whoever reads has seen enough, as `bitrix list … | head` does.
+// Whoever reads has seen enough, as `bitrix list … | head` does. What other commands are at goes on to its end.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
-  process.exit(0);
+  if (process.argv.includes("list")) process.exit(0);
 });
 
 try {
