@@ -7,8 +7,12 @@ import type { PaymentProvider, ProviderContext, ProviderState } from "./provider
 import type { DueCheck } from "./storage.ts";
 
 const hourMs = 3_600_000;
-/** After an answer that says nothing, and no wish of the provider's. */
-const unknownPauseMs = 30_000;
+/**
+ * After an answer that says nothing, and no wish of the provider's: a provider that is away for hours leaves ever more
+ * payments that cannot end, so these are asked about ever more rarely.
+ */
+const unknownPauseMs = ({ expiresAt }: Payment, now: Date): number =>
+  Math.min(600_000, Math.max(30_000, (now.getTime() - expiresAt.getTime()) / 20));
 /** After money that cannot be booked: it stays so until a person has acted. */
 const unbookedPauseMs = hourMs;
 /** When the payer began while the provider was asked. */
@@ -101,9 +105,9 @@ export function createChecks({
     }
     if (remote?.state === "processing") {
       await storage.change(id, (current) => beginAttempt(current, clock.now()));
-      return later(remote.askAgainMs ?? (isOver ? unknownPauseMs : undefined));
+      return later(remote.askAgainMs ?? (isOver ? unknownPauseMs(payment, clock.now()) : undefined));
     }
-    if (remote?.state === "unknown") return later(remote.askAgainMs ?? unknownPauseMs);
+    if (remote?.state === "unknown") return later(remote.askAgainMs ?? unknownPauseMs(payment, clock.now()));
     if (isOver) {
       if (hold > 0) return later(Math.min(hold, remote?.askAgainMs ?? hold));
       const hasEnded = await end(provider, payment, "expired");

@@ -79,7 +79,10 @@ export type ProviderState =
   /** The remote invoice was cancelled, which ends the payment. */
   | { readonly state: "cancelled" }
   | { readonly state: "paid"; readonly money: ReportedMoney }
-  /** The provider cannot tell now. Left out, `askAgainMs` is 30 s. `reason` is shown to those who run the gateway. */
+  /**
+   * The provider cannot tell now. Left out, `askAgainMs` is 30 s, and after the payment's time a twentieth of what has passed
+   * since, up to ten minutes. `reason` is shown to those who run the gateway.
+   */
   | ({ readonly state: "unknown"; readonly reason?: string } & NextLook);
 
 /** What a provider has prepared. */

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { recordProof } from "../../../test/proof-report.ts";
 import {
   createPaymentGateway,
+  type Payment,
   type PaymentGateway,
   type PaymentGatewayOptions,
   type PaymentProvider,
@@ -17,7 +18,8 @@ import { type Bank, createBank, createBankProvider } from "./bank.ts";
 import { type Store, stores } from "./stores.ts";
 
 const isProof = process.env.PROOF === "1";
-const day = 86_400_000;
+const hour = 3_600_000;
+const day = 24 * hour;
 
 describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
   describe.skipIf(skipped)("", () => {
@@ -132,6 +134,40 @@ describe.each(stores)("the engine on $name", ({ name, skipped, open }) => {
       clock.advance(30_000);
       await gateway.work();
       expect([told(paid), told(unpaid)]).toEqual([["paid"], ["expired"]]);
+    });
+
+    test("a bank that is away for hours is asked ever more rarely about what cannot end, and ends it once it tells", async () => {
+      let asked = 0;
+      let isAway = true;
+      const gateway = start({
+        providers: [
+          {
+            name: "bank",
+            currencies: { KZT: { stepMinor: 1n } },
+            payerStep: () => ({ kind: "account", account: "1" }),
+            state: async () => {
+              asked++;
+              return { state: isAway ? "unknown" : "waiting" };
+            },
+          },
+        ],
+      });
+      const id = await create(gateway);
+      const read = async () => (await storage.getPayment(id)) as Payment;
+      const endsAt = (await read()).expiresAt.getTime();
+      const workFrom = async (fromMs: number, toMs: number, stepMs: number) => {
+        for (let ms = fromMs; ms < toMs; ms += stepMs) {
+          await clock.advance(endsAt + ms - clock.now().getTime());
+          await gateway.work();
+        }
+      };
+      await workFrom(0, 600_000, 15_000);
+      expect([(await read()).status, asked]).toEqual(["pending", 20]); // every half minute
+      await workFrom(5 * hour, 6 * hour, 60_000);
+      expect([(await read()).status, asked]).toEqual(["pending", 26]); // every ten minutes
+      isAway = false;
+      await workFrom(6 * hour, 6 * hour + 600_000, 60_000);
+      expect((await read()).status).toBe("expired");
     });
 
     test("a holder that stopped for three leases and resumes has no double effect", async () => {
