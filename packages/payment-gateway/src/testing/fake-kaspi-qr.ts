@@ -41,7 +41,7 @@ export interface FakeKaspiQr {
   readonly violations: readonly string[];
   /** The payer opens the link or scans the QR. */
   scan(id: string): void;
-  /** Scans and confirms. */
+  /** Scans and confirms. @throws {Error} for an invoice that was cancelled. */
   pay(id: string): void;
   /** The payer of an invoice says no. */
   reject(id: string): void;
@@ -258,6 +258,7 @@ export function createFakeKaspiQr({
     if (method !== "POST") return undefined;
     if (path.startsWith("/test/payment/")) {
       const entry = find(String(body.qrPaymentId));
+      if (entry.status === "RemotePaymentCanceled") throw new No(-1404);
       if (id === "scan") Object.assign(entry, { status: "Wait", scannedAt: nowMs() });
       else if (id === "confirm") Object.assign(entry, { status: "Processed", isPaid: true });
       else entry.status = "Error";
@@ -392,6 +393,7 @@ export function createFakeKaspiQr({
     },
     pay(id) {
       const entry = find(id);
+      if (entry.status === "RemotePaymentCanceled") throw new Error(`invoice ${id} was cancelled: nobody can pay it`);
       entry.isPaid = true;
       entry.status = entry.kind === "invoice" ? (readings.paidInvoice ?? "Processed") : "Processed";
     },
