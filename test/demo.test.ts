@@ -112,7 +112,8 @@ describe("npm start", () => {
         await page.goto(`http://127.0.0.1:${port}/`);
         expect(await page.locator("section").count()).toBe(6);
         // The page changes by itself: no reload happens between here and the end.
-        await expect.poll(demo.output, { timeout: 80_000 }).toContain("6 passed, 0 failed");
+        await expect.poll(demo.output, { timeout: 80_000 }).toMatch(/^\d passed, \d failed$/m);
+        expect(demo.output()).toContain("6 passed, 0 failed");
         await page.locator("section[data-state=passed]").nth(5).waitFor({ timeout: 10_000 });
         expect(await page.locator("section[data-state=passed]").count()).toBe(6);
         expect(await page.locator("section dd").count()).toBeGreaterThan(6);
