@@ -14,8 +14,8 @@ export interface Bank {
   readonly transfers: Map<string, { readonly transactionId: string; readonly amountMinor: bigint }>;
   /** Whether the answer to a refund gets lost after the money has moved; asked at each. */
   loseRefundAnswer: () => boolean;
-  /** Hears of each question for a state, before it is answered. */
-  onStateAsked: (processId: number) => void;
+  /** Hears of each question for a state, which is answered once it is done. */
+  onStateAsked: (processId: number) => unknown;
 }
 
 export function createBank(): Bank {
@@ -41,7 +41,7 @@ export function createBank(): Bank {
         return Response.json({ session });
       }
       if (kind === "states") {
-        bank.onStateAsked(Number(request.headers.get("x-process")));
+        await bank.onStateAsked(Number(request.headers.get("x-process")));
         const transfer = transfers.get(key);
         return Response.json(
           transfer ? { transactionId: transfer.transactionId, amountMinor: String(transfer.amountMinor) } : {},
