@@ -367,7 +367,8 @@ test.each([
   operating = 1;
   const both = first + (await call());
   expect(both).toBeGreaterThan(115);
-  expect(both).toBeLessThan(150);
+  // The fake clock runs on while a busy machine is late; without the portal's time it would be 0, or 600 and more.
+  expect(both).toBeLessThan(300);
 });
 
 test("a creation that may have run is never called one that did not, also when the look fails too", async () => {
