@@ -179,8 +179,8 @@ async function creation(world: World): Promise<{ readonly rows: readonly string[
 }
 
 /**
- * Webhooks with their log rows, against loops that sign and post and write nothing: with `fetch`, as a developer writes
- * it, and with `node:http`, which is about twice as fast.
+ * Webhooks with their log rows, against loops that sign and post and write nothing: with `node:http`, which the
+ * target is held against, and for comparison with `fetch`, which is about half as fast.
  */
 async function delivery(world: World): Promise<{ readonly rows: readonly string[][]; readonly target: Target }> {
   const total = 6_000;
@@ -237,7 +237,7 @@ async function delivery(world: World): Promise<{ readonly rows: readonly string[
   agent.destroy();
   const ratioTo = (floors: readonly number[]) =>
     median(rates.ours.map((rate, index) => rate / (floors[index] as number)));
-  const [ratio, httpRatio] = [ratioTo(rates.fetch), ratioTo(rates.http)];
+  const ratio = ratioTo(rates.http);
   const rowOf = (floor: string, floors: readonly number[]) => [
     "webhooks delivered, with log rows",
     `${median(rates.ours).toFixed(0)}/s`,
@@ -247,7 +247,7 @@ async function delivery(world: World): Promise<{ readonly rows: readonly string[
   return {
     rows: [rowOf("fetch", rates.fetch), rowOf("node:http", rates.http)],
     target: {
-      text: `delivered: at least 0.7 of a bare signed post loop (fetch ${ratio.toFixed(2)}, node:http ${httpRatio.toFixed(2)})`,
+      text: `delivered: at least 0.7 of a bare signed post loop with node:http (${ratio.toFixed(2)})`,
       met: ratio >= 0.7,
     },
   };

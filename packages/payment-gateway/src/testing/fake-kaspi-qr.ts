@@ -258,7 +258,6 @@ export function createFakeKaspiQr({
     if (method !== "POST") return undefined;
     if (path.startsWith("/test/payment/")) {
       const entry = find(String(body.qrPaymentId));
-      if (entry.status === "RemotePaymentCanceled") throw new No(-1404);
       if (id === "scan") Object.assign(entry, { status: "Wait", scannedAt: nowMs() });
       else if (id === "confirm") Object.assign(entry, { status: "Processed", isPaid: true });
       else entry.status = "Error";
