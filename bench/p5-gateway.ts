@@ -13,7 +13,7 @@ import {
   type PaymentProvider,
 } from "@orderbridge/payment-gateway";
 import { createPaymentGatewayStorage } from "@orderbridge/payment-gateway/kysely";
-import { sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import { findServices, serviceAddresses } from "../scripts/services.ts";
 import type { BenchResult, Target } from "./harness.ts";
 
@@ -115,7 +115,7 @@ function createGateway(world: World, provider: PaymentProvider, options: Partial
     providers: [provider],
     publicUrl: "https://pay.example",
     webhooks: { allowAddresses: ["127.0.0.1"] },
-    concurrencyPerReceiver: 256, // one receiver stands for many
+    concurrencyPerReceiver: 512, // one receiver stands for many
     logger: silentLogger,
     ...options,
   });
@@ -178,12 +178,45 @@ async function creation(world: World): Promise<{ readonly rows: readonly string[
   };
 }
 
+/** Paid payments whose webhooks wait; made once by the gateway, and copied back for each round. */
+async function keepWaiting(world: World, count: number) {
+  const { db } = world.database;
+  const tables = ["payment", "booking", "event", "delivery"];
+  const gateway = createGateway(world, createProvider(new Set()));
+  await perSecond(count, parallel, async () => book(gateway, (await create(gateway, world)).payment.id));
+  await gateway.close();
+  const each = async (act: (table: RawBuilder<unknown>, copy: RawBuilder<unknown>) => RawBuilder<unknown>) => {
+    for (const name of tables) await act(sql.table(`gateway_${name}`), sql.table(`waiting_${name}`)).execute(db);
+  };
+  await each((table, copy) => sql`create table ${copy} as select * from ${table}`);
+  await empty(world);
+  return {
+    restore: () => each((table, copy) => sql`insert into ${table} select * from ${copy}`),
+    drop: () => each((_table, copy) => sql`drop table ${copy}`),
+  };
+}
+
+/** Runs a gateway until so many webhooks have come; resolves to how many came per second. */
+async function rateOf(world: World, gateway: PaymentGateway, total: number): Promise<number> {
+  const startedAt = performance.now();
+  const stopping = new AbortController();
+  const running = gateway.run(stopping.signal);
+  await world.receiver.until(total);
+  const rate = total / ((performance.now() - startedAt) / 1000);
+  stopping.abort();
+  await running;
+  await gateway.close();
+  await world.receiver.take();
+  await empty(world);
+  return rate;
+}
+
 /**
  * Webhooks with their log rows, against loops that sign and post and write nothing: with `node:http`, which the
  * target is held against, and for comparison with `fetch`, which is about half as fast.
  */
 async function delivery(world: World): Promise<{ readonly rows: readonly string[][]; readonly target: Target }> {
-  const total = 6_000;
+  const total = 12_000;
   const rates = { ours: [] as number[], fetch: [] as number[], http: [] as number[] };
   const agent = new Agent({ keepAlive: true, maxSockets: 32 });
   const body = JSON.stringify({ event: "paid", metadata: { order_id: "A-17" }, filler: "x".repeat(450) });
@@ -209,25 +242,13 @@ async function delivery(world: World): Promise<{ readonly rows: readonly string[
       sent.end(body);
     });
   // More rounds than elsewhere: two processes, the database and the loop share the cores, and single rounds differ by half.
+  const waiting = await keepWaiting(world, total);
   for (let round = 0; round <= deliveryRounds; round++) {
-    const fetchRate = await perSecond(total, 32, postWithFetch);
+    const fetchRate = await perSecond(total / 4, 32, postWithFetch);
     const httpRate = await perSecond(total, 32, postWithHttp);
     await world.receiver.take();
-    // Filled without delivering, so that only sending and recording are timed.
-    const filling = createGateway(world, createProvider(new Set()));
-    await perSecond(total, parallel, async () => book(filling, (await create(filling, world)).payment.id));
-    await filling.close();
-    const gateway = createGateway(world, createProvider(new Set()));
-    const startedAt = performance.now();
-    const stopping = new AbortController();
-    const running = gateway.run(stopping.signal);
-    await world.receiver.until(total);
-    const rate = total / ((performance.now() - startedAt) / 1000);
-    stopping.abort();
-    await running;
-    await gateway.close();
-    await world.receiver.take();
-    await empty(world);
+    await waiting.restore(); // without delivering, so that only sending and recording are timed
+    const rate = await rateOf(world, createGateway(world, createProvider(new Set())), total);
     if (round > 0) {
       rates.ours.push(rate);
       rates.fetch.push(fetchRate);
@@ -235,6 +256,7 @@ async function delivery(world: World): Promise<{ readonly rows: readonly string[
     }
   }
   agent.destroy();
+  await waiting.drop();
   const ratioTo = (floors: readonly number[]) =>
     median(rates.ours.map((rate, index) => rate / (floors[index] as number)));
   const ratio = ratioTo(rates.http);
@@ -251,6 +273,44 @@ async function delivery(world: World): Promise<{ readonly rows: readonly string[
       met: ratio >= 0.7,
     },
   };
+}
+
+/** What a shop with one receiver and the default options gets when many webhooks have piled up. */
+async function pileUp(world: World): Promise<readonly string[]> {
+  const counts = [2_000, 20_000];
+  const rates: number[] = [];
+  for (const count of counts) {
+    const waiting = await keepWaiting(world, count);
+    const ofCount: number[] = [];
+    for (let round = 0; round < 3; round++) {
+      await waiting.restore();
+      ofCount.push(
+        await rateOf(world, createGateway(world, createProvider(new Set()), { concurrencyPerReceiver: 8 }), count),
+      );
+    }
+    await waiting.drop();
+    rates.push(median(ofCount));
+  }
+  const [few = Number.NaN, many = Number.NaN] = rates;
+  const row = (count: number, rate: number) => `${rate.toFixed(0)}/s with ${count} waiting`;
+  return ["one receiver, 8 at once", row(20_000, many), row(2_000, few), (many / few).toFixed(2)];
+}
+
+/** Webhooks that wait for a receiver whose breaker is open for the next hour. */
+async function pause(world: World, count: number): Promise<void> {
+  const { db } = world.database;
+  const silent = "http://127.0.0.1:9";
+  const gateway = createGateway(world, createProvider(new Set()));
+  await perSecond(count, parallel, async () => {
+    const { payment } = await create(gateway, { ...world, receiver: { url: silent } as Receiver });
+    await book(gateway, payment.id);
+  });
+  await gateway.close();
+  const openUntil = Date.now() + 3_600_000;
+  await db
+    .insertInto("gateway_receiver")
+    .values({ merchant: "shop", origin: silent, failures: 10, openings: 1, open_until: openUntil })
+    .execute();
 }
 
 /** Books payments at a pace and tells how long each took until its webhook arrived. */
@@ -354,12 +414,25 @@ export async function benchGateway(): Promise<BenchResult> {
       targets.push(target);
     }
 
+    table.push([...(await pileUp(world))]);
+
     const idle = createGateway(world, createProvider(new Set()));
     const idleIds = await fill(world, 200, "idle");
     latency(
       "commit to post when idle",
       "20/s",
       await running(idle, () => lags(world, idleIds, 50, (id) => book(idle, id))),
+      50,
+    );
+    await empty(world);
+
+    await pause(world, 20_000);
+    const beside = createGateway(world, createProvider(new Set()));
+    const besideIds = await fill(world, 200, "beside");
+    latency(
+      "the same beside 20 000 that wait for a paused receiver",
+      "20/s",
+      await running(beside, () => lags(world, besideIds, 50, (id) => book(beside, id))),
       50,
     );
     await empty(world);

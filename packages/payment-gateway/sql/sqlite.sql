@@ -101,3 +101,7 @@ drop index if exists "gateway_event_unplaced";
 create index if not exists "gateway_payment_provider_check" on "gateway_payment" ("provider", "check_at");
 
 drop index if exists "gateway_payment_check";
+
+create index if not exists "gateway_delivery_receiver" on "gateway_delivery" ("state", "lane", "origin", "merchant", "due_at");
+
+drop index if exists "gateway_delivery_lane";

@@ -50,9 +50,11 @@ export interface Deliverer {
 }
 
 /** Tries stored in one transaction. */
-const storedAtOnce = 100;
+const storedAtOnce = 500;
 /** Between two attempts to store how tries went, while the storage does not answer. */
 const storePauseMs = 250;
+/** Between two looks at the late lane when nothing was due there: what waits in it waits for minutes and hours. */
+const lateLookMs = 1_000;
 /** Claims last longer by so much at most while claiming is slow. */
 const maxSlackMs = 300_000;
 
@@ -68,6 +70,7 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
   /** Tries under way, and those whose outcome is not stored yet: of these no more than there are places. */
   let open = 0;
   let turns = 0;
+  let nextLateLookMs = Number.NEGATIVE_INFINITY;
   /** What the last claim took, when that was so long that tries may have had no time left. */
   let slackMs = 0;
   const count = (origin: string, change: 1 | -1): void => {
@@ -217,8 +220,11 @@ export function createDeliverer(options: DeliveryOptions): Deliverer {
       const prompt = await startLane("prompt", wanted);
       // While there is more to send than places, the late lane has its turn now and then.
       if (prompt.length === wanted && ++turns % 8 !== 0) return prompt;
+      if (clock.monotonicMs() < nextLateLookMs) return prompt;
       try {
-        const late = await startLane("late", Math.min(free(), lateConcurrency - lanes.late));
+        const places = Math.min(free(), lateConcurrency - lanes.late);
+        const late = await startLane("late", places);
+        if (places > 0 && late.length === 0) nextLateLookMs = clock.monotonicMs() + lateLookMs;
         return [...prompt, ...late];
       } catch (error) {
         if (prompt.length === 0) throw error;

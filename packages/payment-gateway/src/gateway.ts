@@ -54,7 +54,7 @@ export interface PaymentGatewayOptions {
   readonly seedHeaders?: boolean;
   /** Addresses that webhooks may or must not reach, deadline, size of the kept answer. */
   readonly webhooks?: Omit<SenderOptions, "clock">;
-  /** Tries that run at the same time. @defaultValue 256 */
+  /** Tries that run at the same time. @defaultValue 512 */
   readonly concurrency?: number;
   /** Of these, at one receiver (one origin). @defaultValue 8 */
   readonly concurrencyPerReceiver?: number;
@@ -171,7 +171,7 @@ export function createPaymentGateway(options: PaymentGatewayOptions): PaymentGat
     retryDelaysMs = defaultRetryDelaysMs,
     seedHeaders = true,
     webhooks = {},
-    concurrency = 256,
+    concurrency = 512,
     concurrencyPerReceiver = 8,
     pollIntervalMs = 500,
     expiryHoldMs = 120_000,

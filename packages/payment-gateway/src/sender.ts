@@ -20,7 +20,7 @@ export interface SenderOptions {
   readonly timeoutMs?: number;
   /** How much of an answer is read and kept, in bytes. @defaultValue 2_048 */
   readonly maxAnswerBytes?: number;
-  /** Open connections are kept for so many receivers. @defaultValue 500 */
+  /** Open connections are kept for so many receivers. @defaultValue 1_000 */
   readonly maxPools?: number;
   /** @defaultValue the system's name servers, and where `allowAddresses` names any, names of the machine too (`/etc/hosts`) */
   readonly resolve?: (hostname: string) => Promise<readonly ResolvedAddress[]>;
@@ -72,7 +72,7 @@ export function createSender({
   denyAddresses = [],
   timeoutMs = 15_000,
   maxAnswerBytes = 2_048,
-  maxPools = 500,
+  maxPools = 1_000,
   clock = systemClock,
   resolve = createResolver({ asksSystem: allowAddresses.length > 0, clock }),
 }: SenderOptions = {}): Sender {

@@ -241,15 +241,19 @@ export const isReceiversFault = ({ attempt, verdict }: FinishedDelivery): boolea
 export const pauseOf = ({ pauseMs, maxPauseMs }: BreakerRule, openings: number): number =>
   Math.min(maxPauseMs, pauseMs * 2 ** openings);
 
-/** Counts claims by origin and tells whether one more has room. */
-export function createRoom(receivers: ReceiverShare | undefined): (origin: string) => boolean {
-  const counts = new Map(receivers?.running);
-  return (origin) => {
-    if (!receivers) return true;
-    const count = counts.get(origin) ?? 0;
-    if (count >= receivers.limit) return false;
-    counts.set(origin, count + 1);
-    return true;
+/** Places for further tries, by origin. */
+export interface Room {
+  at(origin: string): number;
+  take(origin: string): void;
+}
+
+/** Without shares nobody is ever full. */
+export function createRoom(receivers: ReceiverShare | undefined): Room {
+  const running = new Map(receivers?.running);
+  const runningAt = (origin: string): number => running.get(origin) ?? 0;
+  return {
+    at: (origin) => (receivers ? receivers.limit - runningAt(origin) : Number.POSITIVE_INFINITY),
+    take: (origin) => void running.set(origin, runningAt(origin) + 1),
   };
 }
 

@@ -242,3 +242,32 @@ async function createEvent(
     },
   }));
 }
+
+test("a late lane in which nothing was due is looked at once a second, and at once when something was", async () => {
+  const clock = createFakeClock();
+  const looks: number[] = [];
+  let waiting: ClaimedDelivery[] = [];
+  const deliverer = createDeliverer({
+    ...rest,
+    storage: {
+      async claimDeliveries({ lane }) {
+        if (lane !== "late") return [];
+        looks.push(clock.monotonicMs());
+        return waiting.splice(0);
+      },
+      finishDeliveries: async (finished) => finished.map(() => true),
+      async releaseDeliveries() {},
+    },
+    sender: { post: async () => answered(200) },
+    clock,
+  });
+  const startedMs = clock.monotonicMs();
+  for (let ms = 0; ms < 2_000; ms += 100) {
+    await Promise.all(await deliverer.start());
+    clock.advance(100);
+  }
+  expect(looks.map((at) => at - startedMs)).toEqual([0, 1_000]);
+  waiting = [delivery];
+  for (let count = 0; count < 3; count++) await Promise.all(await deliverer.start());
+  expect(looks.map((at) => at - startedMs)).toEqual([0, 1_000, 2_000, 2_000]);
+});

@@ -1,10 +1,7 @@
 import { type AnyKysely, insertIfAbsent } from "@orderbridge/core/kysely";
-import { type RawBuilder, type SqlBool, sql } from "kysely";
-import { randomId } from "../ids.ts";
+import { type SqlBool, sql } from "kysely";
 import {
   type BreakerRule,
-  type ClaimedDelivery,
-  createRoom,
   type DeliveryState,
   type FinishedDelivery,
   type GatewayStorage,
@@ -13,25 +10,18 @@ import {
   overtakenAfter,
   pauseOf,
 } from "../storage.ts";
-import type { StorageContext } from "./context.ts";
-import { secretsOfMerchant } from "./merchant-secrets.ts";
-import { integer, paymentSecretPlace, type Row, text, toAttempt } from "./rows.ts";
-
-type ClaimOptions = Parameters<GatewayStorage["claimDeliveries"]>[0];
-
-/** Looks for free deliveries when another worker took those that were seen. */
-const maxLooks = 3;
+import { createClaims, type Secrets } from "./claims.ts";
+import { among, type StorageContext } from "./context.ts";
+import { integer, type Row, text, toAttempt } from "./rows.ts";
 
 /** One of several tries has lost its claim, and which one is not known yet. */
 class Lapsed extends Error {
   override readonly name = "Lapsed";
 }
 
-type Secrets = (endpointIds: readonly string[]) => Promise<ReadonlyMap<string, readonly string[]>>;
-
 /** Deliveries: who sends which one next, how it went, and which receivers are left alone. */
 export function createDeliveries(
-  { db, dialect, now, later, seal, inTransaction }: StorageContext,
+  context: StorageContext,
   secretsInForce: Secrets,
 ): Pick<
   GatewayStorage,
@@ -44,239 +34,7 @@ export function createDeliveries(
   | "giveUpWaiting"
   | "unblockReceiver"
 > {
-  /** One parameter on PostgreSQL: many make a statement that is new, long to read and long to plan each time. */
-  const among = (column: string, values: readonly string[]): RawBuilder<SqlBool> =>
-    dialect === "postgres"
-      ? sql<SqlBool>`${sql.ref(column)} = any(${values})`
-      : sql<SqlBool>`${sql.ref(column)} in (${sql.join(values)})`;
-
-  /** None when the row cannot be opened: the keys in force are others. Then only this webhook waits, not all. */
-  function secretsOf(row: Row, endpoints: ReadonlyMap<string, readonly string[]>): readonly string[] {
-    if (row.endpoint_id !== "") return endpoints.get(text(row.endpoint_id)) ?? [];
-    try {
-      if (typeof row.own_secret === "string") {
-        return [seal.open(row.own_secret, paymentSecretPlace(text(row.payment_id)))];
-      }
-      const { merchant_secret: newest, former_secrets: former } = row;
-      return secretsOfMerchant(seal, text(row.merchant), { newest, former, nowMs: integer(row.now) });
-    } catch {
-      return [];
-    }
-  }
-
-  /** The first due ones that nobody holds. */
-  function due({ lane, receivers }: ClaimOptions, depth: number) {
-    let found = db
-      .selectFrom("gateway_delivery as d")
-      .leftJoin("gateway_receiver as r", (join) =>
-        join.onRef("r.merchant", "=", "d.merchant").onRef("r.origin", "=", "d.origin"),
-      )
-      .select(["d.id", "d.payment_id", "d.endpoint_id", "d.merchant", "d.origin", "d.due_at", "r.open_until"])
-      .where("d.state", "=", "pending")
-      .where("d.lane", "=", lane === "late" ? 1 : 0)
-      .where("d.due_at", "<=", now())
-      // Said again below for all of its payment; alone it spares a look at the others of each one under way.
-      .where(({ eb, or }) => or([eb("d.claim", "is", null), eb("d.claim_ends_at", "<=", now())]))
-      .where(({ eb, or }) => or([eb("r.open_until", "is", null), eb("r.open_until", "<=", now())]))
-      .where(
-        sql<boolean>`not exists (
-          select 1 from gateway_delivery other
-          where other.payment_id = d.payment_id and other.endpoint_id = d.endpoint_id and (
-            (other.claim is not null and other.claim_ends_at > ${now()})
-            or (other.sequence < d.sequence and other.state = 'pending' and other.schedule_attempts < ${overtakenAfter})
-          )
-        )`,
-      );
-    const full = [...(receivers?.running ?? [])].filter(([, running]) => running >= (receivers?.limit ?? 0));
-    if (full.length > 0) {
-      found = found.where(
-        "d.origin",
-        "not in",
-        full.map(([origin]) => origin),
-      );
-    }
-    // By the index alone, so that a database without statistics stops after the first ones instead of sorting all.
-    return found.orderBy("d.due_at").limit(depth);
-  }
-
-  /** One of each payment and endpoint, one of each receiver that is tried again, and of others as many as have room. */
-  function choose({ limit, receivers }: ClaimOptions, candidates: readonly Row[]): readonly Row[] {
-    const chosen = new Map<string, Row>();
-    const probed = new Set<string>();
-    const hasRoom = createRoom(receivers);
-    for (const row of candidates) {
-      const target = `${text(row.payment_id)}/${text(row.endpoint_id)}`;
-      if (chosen.size >= limit || chosen.has(target)) continue;
-      const receiver = JSON.stringify([row.merchant, row.origin]);
-      if (probed.has(receiver) || !hasRoom(text(row.origin))) continue;
-      if (isProbe(row)) probed.add(receiver);
-      chosen.set(target, row);
-    }
-    return [...chosen.values()];
-  }
-
-  const isProbe = ({ open_until }: Row): boolean => open_until !== null && integer(open_until) > 0;
-
-  /** The breaker was open and its time is over: one caller gets the one try that tells whether it may close. */
-  async function takeProbe(row: Row, ttlMs: number): Promise<boolean> {
-    const { numUpdatedRows } = await db
-      .updateTable("gateway_receiver")
-      .set({ open_until: later(ttlMs), probe: text(row.id) })
-      .where("merchant", "=", row.merchant)
-      .where("origin", "=", row.origin)
-      .where("open_until", "=", row.open_until)
-      .executeTakeFirst();
-    return numUpdatedRows === 1n;
-  }
-
-  /** `sawAll`: nothing that is due stood behind what was looked at. */
-  interface Look {
-    readonly sawAll: boolean;
-    readonly hasChosen: boolean;
-    readonly claimed: readonly ClaimedDelivery[];
-  }
-
-  async function look(options: ClaimOptions, depth: number): Promise<Look> {
-    if (dialect === "postgres") return lookAtOnce(options, depth);
-    const candidates = await due(options, depth).execute();
-    const ids: string[] = [];
-    for (const row of choose(options, candidates)) {
-      if (!isProbe(row) || (await takeProbe(row, options.ttlMs))) ids.push(text(row.id));
-    }
-    const claimed = ids.length === 0 ? [] : await take(ids, options.ttlMs);
-    return { sawAll: candidates.length < depth, hasChosen: ids.length > 0, claimed };
-  }
-
-  /** On PostgreSQL: `due`, `choose`, `takeProbe` and `take` in one statement, which spares the way there and back. */
-  async function lookAtOnce(options: ClaimOptions, depth: number): Promise<Look> {
-    const { limit, ttlMs, receivers } = options;
-    const claim = randomId();
-    const running = [...(receivers?.running ?? [])];
-    const hasRoom = receivers
-      ? sql<SqlBool>`place <= ${receivers.limit} - coalesce((
-          select busy.running from unnest(${running.map(([origin]) => origin)}::varchar[], ${running.map(([, count]) => count)}::integer[])
-            as busy (origin, running) where busy.origin = placed.origin
-        ), 0)`
-      : sql<SqlBool>`true`;
-    const rows: readonly Row[] = await db
-      .with("found", () => due(options, depth))
-      .with(
-        "chosen",
-        () => sql<Row>`(
-          select id, merchant, origin, open_until, coalesce(open_until, 0) > 0 as is_probe from (
-            select firsts.*, row_number() over (partition by origin order by due_at, id) as place,
-              row_number() over (partition by merchant, origin order by due_at, id) as trial
-            from (
-              select found.*, row_number() over (partition by payment_id, endpoint_id order by due_at, id) as turn
-              from found
-            ) as firsts where turn = 1
-          ) as placed
-          where ${hasRoom} and (trial = 1 or coalesce(open_until, 0) = 0)
-          order by due_at, id limit ${limit}
-        )`,
-      )
-      .with("probe", (on) =>
-        on
-          .updateTable("gateway_receiver as r")
-          .from("chosen as c")
-          .set({ open_until: later(ttlMs), probe: sql`c.id` })
-          .where("c.is_probe", "=", true)
-          .whereRef("r.merchant", "=", "c.merchant")
-          .whereRef("r.origin", "=", "c.origin")
-          .whereRef("r.open_until", "=", "c.open_until")
-          .returning("c.id"),
-      )
-      .with("d", (on) =>
-        taking(
-          on,
-          claim,
-          ttlMs,
-          sql<SqlBool>`id = any(array(select id from chosen where not is_probe union all select id from probe))`,
-        ).returningAll(),
-      )
-      .selectFrom(sql<Row>`(select count(*) as seen from found)`.as("looked"))
-      .leftJoin("d", (join) => join.onTrue())
-      .leftJoin("gateway_event as e", "e.id", "d.event_id")
-      .leftJoin("gateway_payment as p", "p.id", "d.payment_id")
-      .leftJoin("gateway_merchant as m", "m.id", "p.merchant")
-      .select(["looked.seen", sql`(select count(*) from chosen)`.as("chosen"), ...takenColumns, now().as("now")])
-      .execute();
-    const [{ seen, chosen }] = rows as readonly [Row];
-    const claimed = await withSecrets(
-      claim,
-      rows.filter(({ id }) => id !== null),
-    );
-    return { sawAll: integer(seen) < depth, hasChosen: integer(chosen) > 0, claimed };
-  }
-
-  const takenColumns = [
-    "d.id",
-    "d.event_id",
-    "d.payment_id",
-    "d.endpoint_id",
-    "d.url",
-    "d.attempts",
-    "d.schedule_attempts",
-    "e.name",
-    "e.body",
-    "p.merchant",
-    "p.webhook_secret as own_secret",
-    "m.webhook_secret as merchant_secret",
-    "m.former_secrets",
-  ] as const;
-
-  const taking = (on: Pick<AnyKysely, "updateTable">, claim: string, ttlMs: number, isWanted: RawBuilder<SqlBool>) =>
-    on
-      .updateTable("gateway_delivery")
-      .set({
-        claim,
-        claim_ends_at: later(ttlMs),
-        attempts: sql`attempts + 1`,
-        schedule_attempts: sql`schedule_attempts + 1`,
-      })
-      .where(isWanted)
-      // Hidden from planners without statistics, which would read all that is due instead of these few ids.
-      .where(sql`coalesce(state, '')`, "=", "pending")
-      .where(sql`coalesce(due_at, 0)`, "<=", now())
-      .where(({ eb, or }) => or([eb("claim", "is", null), eb("claim_ends_at", "<=", now())]));
-
-  /** Claims those that are still free: whoever looked at the same time chose the same ones. */
-  async function take(ids: readonly string[], ttlMs: number): Promise<readonly ClaimedDelivery[]> {
-    const claim = randomId();
-    const { numUpdatedRows } = await taking(db, claim, ttlMs, among("id", ids)).executeTakeFirst();
-    if (numUpdatedRows === 0n) return [];
-    const rows = await db
-      .selectFrom("gateway_delivery as d")
-      .innerJoin("gateway_event as e", "e.id", "d.event_id")
-      .innerJoin("gateway_payment as p", "p.id", "d.payment_id")
-      .leftJoin("gateway_merchant as m", "m.id", "p.merchant")
-      .where(among("d.id", ids))
-      .where("d.claim", "=", claim)
-      .select([...takenColumns, now().as("now")])
-      .execute();
-    return withSecrets(claim, rows);
-  }
-
-  async function withSecrets(claim: string, rows: readonly Row[]): Promise<readonly ClaimedDelivery[]> {
-    const endpointIds = new Set(rows.map((row) => text(row.endpoint_id)).filter((id) => id !== ""));
-    const secrets = await secretsInForce([...endpointIds]);
-    return rows.map(
-      (row): ClaimedDelivery => ({
-        id: text(row.id),
-        eventId: text(row.event_id),
-        eventName: row.name as ClaimedDelivery["eventName"],
-        paymentId: text(row.payment_id),
-        merchant: text(row.merchant),
-        url: text(row.url),
-        endpointId: text(row.endpoint_id),
-        body: text(row.body),
-        attempt: integer(row.attempts),
-        scheduleAttempt: integer(row.schedule_attempts),
-        secrets: secretsOf(row, secrets),
-        claim,
-      }),
-    );
-  }
+  const { db, dialect, now, later, prepared, inTransaction } = context;
 
   const attemptRow = ({ delivery, attempt }: FinishedDelivery) => ({
     delivery_id: delivery.id,
@@ -299,6 +57,7 @@ export function createDeliveries(
       .select(["id", "claim", "state"])
       .where(
         among(
+          dialect,
           "id",
           finished.map(({ delivery }) => delivery.id),
         ),
@@ -445,7 +204,7 @@ export function createDeliveries(
   async function storePlain(finished: readonly FinishedDelivery[]): Promise<readonly boolean[]> {
     const tries = finished.map(attemptRow);
     const column = (name: keyof (typeof tries)[number]) => tries.map((row) => row[name]);
-    const { rows } = await sql<{ delivery_id: string }>`
+    const { rows } = await sql<{ delivery_id: string }>`${prepared}
       with held as (
         update gateway_delivery set state = 'delivered', claim = null
         where id = any(array(select unnest(${column("delivery_id")}::varchar[])))
@@ -476,34 +235,18 @@ export function createDeliveries(
       .set({ state: "delivered", claim: null })
       .where(
         among(
+          dialect,
           "id",
           delivered.map(({ delivery }) => delivery.id),
         ),
       )
-      .where(among("claim", [...new Set(delivered.map(({ delivery }) => delivery.claim))]))
+      .where(among(dialect, "claim", [...new Set(delivered.map(({ delivery }) => delivery.claim))]))
       .executeTakeFirst();
     if (numUpdatedRows !== BigInt(delivered.length)) throw new Lapsed();
   }
 
   return {
-    async claimDeliveries(options) {
-      const { limit, receivers } = options;
-      const claimed: ClaimedDelivery[] = [];
-      const running = new Map(receivers?.running);
-      let depth = limit;
-      for (let count = 0; count < maxLooks; count++) {
-        const share = receivers ? { receivers: { ...receivers, running } } : {};
-        const looked = await look({ ...options, ...share, limit: limit - claimed.length }, depth);
-        const { sawAll, hasChosen, claimed: more } = looked;
-        claimed.push(...more);
-        for (const { url } of more) running.set(originOf(url), (running.get(originOf(url)) ?? 0) + 1);
-        const isContested = hasChosen && more.length === 0;
-        if (claimed.length === limit || (sawAll && !isContested)) break;
-        // Many of them belong to few receivers or payments: what stands behind these need not wait.
-        depth = limit * 4;
-      }
-      return claimed;
-    },
+    ...createClaims(context, secretsInForce),
 
     async finishDeliveries(finished, breaker) {
       if (finished.length === 0) return [];
@@ -530,11 +273,12 @@ export function createDeliveries(
         .set({ claim: null, attempts: sql`attempts - 1`, schedule_attempts: sql`schedule_attempts - 1` })
         .where(
           among(
+            dialect,
             "id",
             claimed.map(({ id }) => id),
           ),
         )
-        .where(among("claim", [...new Set(claimed.map(({ claim }) => claim))]))
+        .where(among(dialect, "claim", [...new Set(claimed.map(({ claim }) => claim))]))
         .execute();
     },
 
@@ -621,6 +365,7 @@ export function createDeliveries(
         .set({ state: "exhausted", due_at: now() })
         .where(
           among(
+            dialect,
             "id",
             waiting.map(({ id }) => text(id)),
           ),

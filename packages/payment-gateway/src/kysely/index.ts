@@ -6,6 +6,7 @@ import {
   insertIfAbsent,
   migrate,
   nowMs,
+  prepared,
   transaction,
 } from "@orderbridge/core/kysely";
 import { sql } from "kysely";
@@ -96,7 +97,7 @@ export function createPaymentGatewayStorage(options: PaymentGatewayStorageOption
   const now = () => nowMs(dialect, clock);
   const later = (ms: number) => sql<number>`${now()} + ${sql.lit(Math.round(ms))}`;
   const inTransaction = <T>(work: (trx: AnyKysely) => Promise<T>): Promise<T> => transaction(db, dialect, work);
-  const context: StorageContext = { db, dialect, seal, now, later, inTransaction };
+  const context: StorageContext = { db, dialect, seal, now, later, prepared: clock ? sql`` : prepared, inTransaction };
   const { secretsInForce, ...endpoints } = createEndpoints(context);
 
   function nextCheck(before: Payment, payment: Payment, delayMs: number | undefined) {

@@ -463,5 +463,21 @@ export function createMigrations(dialect: DatabaseDialect): Readonly<Record<stri
         await (dialect === "mariadb" ? drop.on("gateway_payment") : drop).execute();
       },
     },
+    // The entries of one receiver stand together, so that a look passes over a paused or busy one at one step.
+    "058_delivery_receiver": {
+      up: (db) =>
+        db.schema
+          .createIndex("gateway_delivery_receiver")
+          .ifNotExists()
+          .on("gateway_delivery")
+          .columns(["state", "lane", "origin", "merchant", "due_at"])
+          .execute(),
+    },
+    "059_delivery_lane_dropped": {
+      async up(db) {
+        const drop = db.schema.dropIndex("gateway_delivery_lane").ifExists();
+        await (dialect === "mariadb" ? drop.on("gateway_delivery") : drop).execute();
+      },
+    },
   };
 }

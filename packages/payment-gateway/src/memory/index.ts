@@ -204,6 +204,19 @@ export function createPaymentGatewayMemoryStorage({
     }
   }
 
+  /** The receiver that was served last, by lane. */
+  const served = { prompt: "", late: "" };
+  const turnOf = ({ event, url }: DeliveryRow): string => JSON.stringify([originOf(url), event.merchant]);
+  /** By receiver, beginning behind the one that was served last. */
+  function inTurns(rows: readonly DeliveryRow[], last: string): readonly DeliveryRow[] {
+    const byReceiver = Map.groupBy(rows, turnOf);
+    const receivers = [...byReceiver.keys()].sort();
+    const isBehind = (receiver: string): boolean => receiver > last;
+    return [...receivers.filter(isBehind), ...receivers.filter((receiver) => !isBehind(receiver))].flatMap(
+      (receiver) => byReceiver.get(receiver) ?? [],
+    );
+  }
+
   const isHeldBack = (row: DeliveryRow): boolean =>
     deliveries.some(
       (other) =>
@@ -443,13 +456,13 @@ export function createPaymentGatewayMemoryStorage({
       return events.find(({ event }) => event.id === id)?.event;
     },
     async claimDeliveries({ limit, ttlMs, lane, receivers: share }) {
-      const hasRoom = createRoom(share);
+      const room = createRoom(share);
       const claimed: ClaimedDelivery[] = [];
       const candidates = deliveries
         .filter((row) => row.state === "pending" && row.isLate === (lane === "late"))
         .filter((row) => row.dueAt <= now() && isFree(row));
       const taken = new Set<string>();
-      for (const row of candidates) {
+      for (const row of inTurns(candidates, served[lane])) {
         if (claimed.length >= limit) break;
         const { event } = row;
         const target = rowKey(event.paymentId, row.endpointId);
@@ -458,12 +471,14 @@ export function createPaymentGatewayMemoryStorage({
         );
         const receiver = receiverOf(event.merchant, row.url);
         if (receiver && receiver.openUntil > now()) continue;
-        if (taken.has(target) || isBusy || isHeldBack(row) || !hasRoom(originOf(row.url))) continue;
+        if (taken.has(target) || isBusy || isHeldBack(row) || room.at(originOf(row.url)) <= 0) continue;
         if (receiver && receiver.openUntil > 0) {
           receiver.openUntil = now() + ttlMs; // one try tells whether the breaker may close
           receiver.probe = row.id;
         }
         taken.add(target);
+        served[lane] = turnOf(row);
+        room.take(originOf(row.url));
         row.attempts++;
         row.scheduleAttempts++;
         row.claim = crypto.randomUUID();
@@ -487,7 +502,8 @@ export function createPaymentGatewayMemoryStorage({
           claim: row.claim,
         });
       }
-      return claimed;
+      const dueTimes = new Map(candidates.map(({ id, dueAt }) => [id, dueAt]));
+      return claimed.toSorted((left, right) => (dueTimes.get(left.id) ?? 0) - (dueTimes.get(right.id) ?? 0));
     },
     async finishDeliveries(finished, breaker) {
       return finished.map((one) => {

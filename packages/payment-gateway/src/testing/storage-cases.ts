@@ -806,15 +806,62 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
         await storage.change(`p${index}`, (current) => pay(current, `t${index}`, 10_000n));
         clock.advance(1);
       }
-      const claim = async (running: readonly (readonly [string, number])[]) => {
+      const claim = async (running: readonly (readonly [string, number])[], limit: number) => {
         const receivers = { limit: 3, running: new Map(running) };
-        const claimed = await storage.claimDeliveries({ limit: 2, ttlMs: 60_000, lane: "prompt", receivers });
-        return claimed.map(({ paymentId }) => paymentId).sort();
+        const claimed = await storage.claimDeliveries({ limit, ttlMs: 60_000, lane: "prompt", receivers });
+        return claimed.map(({ paymentId }) => paymentId);
       };
-      deepEqual(await claim([]), ["p0", "p1"]);
-      // Ten of the slow one stand before these, more than one look sees.
-      deepEqual(await claim([["https://slow.example", 3]]), ["p10", "p11"]);
-      deepEqual(await claim([["https://slow.example", 2]]), ["p2"]);
+      // Ten of the slow one stand before these.
+      deepEqual(await claim([["https://slow.example", 3]], 1), ["p10"]);
+      // Of both, the first that were due go first.
+      deepEqual(await claim([["https://slow.example", 1]], 9), ["p0", "p1", "p11"]);
+      deepEqual(await claim([["https://slow.example", 2]], 9), ["p2"]);
+    },
+  },
+  {
+    name: "gives each receiver its turn, however much waits for others and however few places there are",
+    async run({ storage, clock }) {
+      for (const host of ["a", "b", "c"]) {
+        for (const merchant of ["one", "two"]) {
+          for (let index = 0; index < 8; index++) {
+            const id = `${host}-${merchant}-${index}`;
+            const webhookUrl = `https://${host}.example/hook`;
+            await storage.createPayment(payment(id, clock, { merchant, webhookUrl }));
+            await storage.change(id, (current) => pay(current, `t-${id}`, 10_000n));
+          }
+        }
+      }
+      clock.advance(1);
+      const turns: string[] = [];
+      for (let count = 0; count < 48; count++) {
+        const claimed = await storage.claimDeliveries({ ...claimOne, limit: 1, ttlMs: 60_000 });
+        for (const { paymentId } of claimed) turns.push(paymentId.slice(0, -2));
+      }
+      deepEqual([...new Set(turns)].length, 6);
+      for (let count = 0; count < 48; count += 6) {
+        deepEqual(turns.slice(count, count + 6).sort(), ["a-one", "a-two", "b-one", "b-two", "c-one", "c-two"]);
+      }
+    },
+  },
+  {
+    name: "shares the places of one origin among its merchants",
+    async run({ storage, clock }) {
+      for (const merchant of ["one", "two", "three"]) {
+        for (let index = 0; index < 8; index++) {
+          const id = `${merchant}-${index}`;
+          await storage.createPayment(payment(id, clock, { merchant }));
+          await storage.change(id, (current) => pay(current, `t-${id}`, 10_000n));
+        }
+      }
+      clock.advance(1);
+      const counts = new Map<string, number>();
+      for (let count = 0; count < 6; count++) {
+        const receivers = { limit: 4, running: new Map([["https://shop.example", 2]]) };
+        const claimed = await storage.claimDeliveries({ ...claimOne, limit: 9, ttlMs: 60_000, receivers });
+        equal(claimed.length, 2);
+        for (const { merchant } of claimed) counts.set(merchant, (counts.get(merchant) ?? 0) + 1);
+      }
+      deepEqual(Object.fromEntries(counts), { one: 4, two: 4, three: 4 });
     },
   },
   {
