@@ -108,8 +108,7 @@ describe.each(testDatabases())("a look for webhooks on $name", ({ skipped, open 
     return JSON.stringify(rows);
   }
 
-  const walkOnSqlite =
-    "USING INDEX gateway_delivery_receiver (state=? AND lane=? AND (origin,merchant)>(?,?))";
+  const walkOnSqlite = "USING INDEX gateway_delivery_receiver (state=? AND lane=? AND (origin,merchant)>(?,?))";
 
   /** Of waiting webhooks, by each step of the plan. */
   function rowsRead(plan: string): readonly number[] {
