@@ -486,6 +486,24 @@ export const gatewayStorageCases: readonly ConformanceCase<GatewayStorageContext
     },
   },
   {
+    name: "sends one late event of a payment at a time, the earlier one first",
+    async run({ storage, clock }) {
+      await storage.createPayment(payment("p1", clock));
+      for (const transaction of ["t1", "t2"]) {
+        await storage.change("p1", (current) => pay(current, transaction, 1n));
+        for (let attempt = 1; attempt <= 3; attempt++) {
+          const [claimed] = (await storage.claimDeliveries(claimOne)) as [ClaimedDelivery];
+          // The second event is due before the first one, which was tried earlier.
+          const delayMs = transaction === "t1" ? 60_000 : 30_000;
+          await finish(storage, claimed, clock, { state: "pending", delayMs: attempt < 3 ? 0 : delayMs });
+        }
+      }
+      clock.advance(60_000);
+      const claim = async () => (await storage.claimDeliveries(claimLate)).map(({ eventId }) => eventId);
+      deepEqual([await claim(), await claim()], [["evt_p1_1"], []]);
+    },
+  },
+  {
     name: "sends an event again with a new schedule",
     async run({ storage, clock }) {
       await storage.createPayment(payment("p1", clock));
