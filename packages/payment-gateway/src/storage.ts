@@ -451,8 +451,9 @@ export interface GatewayStorage {
    * Claims due deliveries for `ttlMs`; an expired claim is handed out again. Of one payment and target (its own address
    * or an endpoint) one delivery at a time, in the order of events; a delivery that failed three times lets later ones
    * pass and waits in the lane `late`, and only beside such a one may two processes that look at the same moment hold
-   * another one, too. A new event of the payment makes waiting ones due at once. With `receivers` no
-   * origin gets more than its share; those of others are claimed instead. While the breaker of an origin and merchant is
+   * another one, too. A new event of the payment makes waiting ones due at once. Receivers
+   * (merchant and origin) have their turns: a call goes on behind the one that was served last. With `receivers` no origin
+   * gets more than its share; those of others are claimed instead. While the breaker of an origin and merchant is
    * open nothing is claimed for it; afterwards one at a time, until one succeeds.
    */
   claimDeliveries(options: {
